@@ -1,0 +1,59 @@
+# Everything from a fresh clone with Python 3.10 or later and make. `make` alone lists the targets.
+#
+#   make demo TORCH_INDEX=<address>    takes torch from another package index (a CPU or a CUDA build)
+#   make test PYTHON=python3.12        makes the environment with another Python
+#   make test ARGS="tests/test_x.py"   hands arguments on (test, contract, bench)
+
+PYTHON      ?= python3
+TORCH_INDEX ?=
+ARGS        ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Two test processes with two threads each would fight for the same cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+FAST := tests/test_layout.py tests/test_settings.py tests/test_compose.py tests/test_config_errors.py tests/test_cli.py
+
+.PHONY: help demo test check bench contract clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r name text; do printf 'make %-10s %s\n' "$$name" "$$text"; done
+
+demo: $(READY)  ## train small models, run the needle grid, ask questions about documents (ten minutes)
+	$(BIN)/python -m farfield.demo
+
+test: $(READY)  ## run the tests
+	$(PYTEST) --numprocesses auto $(ARGS)
+
+check: $(READY)  ## format, lint, types, import directions and the fast tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(PYTEST) --quiet $(FAST)
+
+bench: $(READY)  ## measure tokens per second, memory and state against length
+	$(BIN)/farfield speed $(ARGS)
+
+contract: $(READY)  ## run the whole contract suite: every mixer with every clause
+	$(PYTEST) --numprocesses auto -m "contract_full" $(ARGS)
+
+clean:  ## remove the environment, build outputs and caches; runs, results and indexes stay
+	rm -rf $(VENV) build dist src/*.egg-info .coverage htmlcov
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment, made once and again when what it is made from has changed. Torch comes first and alone: its
+# version is the pinned one, from TORCH_INDEX where given, and nothing that follows can choose another.
+$(READY): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (once, some minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Farfield needs Python 3.10 or later; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch
+	$(PIP) --editable '.[cpu,dev]'
+	@touch $@

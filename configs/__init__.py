@@ -1,0 +1,1 @@
+"""Settings as data: one yaml file a command, one folder a group (`group=name`). No code."""

@@ -1,0 +1,44 @@
+"""Farfield: a research platform for long context.
+
+    import farfield
+    model = farfield.build("retnet", ["width=64", "depth=2"])     # fresh weights; overrides within `architecture`
+    model = farfield.load("runs/retnet-text")                     # a run's folder, or a checkpoint in it
+    logits, state = model(tokens)                                 # (batch, time) -> (batch, time, vocabulary)
+    index = farfield.open_index("handbook")
+    answer = farfield.ask(model, index, "Who signs for it?")
+
+Importing this package is light: a name below brings its module, and torch with it, when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from farfield.api import build, load
+    from farfield.query import ask
+    from farfield.retrieval import open_index
+
+__all__ = ["__version__", "ask", "build", "load", "open_index"]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ask": "farfield.query",
+    "build": "farfield.api",
+    "load": "farfield.api",
+    "open_index": "farfield.retrieval",
+}
+_MODULES = ("architectures", "benchmarks", "data", "generation", "memory", "model", "retrieval", "training")
+
+
+def __getattr__(name: str) -> object:
+    """`farfield.<name>`, imported at its first use (PEP 562)."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return import_module(f"farfield.{name}")
+    raise AttributeError(f"module 'farfield' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

@@ -1,0 +1,242 @@
+"""The command `farfield <verb> group=name key=value`.
+
+    words ──> line (flags, verb, question) ──> compose (Hydra) ──> typed settings ──> the verb's function ──> result
+              no torch                         no torch            torch, no          lightning, data,        stdout
+                                                                   lightning          weights
+
+A mistake ends in one line on standard error and status 2, as early in that chain as it can be seen. While a verb works,
+whatever it prints goes to standard error; standard output is for the result alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import farfield
+from farfield import usage
+from farfield.config import Config, ConfigError, FarfieldError, read, unknown
+
+__all__ = ["main"]
+
+FAILED = 2
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+# What --info can show.
+SHOWN = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+# key=value, +key=value, ~key, group@package=name; whatever else stands on the line is part of a question.
+SETTING = re.compile(r"(\+{1,2}|~)?[\w.@:/$-]+=.*|~[\w.@:/-]+", re.DOTALL)
+
+Result = Mapping[str, Any]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit status: 0, 2 for a mistake of the user, 130 for Ctrl-C, 141 for a closed pipe."""
+    try:
+        return _run(_line(sys.argv[1:] if words is None else words))
+    except FarfieldError as error:
+        print("farfield:", " ".join(str(error).split()), file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt as stop:
+        print("farfield: stopped.", *stop.args, file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end, and nobody is left to read it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (OSError, MemoryError, RuntimeError) as error:
+        line = _refused(error)
+        if line is None:
+            raise  # a mistake of ours: the traceback is what it takes to mend it
+        print("farfield:", line, file=sys.stderr)
+        return FAILED
+
+
+def _refused(error: Exception) -> str | None:
+    """One line on what the machine refused: a file or a folder, or memory. None for anything else."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or type(error).__name__}."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space is left on the disk."
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+        return f"out of memory: {text[:160]}. Take a smaller model, batch or length."
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Flags between words, with mistakes raised instead of printed."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. `farfield --help` lists the options.")
+
+
+def _line(words: Sequence[str]) -> argparse.Namespace:
+    """The parts of a command line: flags, `verb`, `settings` (key=value) and `question`.
+
+    Raises:
+        ConfigError: an unknown flag, an unknown verb, a word that is no setting.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("-p", "--package")
+    parser.add_argument("-i", "--info", nargs="?", const="all")
+    parser.add_argument("--config-dir", type=Path)
+    line, others = parser.parse_known_intermixed_args(list(words))
+    if others:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise ConfigError(unknown("unknown option", others[0], flags) + " Settings are written key=value.")
+    if line.info and line.info not in SHOWN:
+        line.words, line.info = [*line.words, line.info], "all"  # `--info key=value`: the flag came without its word
+    if (line.resolve or line.package) and not line.cfg:
+        raise ConfigError("--resolve and --package go with --cfg.")
+    if sum(map(bool, (line.multirun, line.cfg, line.info))) > 1:
+        raise ConfigError("--multirun, --cfg and --info exclude one another.")
+    line.verb, *rest = line.words or [None]
+    if line.verb is not None and line.verb not in usage.VERBS:
+        raise ConfigError(unknown("unknown verb", line.verb, usage.VERBS))
+    line.settings = [word for word in rest if SETTING.fullmatch(word)]
+    loose = [word for word in rest if not SETTING.fullmatch(word)]
+    line.question = " ".join(loose) or None
+    if loose and line.verb != "query":
+        raise ConfigError(f"{line.verb}: '{loose[0]}' is not a setting. Write key=value or group=name.")
+    return line
+
+
+def _run(line: argparse.Namespace) -> int:
+    if line.version:
+        print(f"farfield {farfield.__version__}", flush=True)
+        return 0
+    if line.help or line.verb is None:
+        print(usage.help_verb(line.verb) if line.verb else usage.help_all(), flush=True)
+        return 0
+    if usage.VERBS[line.verb].settings is None:
+        return _models(line)
+    if line.cfg or line.info:
+        return _show(line)
+    return _sweep(line) if line.multirun else _single(line)
+
+
+def _models(line: argparse.Namespace) -> int:
+    if line.settings or line.multirun or line.cfg or line.info:
+        raise ConfigError(f"{line.verb} takes no settings.")
+    with contextlib.redirect_stdout(sys.stderr):
+        result = _result(line.verb)
+    return _print(result, line.json)
+
+
+def _show(line: argparse.Namespace) -> int:
+    """Hydra prints what it composes."""
+    from farfield.compose import show
+
+    flags = [f"--cfg={line.cfg}"] if line.cfg else [f"--info={line.info}"]
+    flags += ["--resolve"] if line.resolve else []
+    flags += [f"--package={line.package}"] if line.package else []
+    show(line.verb, line.settings, flags, line.config_dir)
+    return 0
+
+
+def _single(line: argparse.Namespace) -> int:
+    from farfield.compose import compose
+
+    mapping = compose(line.verb, line.settings, line.config_dir)
+    settings = _settings(line, mapping)
+    with contextlib.redirect_stdout(sys.stderr):
+        result = _result(line.verb, settings)
+    return _print(result, line.json)
+
+
+def _sweep(line: argparse.Namespace) -> int:
+    """Every combination, all read before the first one runs. One that fails is reported, and the others go on."""
+    from farfield.compose import combinations, sweep
+
+    for mapping in combinations(line.verb, line.settings, line.config_dir):
+        _settings(line, mapping)
+    jobs: list[dict[str, Any]] = []
+
+    def job(mapping: dict[str, Any]) -> None:
+        name = mapping.get("name")
+        print(f"farfield: job {len(jobs) + 1}: {name or line.verb}", file=sys.stderr)
+        try:
+            jobs.append({"name": name, **_result(line.verb, _settings(line, mapping))})
+        except FarfieldError as error:
+            print(f"farfield: {error}", file=sys.stderr)
+            jobs.append({"name": name, "error": str(error)})
+
+    with contextlib.redirect_stdout(sys.stderr):
+        sweep(line.verb, line.settings, job, line.config_dir)
+    failed = sum("error" in one for one in jobs)
+    _print({"jobs": jobs}, line.json)
+    return FAILED if failed else 0
+
+
+def _settings(line: argparse.Namespace, mapping: dict[str, Any]) -> Config:
+    """The typed settings of a verb. What this imports may bring torch, never lightning."""
+    if line.question is not None:
+        mapping = {**mapping, "question": line.question}
+    kind = getattr(import_module("farfield.settings"), str(usage.VERBS[line.verb].settings))
+    settings = read(kind, mapping)
+    assert isinstance(settings, Config)
+    return settings
+
+
+def _result(verb: str, *settings: Config) -> Result:
+    """What the verb's function, `module:name`, returns for its settings: a mapping, or a dataclass read as one."""
+    module, name = usage.VERBS[verb].work.split(":")
+    result = getattr(import_module(module), name)(*settings)
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        return dataclasses.asdict(result)
+    return dict(result)
+
+
+def _print(result: Result, as_json: bool) -> int:
+    """One JSON document, or what a person reads: the result's `text` where it has one, else its values line by line."""
+    if as_json:
+        plain = _finite({key: value for key, value in result.items() if key != "text"})
+        print(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+    else:
+        print(result["text"] if "text" in result else "\n".join(_lines(result)), flush=True)
+    return 0
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    """Nested values as indented lines."""
+    lines = []
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value, start=1)
+    for key, item in pairs:
+        if isinstance(item, Mapping | list | tuple) and item:
+            lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
+        else:
+            shown = f"{item:.4g}" if isinstance(item, float) else "none" if item in ((), [], {}, None) else item
+            lines.append(f"{indent}{key}: {shown}")
+    return lines
+
+
+def _finite(value: Any) -> Any:
+    """`value` as JSON has it: no number is infinite or undefined there."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,273 @@
+"""From the yaml files of `farfield.configs` and the words of a command line to one plain mapping: the only place that
+knows Hydra.
+
+    compose("train", ["architecture=retnet", "size=tiny", "training.steps=100"])     # {"name": "retnet-tiny-text", ...}
+    option("architecture", "retnet", ["width=64"])                                   # {"width": 64, "depth": ...}
+
+Hydra merges; it neither builds objects nor decides which keys exist. A key below a known top-level key may be set
+although no yaml file names it (a default of the typed settings); what is really unknown is refused by
+`farfield.config.read`, which knows all keys. Every mistake is a `ConfigError` of one line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no types; OmegaConf raises its errors
+
+from farfield.config import ConfigError, unknown
+
+__all__ = ["CONFIGS", "combinations", "compose", "group_options", "option", "show", "sweep"]
+
+CONFIGS = Path(__file__).parent / "configs"
+PACKAGE = "farfield.configs"
+VERSION = "1.3"
+
+# A run without a name is called by these choices, in this order.
+NAMING = ("architecture", "size", "memory", "data")
+
+# A sweep of more combinations than this is checked up to here before the first job starts.
+CHECKED = 200
+
+
+def compose(verb: str, words: Sequence[str] = (), folder: Path | None = None) -> dict[str, Any]:
+    """The settings of a command as plain values: its yaml file, the chosen options, then `words` (`key=value`).
+
+    Args:
+        verb: a yaml file of `farfield.configs`: "train", "evaluate", ...
+        words: overrides in Hydra's grammar.
+        folder: a folder with groups of the user's own, beside ours.
+
+    Raises:
+        ConfigError: the first mistake, as one line.
+    """
+    with _hydra(verb) as loader:
+        return _compose(verb, _prepare(verb, words, loader, folder))
+
+
+def option(group: str, name: str, words: Sequence[str] = ()) -> Any:
+    """The settings of one option of a group, with `words` applied within it.
+
+        option("architecture", "retnet", ["width=64", "layers.retnet.mixer.heads=4"])
+
+    Raises:
+        ConfigError: the first mistake, as one line.
+    """
+    if name not in group_options(group):
+        raise ConfigError(f"{group}: " + unknown("unknown option", name, group_options(group)))
+    within = [f"{'~' if word.startswith('~') else '++'}{group}.{word.lstrip('+~')}" for word in words]
+    with _hydra(group):
+        return _plain(group, hydra_compose(f"{group}/{name}", within), {}).get(group)
+
+
+def combinations(verb: str, words: Sequence[str], folder: Path | None = None) -> list[dict[str, Any]]:
+    """The settings of each combination of the comma-separated values among `words`, in the order of their jobs.
+
+    Of very many combinations only the first; where a sweeper of another kind chooses them, none.
+    """
+    with _hydra(verb) as loader:
+        prepared = [_parse(word, loader) for word in _prepare(verb, words, loader, folder, several=True)]
+        choices = [_spelled(override) for override in prepared]
+        chosen = itertools.islice(itertools.product(*choices), CHECKED)
+        return [_compose(verb, list(combination)) for combination in chosen]
+
+
+def sweep(verb: str, words: Sequence[str], run: Callable[[dict[str, Any]], None], folder: Path | None = None) -> None:
+    """Call `run` with the settings of every combination, one after the other, each under a name of its own."""
+    with _hydra(verb) as loader:
+        prepared = _prepare(verb, words, loader, folder, several=True)
+        parsed = [_parse(word, loader) for word in prepared]
+    swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
+    used: set[str] = set()
+
+    def job(config: DictConfig) -> None:
+        settings = _plain(verb, config, HydraConfig.get().runtime.choices)
+        if "name" in settings:
+            fresh = "name" in swept or config.name is None
+            settings["name"] = _job_name(settings["name"], swept, list(HydraConfig.get().overrides.task), fresh, used)
+        run(settings)
+
+    _hydra_main(verb, [*prepared, "--multirun"], job)
+
+
+def show(verb: str, words: Sequence[str], flags: Sequence[str], folder: Path | None = None) -> None:
+    """Let Hydra print what it composes; `flags` are those of its own command line (`--cfg=job`, `--info=defaults`)."""
+    with _hydra(verb) as loader:
+        prepared = _prepare(verb, words, loader, folder)
+        config = hydra_compose(verb, prepared)
+        if "--resolve" in flags:
+            OmegaConf.to_container(config, resolve=True)  # a mistake in here is ours to tell
+    _hydra_main(verb, [*prepared, *flags], lambda config: None)
+
+
+def group_options(group: str, folder: Path | None = None) -> list[str]:
+    """The names of the yaml files of a group, ours and those in `folder`; empty where there is no such group."""
+    homes = [home / group for home in (CONFIGS, folder) if home]
+    return sorted(
+        {file.relative_to(home).with_suffix("").as_posix() for home in homes for file in home.rglob("*.yaml")}
+    )
+
+
+@contextmanager
+def _hydra(verb: str) -> Iterator[ConfigLoader]:
+    """Hydra, started for one use and left as it was found, with its mistakes as ours."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with _mistakes(verb), initialize_config_module(PACKAGE, job_name="farfield", version_base=VERSION):
+            yield GlobalHydra.instance().config_loader()
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+@contextmanager
+def _mistakes(verb: str) -> Iterator[None]:
+    """Hydra's and OmegaConf's errors as one line of ours."""
+    try:
+        yield
+    except OverrideParseException as error:
+        advice = "Write key=value, and quote a value with special characters: key='\"a, b\"'."
+        raise ConfigError(f"{error.override}: not a setting. {advice}") from None
+    except MissingMandatoryValue as error:
+        key = error.full_key or error.key
+        raise ConfigError(f"{verb}: '{key}' is missing. Add {key}=...") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or verb}: {error.msg or error}".splitlines()[0]) from None
+    except YAMLError as error:
+        raise ConfigError("not yaml: " + " ".join(str(error).split())) from None
+    except HydraException as error:
+        text = str(error).split("Config search path:")[0]
+        cause = f"{error.__cause__}".splitlines()[0] if error.__cause__ else ""
+        raise ConfigError(f"{verb}: " + " ".join([*text.split(), cause]).strip()) from None
+
+
+def _parse(word: str, loader: ConfigLoader) -> Override:
+    return OverridesParser.create(config_loader=loader).parse_overrides([word])[0]
+
+
+def _prepare(
+    verb: str, words: Sequence[str], loader: ConfigLoader, folder: Path | None, several: bool = False
+) -> list[str]:
+    """`words` as Hydra is to read them, after the names of groups, options and top-level keys were checked."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--config-dir {folder}: no such folder.")
+    keys, groups = _known(verb)
+    search = [f"hydra.searchpath=[{json.dumps(f'file://{folder.resolve()}', ensure_ascii=False)}]"] if folder else []
+    for word in words:
+        override = _parse(word, loader)
+        if override.is_sweep_override() and not several:
+            raise ConfigError(f"{word}: several values. Add -m to run each; [a,b] is a list, and quotes make a text.")
+        if override.is_hydra_override():
+            search.append(word)
+        elif override.key_or_group in groups:
+            search += _chosen(word, override, groups[override.key_or_group], folder)
+        elif (top := re.split(r"[./]", override.key_or_group)[0]) not in keys | groups.keys():
+            raise ConfigError(f"{verb}: " + unknown("unknown key", top, keys | groups.keys()))
+        else:
+            search.append(word if override.is_delete() else "++" + word.lstrip("+"))
+    return search
+
+
+def _chosen(word: str, override: Override, default: object, folder: Path | None) -> list[str]:
+    """The choice of an option as Hydra is to read it; `null` leaves the group out.
+
+    Raises:
+        ConfigError: no yaml file of the group has that name.
+    """
+    group, value = override.key_or_group, override.value()
+    options = group_options(group, folder)
+    if value is None and not override.is_delete():
+        return [] if default is None else [f"~{group}"]
+    if isinstance(value, list):
+        raise ConfigError(f"{word}: one option at a time. Known: {', '.join(options)}.")
+    for name in override.sweep_string_iterator() if override.is_sweep_override() else [value]:
+        if name is not None and name not in options:
+            raise ConfigError(f"{group}: " + unknown("unknown option", str(name), options))
+    return [word]
+
+
+def _known(verb: str) -> tuple[set[str], dict[str, object]]:
+    """The top-level keys of a command, and its groups with their default options."""
+    content = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{verb}.yaml"))
+    assert isinstance(content, dict)
+    entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+    groups = {str(group): default for entry in entries for group, default in entry.items()}
+    return {str(key) for key in content} - {"defaults", "hydra"}, groups
+
+
+def _compose(verb: str, prepared: Sequence[str]) -> dict[str, Any]:
+    config = hydra_compose(verb, list(prepared), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]  # not ours to resolve
+    return _plain(verb, config, choices)
+
+
+def _plain(verb: str, config: DictConfig, choices: Mapping[Any, Any]) -> dict[str, Any]:
+    """Plain values, and a name made of the choices where the command has one and none was given."""
+    with _mistakes(verb):
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    parts = [str(choices[group]) for group in NAMING if choices.get(group) not in (None, "none")]
+    if settings.get("name", "") is None and parts:
+        settings["name"] = "-".join(parts).replace("/", "-")
+    return dict(settings)
+
+
+def _spelled(override: Override) -> list[str]:
+    """The words that one word of a sweep stands for; itself, where it is no sweep."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if not override.is_discrete_sweep():
+        return []
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _job_name(name: str | None, swept: list[str], words: list[str], fresh: bool, used: set[str]) -> str | None:
+    """`name` and what sets this job apart: `retnet-text-learning_rate=0.01`, `mine-architecture=retnet`.
+
+    `fresh` is true for a name that this job made or was given by itself: it tells the choices apart already.
+    """
+    if name is None:
+        return None
+    told = {"name", *NAMING} if fresh else {"name"}
+    pairs = [word.lstrip("+").split("=", 1) for word in words]
+    apart = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in pairs if key in swept and key not in told]
+    unique = name = "-".join([name, *(re.sub(r"[^\w.=+]+", "_", part) for part in apart)])
+    for number in itertools.count(2):
+        if unique not in used:
+            break
+        unique = f"{name}-{number}"
+    used.add(unique)
+    return unique
+
+
+def _hydra_main(verb: str, words: Sequence[str], task: Callable[[DictConfig], None]) -> None:
+    """Hydra's own entry point, which reads its words from `sys.argv` and sets up logging for a whole program."""
+    given, root = sys.argv, logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    sys.argv = [f"farfield {verb}", *words]
+    try:
+        hydra.main(version_base=VERSION, config_path=f"pkg://{PACKAGE}", config_name=verb)(task)()
+    finally:
+        sys.argv = given
+        root.handlers[:] = handlers
+        root.setLevel(level)

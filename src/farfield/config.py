@@ -1,0 +1,190 @@
+"""Errors that a user can act on, and the strict reading of a mapping into typed settings.
+
+Every mistake that a user can make is one of ours, printed as one line, with exit status 2 and no traceback:
+
+    FarfieldError
+    ├── ConfigError      a setting: unknown, of the wrong type, or one that does not fit another
+    ├── DataError        a file or folder that cannot be used
+    ├── ModelError       a trained model that cannot be loaded, or that cannot do what is asked
+    ├── IndexingError    a document index that does not exist or cannot be used
+    └── TrainingError    a run that cannot start or go on
+
+A message says where, what was given, what is allowed, the nearest name, and what to do.
+
+    class Attention(Config):
+        heads: int = 4
+
+    read(Attention, {"head": 4}, "architecture.layers.a.mixer")
+    # ConfigError: architecture.layers.a.mixer: unknown key 'head'. Did you mean 'heads'? Known: heads.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataError",
+    "FarfieldError",
+    "IndexingError",
+    "ModelError",
+    "TrainingError",
+    "nearest",
+    "read",
+    "unknown",
+]
+
+
+class FarfieldError(Exception):
+    """A mistake that the user can mend. Its text is one line; the command line prints it and exits with 2."""
+
+
+class ConfigError(FarfieldError):
+    """A setting is unknown, has the wrong type, or does not fit another."""
+
+
+class DataError(FarfieldError):
+    """A file or a folder cannot be used."""
+
+
+class ModelError(FarfieldError):
+    """A trained model cannot be loaded, or cannot do what is asked of it."""
+
+
+class IndexingError(FarfieldError):
+    """A document index does not exist or cannot be used."""
+
+
+class TrainingError(FarfieldError):
+    """A run cannot start or cannot go on."""
+
+
+class Config(pydantic.BaseModel):
+    """Base of all settings: frozen, strict about types, and without room for unknown keys."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def mapping(self) -> dict[str, Any]:
+        """These settings as plain values that `read` takes back: what a checkpoint stores."""
+        return self.model_dump(mode="json")
+
+
+C = TypeVar("C", bound=pydantic.BaseModel)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` most likely stands for, if one is near enough."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
+    """`what 'given'. Did you mean 'x'? Known: x, y.`: the end of every message about a name that is not there."""
+    names = sorted(known)
+    near = nearest(given, names)
+    hint = f" Did you mean '{near}'?" if near else ""
+    return f"{what} '{given}'.{hint} Known: {', '.join(names) or 'none'}."
+
+
+def read(kind: type[C], mapping: Mapping[str, Any], path: str = "") -> C:
+    """`mapping` as settings of class `kind`.
+
+    The mapping goes through JSON: strict reading of Python values would refuse a list for a tuple and a text for an
+    enumeration or a path.
+
+    Raises:
+        ConfigError: the first mistake, as one line that begins with its full path below `path`.
+    """
+    try:
+        return kind.model_validate_json(json.dumps(mapping))
+    except pydantic.ValidationError as error:
+        raise ConfigError(_line(error.errors()[0], kind, mapping, path)) from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path or kind.__name__}: not plain values: {error}") from None
+
+
+def _line(mistake: Any, kind: type[pydantic.BaseModel], mapping: Mapping[str, Any], path: str) -> str:
+    """One line for the first mistake that pydantic found."""
+    location, owner = _place(mistake["loc"], mapping, mistake["type"] in ("missing", "extra_forbidden"))
+    where = ".".join([path] * bool(path) + location)
+    parent = ".".join([path] * bool(path) + location[:-1]) or kind.__name__
+    match mistake["type"]:
+        case "extra_forbidden":
+            known = _keys(kind, mistake["loc"][:-1])
+            return f"{parent}: " + unknown("unknown key", str(location[-1]), known)
+        case "missing":
+            return f"{parent}: '{location[-1]}' is missing."
+        case "union_tag_invalid":
+            tags = mistake["ctx"]["expected_tags"].replace("'", "").split(", ")
+            return f"{where}: " + unknown("unknown kind", str(mistake["ctx"]["tag"]), tags)
+        case "union_tag_not_found":
+            return f"{where}: 'kind' is missing."
+        case "literal_error" | "enum":
+            choices = mistake["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return f"{where}: " + unknown("unknown choice", str(mistake["input"]), choices)
+        case "value_error":
+            text = str(mistake["ctx"]["error"])
+            return f"{where}{text}".lstrip(".") if text.startswith(".") else f"{where or kind.__name__}: {text}"
+        case _:
+            given = json.dumps(owner, ensure_ascii=False)
+            return f"{where}: {given} given. {mistake['msg']}."
+
+
+def _place(location: tuple[int | str, ...], mapping: Any, named: bool) -> tuple[list[str], Any]:
+    """The keys of the user's own mapping on the way to a mistake (pydantic adds the tags of unions), and the value.
+
+    `named`: the last step names a key although it is not there.
+    """
+    names: list[str] = []
+    value = mapping
+    for step in location:
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        elif isinstance(value, Mapping) and step == location[-1] and named:
+            value = None
+        else:
+            continue
+        names.append(str(step))
+    return names, value
+
+
+def _keys(kind: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at `location` below `kind`, found in the JSON schema of `kind`."""
+    schema = kind.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in node:
+            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+        return node
+
+    def descend(node: dict[str, Any], step: int | str) -> dict[str, Any]:
+        node = resolve(node)
+        for option in node.get("anyOf", []):
+            found = descend(option, step)
+            if found:
+                return found
+        mapped = node.get("discriminator", {}).get("mapping", {})
+        if step in mapped:
+            return resolve({"$ref": mapped[step]})
+        if step in node.get("properties", {}):
+            return resolve(node["properties"][step])
+        if isinstance(step, int):
+            return resolve(node.get("items") or {})
+        extra = node.get("additionalProperties")
+        return resolve(extra) if isinstance(extra, dict) else {}
+
+    def alternatives(node: dict[str, Any]) -> list[dict[str, Any]]:
+        return [resolve(option) for option in node.get("anyOf", [node])]
+
+    node = schema
+    for step in location:
+        node = descend(node, step) or node
+    return sorted({name for option in alternatives(resolve(node)) for name in option.get("properties", {})})

@@ -1,0 +1,146 @@
+"""The settings of each command, made of the parts' own: what `farfield.compose` composes is read into these.
+
+    read(TrainSettings, compose("train", ["architecture=retnet", "size=tiny", "data=needle"]))
+
+Reading them may import torch, for the architectures are among them, but never lightning; no file is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from farfield.architectures.decoder import DecoderConfig
+from farfield.benchmarks.settings import NeedleSuite
+from farfield.config import Config
+from farfield.data.settings import DataConfig
+from farfield.generation import GenerationConfig
+from farfield.memory import MemoryConfig
+from farfield.model import check_memory
+from farfield.retrieval.prompt import PromptConfig
+from farfield.retrieval.settings import IngestConfig as IngestSettings
+from farfield.retrieval.settings import RetrievalConfig
+from farfield.training.options import TrainingConfig
+
+__all__ = [
+    "DeviceConfig",
+    "EvaluateSettings",
+    "IngestSettings",
+    "QuerySettings",
+    "ReportSettings",
+    "SpeedSettings",
+    "TrainSettings",
+]
+
+
+def _name(name: str) -> str:
+    """A name that is one folder below another, wherever it comes from."""
+    if not re.fullmatch(r"\w[\w.=+,-]{0,199}", name):
+        raise ValueError(
+            f"'{name}' names no folder. Use letters, digits, '_', '-', '.', '=', beginning with a letter or digit."
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class DeviceConfig(Config):
+    """Where and in what precision a trained model runs."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of the CPU; null: PyTorch's choice")
+
+
+class TrainSettings(Config):
+    """`farfield train`."""
+
+    name: Name
+    root: Text = "runs"
+    seed: int = Field(0, ge=0, lt=2**63)
+    resume: bool = False
+    architecture: DecoderConfig
+    memory: MemoryConfig | None = None
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _fit(self) -> TrainSettings:
+        try:
+            check_memory(self.architecture, self.memory)
+        except ValueError as error:
+            raise ValueError(f".{error}") from None  # a path of its own: see farfield.config
+        return self
+
+
+class EvaluateSettings(Config):
+    """`farfield evaluate`. Without a name, results are called as the model's folder is."""
+
+    name: Name | None = None
+    root: Text = "results"
+    model: Text
+    suite: NeedleSuite
+    device: DeviceConfig = DeviceConfig()
+
+    @property
+    def folder(self) -> PurePath:
+        """Where results go: <root>/<name>."""
+        return PurePath(self.root) / (self.name or PurePath(self.model).name or "model")
+
+
+class SpeedSettings(Config):
+    """`farfield speed`."""
+
+    name: Name = "speed"
+    root: Text = "results"
+    seed: int = Field(0, ge=0, lt=2**63)
+    architectures: tuple[str, ...] = Field(min_length=1)
+    width: int = Field(256, ge=1)
+    depth: int = Field(4, ge=1)
+    measures: tuple[Literal["train", "prefill", "decode"], ...] = Field(("train", "prefill", "decode"), min_length=1)
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    batch: int = Field(1, ge=1)
+    repeats: int = Field(3, ge=1)
+    device: DeviceConfig = DeviceConfig()
+
+
+class QuerySettings(Config):
+    """`farfield query`. Without a model the answer is the passages alone; without an index it has no sources."""
+
+    question: str | None = None
+    model: Text | None = None
+    index: Text | None = None
+    root: Text = "indexes"
+    retrieval: RetrievalConfig = RetrievalConfig()
+    prompt: PromptConfig = PromptConfig()
+    generation: GenerationConfig = GenerationConfig(stop=("\n",))
+    device: DeviceConfig = DeviceConfig()
+
+    @field_validator("question")
+    @classmethod
+    def _asked(cls, question: str | None) -> str:
+        if question is None or not question.strip():
+            raise ValueError(
+                "nothing is asked. Write it behind the verb: farfield query 'Who signs for it?' index=handbook"
+            )
+        return question.strip()
+
+    @model_validator(mode="after")
+    def _answerable(self) -> QuerySettings:
+        if self.model is None and self.index is None:
+            raise ValueError(
+                ".model: neither a model nor an index is given. Add model=runs/<name>, index=<name>, or both."
+            )
+        return self
+
+
+class ReportSettings(Config):
+    """`farfield report`."""
+
+    results: tuple[Text, ...] = Field(("results",), min_length=1)
+    out: Text | None = None

@@ -1,0 +1,175 @@
+"""What the commands are, and their help: read from the yaml files of `farfield.configs` alone, without Hydra and torch.
+
+A line of a command's yaml file is one setting with its default and, behind `#`, what it is for; the first comment of an
+option's file says what the option is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["VERBS", "Setting", "Verb", "groups", "help_all", "help_verb", "options", "settings"]
+
+CONFIGS = Path(__file__).parent / "configs"
+
+LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?: +(?P<value>(?!#).*?))?(?: +# *(?P<text>.*))?$")
+GROUP = re.compile(r"^ *- (?P<group>(?!override )\w+): (?P<default>\w+)(?: +# *(?P<text>.*))?$")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command: what it does, what it writes, examples, its settings class and the function that does the work."""
+
+    summary: str
+    writes: str
+    examples: tuple[str, ...]
+    settings: str | None
+    work: str
+
+
+VERBS = {
+    "train": Verb(
+        "train a model",
+        "runs/<name>/: config.yaml, metrics.csv, checkpoints/, figures",
+        (
+            "farfield train architecture=retnet size=tiny data=needle training.steps=200",
+            "farfield train architecture=attention memory=knn memory.top=16 size=tiny data=needle",
+            "farfield train -m architecture=retnet,longformer,attention size=tiny data=needle",
+        ),
+        "TrainSettings",
+        "farfield.training:train",
+    ),
+    "evaluate": Verb(
+        "run a suite on a model",
+        "results/<name>/<suite>.jsonl, report.html",
+        ("farfield evaluate model=runs/retnet-tiny-needle suite=needle",),
+        "EvaluateSettings",
+        "farfield.benchmarks:evaluate",
+    ),
+    "speed": Verb(
+        "measure tokens per second, memory and state against length",
+        "results/<name>/: speed.jsonl and figures",
+        ("farfield speed architectures=[retnet,attention] lengths=[1024,4096]",),
+        "SpeedSettings",
+        "farfield.benchmarks:speed",
+    ),
+    "ingest": Verb(
+        "add documents to an index",
+        "indexes/<index>/: documents, chunks and vectors",
+        ("farfield ingest path=docs index=handbook",),
+        "IngestSettings",
+        "farfield.retrieval:ingest",
+    ),
+    "query": Verb(
+        "ask a model, with an index",
+        "nothing; prints the answer, its sources and what each stage took",
+        ("farfield query 'Who signs for it?' model=runs/retnet-text index=handbook",),
+        "QuerySettings",
+        "farfield.query:query_command",
+    ),
+    "report": Verb(
+        "turn results into tables, pictures and a page",
+        "report.html and PNG pictures beside the results",
+        ("farfield report results=[results/retnet,results/attention]",),
+        "ReportSettings",
+        "farfield.benchmarks:report_command",
+    ),
+    "models": Verb(
+        "list architectures, memories and suites with their costs",
+        "nothing",
+        ("farfield models", "farfield models --json"),
+        None,
+        "farfield.catalogue:models",
+    ),
+}
+
+OPTIONS = """options
+  --help             this page, or that of a verb
+  --json             one machine-readable result on standard output; all else goes to standard error
+  -m, --multirun     run every combination of comma-separated values, one after the other
+  --cfg job          print the composed settings and stop (--resolve, --package: as Hydra has them)
+  --info [what]      print how Hydra composes them (defaults, defaults-tree, searchpath, config) and stop
+  --config-dir DIR   a folder with groups of your own, as in DIR/architecture/mine.yaml
+  --version          the version"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of a command's yaml file. `default` is empty for a section."""
+
+    key: str
+    default: str
+    text: str
+
+
+def settings(verb: str) -> list[Setting]:
+    """The settings of a command in the order of its yaml file, by path: `training.steps`."""
+    found: list[Setting] = []
+    path: list[str] = []
+    for line in (CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
+        match = LINE.match(line)
+        if match is None:
+            continue
+        path[len(match["indent"]) // 2 :] = [match["key"]]
+        if path[0] not in ("defaults", "hydra"):
+            found.append(Setting(".".join(path), match["value"] or "", match["text"] or ""))
+    return found
+
+
+def groups(verb: str) -> list[Setting]:
+    """The groups of a command with their default options."""
+    lines = (CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8").splitlines()
+    matches = [match for match in map(GROUP.match, lines) if match]
+    return [Setting(match["group"], match["default"], match["text"] or "") for match in matches]
+
+
+def options(group: str) -> dict[str, str]:
+    """The options of a group, each with the first comment of its yaml file."""
+    files = sorted((CONFIGS / group).glob("*.yaml"))
+    return {file.stem: _first_comment(file) for file in files}
+
+
+def help_all() -> str:
+    """The help of the whole command."""
+    verbs = [f"  {name:<10} {verb.summary}" for name, verb in VERBS.items()]
+    examples = [f"  {verb.examples[0]}" for verb in VERBS.values()]
+    usage = "farfield <verb> [group=name ...] [key=value ...]: a research platform for long context"
+    more = "`farfield <verb> --help` lists the groups and settings of a verb."
+    return "\n".join([usage, "", "verbs", *verbs, "", OPTIONS, "", "examples", *examples, "", more])
+
+
+def help_verb(name: str) -> str:
+    """The help of one verb: its groups with their options, its settings with their defaults, examples."""
+    verb = VERBS[name]
+    examples = ["examples", *(f"  {example}" for example in verb.examples)]
+    writes = f"Writes {verb.writes}."
+    if verb.settings is None:
+        return "\n".join([f"farfield {name} [--json]: {verb.summary}", writes, "", *examples])
+    question = "[question] " if name == "query" else ""
+    lines = [f"farfield {name} {question}[group=name ...] [key=value ...]: {verb.summary}", writes]
+    lines += _group_lines(name) + _setting_lines(name)
+    return "\n".join([*lines, "", OPTIONS, "", *examples])
+
+
+def _group_lines(verb: str) -> list[str]:
+    lines = []
+    for group in groups(verb):
+        lines += ["", f"{group.key}=<name>: {group.text} (default: {group.default})"]
+        lines += [f"  {name:<16} {text}" for name, text in options(group.key).items()]
+    if lines:
+        example = groups(verb)[0].key
+        lines += ["", f"Settings of an option are set by path, as {example}.<key>=value; --cfg job prints them."]
+    return lines
+
+
+def _setting_lines(verb: str) -> list[str]:
+    rows = [(f"{one.key}={one.default}" if one.default else f"{one.key}:", one.text) for one in settings(verb)]
+    width = max(len(left) for left, _ in rows)
+    return ["", "settings (key=default)", *(f"  {left:<{width}}  {text}".rstrip() for left, text in rows)]
+
+
+def _first_comment(file: Path) -> str:
+    comments = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return next((comment for comment in comments if not comment.startswith("@package")), "")

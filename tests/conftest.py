@@ -1,0 +1,40 @@
+"""Shared by all tests: one thread, a fixed seed, uninitialised memory full of NaN, and the count of contract cases."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("farfield", deadline=None, derandomize=True, print_blob=False)
+settings.load_profile("farfield")
+
+
+@pytest.fixture(autouse=True)
+def _same_for_all() -> Iterator[None]:
+    """Only where torch is there already: tests of what needs no torch stay light."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "use_deterministic_algorithms"):
+        yield
+        return
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    # With this on, torch.empty and its kin are filled with NaN: what is read before it is written shows.
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_num_threads(threads)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many contract cases ran for each mixer."""
+    counts: Counter[str] = Counter()
+    for outcome in ("passed", "failed", "xfailed", "xpassed"):
+        for report in terminalreporter.getreports(outcome):
+            counts.update(str(value) for name, value in report.user_properties if name == "contract")
+    if counts:
+        terminalreporter.write_line("contract: " + ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))

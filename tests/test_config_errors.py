@@ -1,0 +1,203 @@
+"""Golden: each mistake in a setting is one line on standard error and status 2, with these words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from farfield import cli, usage
+from farfield.config import FarfieldError
+
+TRAIN = ["train", "data=needle"]
+KNOWN = "architecture, data, memory, name, resume, root, seed, size, training"
+NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."
+
+# What Hydra and the yaml files know: seen before torch is imported.
+COMPOSING = {
+    "unknown group option": (
+        [*TRAIN, "architecture=retnett"],
+        "architecture: unknown option 'retnett'. Did you mean 'retnet'? Known: attention, longformer, retnet.",
+    ),
+    "unknown option in a sweep": (
+        [*TRAIN, "-m", "size=tiny,hueg"],
+        "size: unknown option 'hueg'. Known: base, small, tiny.",
+    ),
+    "several options": (
+        [*TRAIN, "size=[tiny,base]"],
+        "size=[tiny,base]: one option at a time. Known: base, small, tiny.",
+    ),
+    "unknown group": (
+        [*TRAIN, "architectur=retnet"],
+        f"train: unknown key 'architectur'. Did you mean 'architecture'? Known: {KNOWN}.",
+    ),
+    "unknown key": ([*TRAIN, "sed=1"], f"train: unknown key 'sed'. Did you mean 'seed'? Known: {KNOWN}."),
+    "unknown section": (
+        [*TRAIN, "trainig.steps=1"],
+        f"train: unknown key 'trainig'. Did you mean 'training'? Known: {KNOWN}.",
+    ),
+    "appended key": ([*TRAIN, "+typo=1"], f"train: unknown key 'typo'. Known: {KNOWN}."),
+    "forced key": ([*TRAIN, "++typo=1"], f"train: unknown key 'typo'. Known: {KNOWN}."),
+    "deleted key": ([*TRAIN, "~typo"], f"train: unknown key 'typo'. Known: {KNOWN}."),
+    "key to delete": (
+        [*TRAIN, "~training.step"],
+        "train: Could not delete from config. 'training.step' does not exist.",
+    ),
+    "missing value": (["train"], "train: 'data.path' is missing. Add data.path=..."),
+    "missing model": (["evaluate"], "evaluate: 'model' is missing. Add model=..."),
+    "several values": (
+        [*TRAIN, "seed=1,2"],
+        "seed=1,2: several values. Add -m to run each; [a,b] is a list, and quotes make a text.",
+    ),
+    "grammar": ([*TRAIN, "name=[a"], f"name=[a: {NOT_A_SETTING}"),
+    "two signs": ([*TRAIN, "seed==1"], f"seed==1: {NOT_A_SETTING}"),
+    "interpolation": ([*TRAIN, "name=${nothing}"], "name: Interpolation key 'nothing' not found"),
+    "folder of groups": ([*TRAIN, "--config-dir", "nowhere"], "--config-dir nowhere: no such folder."),
+    "a word": ([*TRAIN, "retnet"], "train: 'retnet' is not a setting. Write key=value or group=name."),
+    "unknown verb": (
+        ["trian"],
+        "unknown verb 'trian'. Did you mean 'train'? Known: evaluate, ingest, models, query, report, speed, train.",
+    ),
+    "unknown flag": (
+        [*TRAIN, "--jsno"],
+        "unknown option '--jsno'. Did you mean '--json'? Known: --cfg, --config-dir, --help, --info, --json, "
+        "--multirun, --package, --resolve, --version, -c, -h, -i, -m, -p. Settings are written key=value.",
+    ),
+    "flag without its value": (
+        [*TRAIN, "--config-dir"],
+        "argument --config-dir: expected one argument. `farfield --help` lists the options.",
+    ),
+    "flags that need another": ([*TRAIN, "--resolve"], "--resolve and --package go with --cfg."),
+    "flags that do not go together": (
+        [*TRAIN, "-m", "--cfg", "job"],
+        "--multirun, --cfg and --info exclude one another.",
+    ),
+    "interpolation that is shown": (
+        [*TRAIN, "--cfg", "job", "--resolve", "name=${nothing}"],
+        "name: Interpolation key 'nothing' not found",
+    ),
+    "settings of models": (["models", "width=1"], "models takes no settings."),
+}
+
+# What the typed settings know: seen before lightning, data or weights are touched.
+TYPED = {
+    "unknown key": (
+        [*TRAIN, "architecture.layers.retnet.mixer.head=4"],
+        "architecture.layers.retnet.mixer: unknown key 'head'. Did you mean 'heads'? "
+        "Known: chunk, conv, head_width, heads, kind, value_ratio.",
+    ),
+    "appended key": (
+        [*TRAIN, "+training.optimizer.learning_rat=1"],
+        "training.optimizer: unknown key 'learning_rat'. Did you mean 'learning_rate'? "
+        "Known: betas, clip, learning_rate, weight_decay.",
+    ),
+    "text for a number": (
+        [*TRAIN, "training.steps=many"],
+        'training.steps: "many" given. Input should be a valid integer.',
+    ),
+    "fraction for a whole number": (
+        [*TRAIN, "training.steps=1.5"],
+        "training.steps: 1.5 given. Input should be a valid integer.",
+    ),
+    "number for a text": ([*TRAIN, "root=7"], "root: 7 given. Input should be a valid string."),
+    "out of range": (
+        [*TRAIN, "training.batch=0"],
+        "training.batch: 0 given. Input should be greater than or equal to 1.",
+    ),
+    "infinity": (
+        [*TRAIN, "training.optimizer.learning_rate=inf"],
+        "training.optimizer.learning_rate: Infinity given. Input should be a finite number.",
+    ),
+    "wrong choice": (
+        [*TRAIN, "training.precision=fp16"],
+        "training.precision: unknown choice 'fp16'. Did you mean 'bf16'? Known: bf16, fp32.",
+    ),
+    "wrong kind": (
+        [*TRAIN, "training.schedule.kind=cosin"],
+        "training.schedule: unknown kind 'cosin'. Did you mean 'cosine'? Known: cosine, wsd.",
+    ),
+    "two that do not fit": (
+        [*TRAIN, "training.schedule={kind:wsd,warmup:0.5,decay:0.6}"],
+        "training.schedule: warmup 0.5 and decay 0.6 are more than all steps (1.0).",
+    ),
+    "averages": (
+        [*TRAIN, "training.optimizer.betas=[0.9,2]"],
+        "training.optimizer.betas: [0.9, 2.0] given. Both must be at least 0 and below 1.",
+    ),
+    "no such layer": (
+        [*TRAIN, "architecture.pattern=[retnet,retne]"],
+        "architecture.pattern: no layer is called 'retne'. Did you mean 'retnet'? Known: retnet.",
+    ),
+    "pattern and depth": (
+        [*TRAIN, "architecture.pattern=[retnet,retnet,retnet,retnet]"],
+        "architecture.pattern: 4 layers do not divide the depth 6. Nearest depth: 8.",
+    ),
+    "heads and width": (
+        [*TRAIN, "architecture.layers.retnet.mixer.heads=5"],
+        "architecture.layers.retnet.mixer.heads: 5 does not divide the width 256. Nearest that does: 4.",
+    ),
+    "head width and width": (
+        [*TRAIN, "architecture.width=100"],
+        "architecture.layers.retnet.mixer.head_width: 32 does not divide the width 100. Nearest width: 96.",
+    ),
+    "memory and architecture": (
+        [*TRAIN, "memory=knn"],
+        "memory.name: 'knn' needs layers with softmax attention, not 'retnet'. "
+        "Kinds that have it: attention, longformer.",
+    ),
+    "a name that leads out": (
+        [*TRAIN, "name=../x"],
+        "name: '../x' names no folder. Use letters, digits, '_', '-', '.', '=', beginning with a letter or digit.",
+    ),
+    "one job of a sweep": (
+        [*TRAIN, "-m", "training.steps=1,few"],
+        'training.steps: "few" given. Input should be a valid integer.',
+    ),
+    "nothing asked": (
+        ["query", "index=handbook"],
+        "question: nothing is asked. Write it behind the verb: farfield query 'Who signs for it?' index=handbook",
+    ),
+    "nobody asked": (
+        ["query", "why"],
+        "model: neither a model nor an index is given. Add model=runs/<name>, index=<name>, or both.",
+    ),
+}
+
+
+@pytest.fixture
+def nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and verbs that fail the test when they are reached."""
+    monkeypatch.chdir(tmp_path)
+    for name, verb in list(usage.VERBS.items()):
+        reached = usage.Verb(verb.summary, verb.writes, verb.examples, verb.settings, "farfield.nowhere:nothing")
+        monkeypatch.setitem(usage.VERBS, name, reached)
+    return tmp_path
+
+
+@pytest.mark.parametrize("mistake", COMPOSING)
+def test_composing(mistake: str, nothing_is_done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words, message = COMPOSING[mistake]
+    assert_refused(words, message, nothing_is_done, capsys)
+
+
+@pytest.mark.parametrize("mistake", TYPED)
+def test_typed(mistake: str, nothing_is_done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words, message = TYPED[mistake]
+    assert_refused(words, message, nothing_is_done, capsys)
+
+
+def assert_refused(words: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    assert capsys.readouterr() == ("", f"farfield: {message}\n")
+    assert not list(folder.iterdir())
+
+
+def test_an_error_of_several_lines_is_told_in_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(line: object) -> int:
+        raise FarfieldError("one\n  two")
+
+    monkeypatch.setattr(cli, "_run", broken)
+    assert cli.main(["models"]) == 2
+    assert capsys.readouterr().err == "farfield: one two\n"

@@ -1,0 +1,61 @@
+"""How a sequence is mixed: one file a backbone, and the decoder that stacks them.
+
+Adding a backbone: its file, one name in `MixerConfig` below, one yaml file in configs/architecture/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import Field
+
+from farfield.architectures.attention import AttentionConfig
+from farfield.architectures.feedforward import SwiGLUConfig
+from farfield.architectures.longformer import LongformerConfig
+from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
+from farfield.architectures.retnet import RetNetConfig
+from farfield.architectures.rows import Rows
+from farfield.architectures.state import State
+from farfield.config import Config, ConfigError, read
+
+__all__ = [
+    "FeedForwardConfig",
+    "Heads",
+    "KeyValue",
+    "KeyedMixer",
+    "KeyedSettings",
+    "Mixer",
+    "MixerConfig",
+    "MixerSettings",
+    "Rows",
+    "State",
+    "build_mixer",
+    "mixer_kinds",
+]
+
+MixerConfig = Annotated[AttentionConfig | LongformerConfig | RetNetConfig, Field(discriminator="kind")]
+FeedForwardConfig = SwiGLUConfig
+
+
+class _One(Config):
+    mixer: MixerConfig
+
+
+def mixer_kinds() -> dict[str, type[MixerSettings]]:
+    """The settings class of every mixer by its kind, as the union lists them."""
+    return {kind.model_fields["kind"].default: kind for kind in get_args(get_args(MixerConfig)[0])}
+
+
+def build_mixer(config: MixerSettings | Mapping[str, Any], width: int, layer: int = 0, depth: int = 1) -> Mixer:
+    """The mixer of `config` (settings, or a mapping with its `kind`) with fresh weights, for layer `layer` of `depth`.
+
+    Raises:
+        ConfigError: an unknown kind or key, or sizes that do not fit `width`.
+    """
+    settings = config if isinstance(config, MixerSettings) else read(_One, {"mixer": dict(config)}).mixer
+    try:
+        settings.check(width)
+    except ValueError as error:
+        raise ConfigError(f"mixer.{error}") from None
+    return settings.build(width, layer, depth)

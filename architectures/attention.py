@@ -1,0 +1,148 @@
+"""Softmax attention over the whole document: grouped queries, rotary positions or none, optional short convolution.
+
+    o_n = softmax_m(q_n . k_m / sqrt(W)) v_m,  m <= n in the same document
+
+Vaswani et al., https://arxiv.org/abs/1706.03762; grouped queries https://arxiv.org/abs/2305.13245; a short convolution
+on queries, keys and values is what lets two layers learn recall in a few hundred steps (https://arxiv.org/abs/2402.18668).
+
+State: keys and values of every token so far, 2 G W numbers a token, in buffers that grow by doubling.
+Work a token: 2 D (2 H + 2 G) W for the projections, 4 H W n at position n.
+Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width of a head, K taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
+from farfield.architectures.ops.attention import Banded, Causal, Full, Part
+from farfield.architectures.ops.short_convolution import ConvolutionState
+from farfield.architectures.projection import Projection, Rotation
+from farfield.architectures.rows import Rows
+from farfield.architectures.state import KeyValueBuffer, State
+
+__all__ = ["Attention", "AttentionConfig", "AttentionState", "banded", "columns"]
+
+
+class AttentionConfig(KeyedSettings):
+    """Softmax attention over the whole document; state grows with length."""
+
+    kind: Literal["attention"] = "attention"
+
+    def reach(self, layer: int, depth: int) -> int | None:
+        return None
+
+    def check(self, width: int) -> None:
+        self.sizes(width)
+
+    def build(self, width: int, layer: int, depth: int) -> Attention:
+        return Attention(self, width)
+
+    def parameters(self, width: int, layer: int, depth: int) -> int:
+        return Projection.count(width, *self.sizes(width), self.conv)
+
+    def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
+        heads, kv_heads, head_width = self.sizes(width)
+        buffer = tokens * 2 * kv_heads * head_width * element + 8
+        return buffer + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
+
+    def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        heads, _, head_width = self.sizes(width)
+        return 2 * self.parameters(width, layer, depth) + 4 * heads * head_width * (tokens + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionState(State):
+    """The convolution's inputs, and the rotated keys and the values of the near field."""
+
+    conv: ConvolutionState | None
+    near: KeyValueBuffer
+
+
+class Attention(KeyedMixer):
+    """See the file's head."""
+
+    reach = None
+
+    def __init__(self, config: AttentionConfig, width: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.sizes(width)
+        self.scale, self.backend = self.head_width**-0.5, config.backend
+        self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
+        self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+
+    def start(self, batch: int) -> AttentionState:
+        weight = self.projection.qkv.weight
+        near = KeyValueBuffer.empty(batch, self.kv_heads, self.head_width, weight)
+        return AttentionState(self.projection.start(batch), near)
+
+    def project(self, x: Tensor, rows: Rows, state: State) -> tuple[Heads, State]:
+        assert isinstance(state, AttentionState)
+        heads, conv = self.projection.split(x, rows, state.conv)
+        return heads, replace(state, conv=conv)
+
+    def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
+        assert isinstance(state, AttentionState)
+        q, k = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows)
+        before = state.near.cast(k.dtype)
+        after = before.append(k, heads.values, rows)
+        near = self._near(q, k, heads.values, rows, before, after)
+        return join(near, reads, self.scale, self.backend), replace(state, near=after)
+
+    def _near(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, after: KeyValueBuffer
+    ) -> list[Part]:
+        """The parts of the near field: without a mask wherever rows are single runs."""
+        runs = rows.single and rows.right_padded
+        if runs and rows.fresh:
+            return [Part(q, k, v, Causal())]
+        past_k, past_v, valid = before.read()
+        if runs and valid is None:
+            if rows.time == 1 and not rows.padded:
+                keys, values, _ = after.read()
+                return [Part(q, keys, values, Full())]
+            past = [Part(q, past_k, past_v, Full())] if past_k.shape[2] else []
+            return [*past, Part(q, k, v, Causal())]
+        layout = banded(rows, past_k.shape[2], valid, None if rows.longest is None else rows.longest - 1)
+        return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)]
+
+    def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
+        return self.projection.join(out, rows)
+
+    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
+        return self.rotation.at(x, phase)
+
+    def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
+        return (key_position[:, None, None, :] <= query_position[:, None, :, None]) & (key_position >= 0)[:, None, None]
+
+
+def columns(rows: Rows, past: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Positions and documents (B, past + T) of the key columns [past, call]; `valid` (B, past) past columns count.
+
+    The past belongs to document 0 and ends just before the first token that goes on with it. A column that nobody may
+    see has document -1.
+    """
+
+    def make() -> tuple[Tensor, Tensor]:
+        far = torch.iinfo(torch.int64).max
+        following = torch.where(rows.continued, rows.positions, far).amin(1, keepdim=True)
+        following = torch.where(following == far, 0, following)
+        position = following - past + torch.arange(past, device=rows.device)
+        seen = torch.zeros_like(position) if valid is None else torch.where(valid, 0, -1)
+        document = torch.where(rows.real, rows.document, -1)
+        return torch.cat((position, rows.positions), 1), torch.cat((seen, document), 1)
+
+    return make() if valid is not None else rows.once(("columns", past), make)
+
+
+def banded(rows: Rows, past: int, valid: Tensor | None, reach: int | None, dilation: int = 1, first: int = 0) -> Banded:
+    """The layout of queries at `rows` over the key columns [past, call]."""
+    position, document = columns(rows, past, valid)
+    query_document = torch.where(rows.real, rows.document, -2)
+    regular = rows.plain and valid is None
+    return Banded(rows.positions, query_document, position, document, reach, dilation, first, regular)

@@ -1,0 +1,309 @@
+"""Longformer, causal: a sliding window for every token, and a prefix of global tokens that every token sees.
+
+    local token n    one softmax over {m : 0 <= n - m <= w d, (n - m) mod d = 0, m >= G} and {g < G : g <= n}
+    global token n   (n < G) one softmax over m <= n, with projections of its own for queries, keys and values
+
+w is the window of the layer, d the dilation of the head, G the number of global positions at the start of a document.
+A global key is taken out of the window, so that it counts once. Beltagy et al., https://arxiv.org/abs/2004.05150; the
+published code is bidirectional only, this is its causal form: globals are restricted to the prefix.
+
+State: a ring of the last w d tokens, the G global keys and values in both projections: constant in time.
+Work a token: that of the projections, 4 H W (w + 1 + G) for attention. Linear in length, forward and backward.
+Shapes: B batch, T time, D width, H heads, K heads of keys and values, W width of a head, G global positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from farfield.architectures.attention import banded
+from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
+from farfield.architectures.ops.attention import Labelled, Part, attention
+from farfield.architectures.ops.short_convolution import ConvolutionState
+from farfield.architectures.projection import Projection, Rotation
+from farfield.architectures.rows import Rows
+from farfield.architectures.state import KeyValueBuffer, State
+
+__all__ = ["Longformer", "LongformerConfig", "LongformerState"]
+
+
+class LongformerConfig(KeyedSettings):
+    """Sliding window and global prefix tokens; constant state, linear time."""
+
+    kind: Literal["longformer"] = "longformer"
+    window: int | tuple[int, ...] = Field(
+        256, description="tokens before its own that a token sees; a list from bottom to top"
+    )
+    dilation: int | tuple[int, ...] = Field(1, description="every how many-th token of the window; a list: by heads")
+    globals: int = Field(0, ge=0, description="positions at the start of a document that every token sees")
+
+    def reach(self, layer: int, depth: int) -> int | None:
+        return self.layer_window(layer, depth)
+
+    def layer_window(self, layer: int, depth: int) -> int:
+        """The window of a layer: a list is spread over the depth from bottom to top."""
+        if isinstance(self.window, int):
+            return self.window
+        return self.window[layer * len(self.window) // depth]
+
+    def head_dilations(self, heads: int) -> list[int]:
+        """The dilation of each head: a list is spread over the heads."""
+        if isinstance(self.dilation, int):
+            return [self.dilation] * heads
+        return [self.dilation[head * len(self.dilation) // heads] for head in range(heads)]
+
+    def check(self, width: int) -> None:
+        heads, _, _ = self.sizes(width)
+        for name, value in (("window", self.window), ("dilation", self.dilation)):
+            values = (value,) if isinstance(value, int) else value
+            if not values or min(values) < 1:
+                raise ValueError(f"{name}: {value} given; at least 1 is needed.")
+        if not isinstance(self.dilation, int) and len(self.dilation) > heads:
+            raise ValueError(f"dilation: {len(self.dilation)} values for {heads} heads.")
+
+    def ring(self, heads: int, layer: int, depth: int) -> int:
+        """Tokens that the ring holds."""
+        return self.layer_window(layer, depth) * max(self.head_dilations(heads))
+
+    def build(self, width: int, layer: int, depth: int) -> Longformer:
+        return Longformer(self, width, layer, depth)
+
+    def parameters(self, width: int, layer: int, depth: int) -> int:
+        heads, kv_heads, head_width = self.sizes(width)
+        extra = width * (heads + 2 * kv_heads) * head_width if self.globals else 0
+        return Projection.count(width, heads, kv_heads, head_width, self.conv) + extra
+
+    def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
+        heads, kv_heads, head_width = self.sizes(width)
+        kept = min(tokens, self.ring(heads, layer, depth)) + 2 * self.globals
+        buffer = kept * 2 * kv_heads * head_width * element + 8
+        return buffer + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
+
+    def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        heads, kv_heads, head_width = self.sizes(width)
+        seen = sum(
+            min(tokens, self.layer_window(layer, depth) * d) // d + 1 + min(tokens, self.globals)
+            for d in self.head_dilations(heads)
+        )
+        return 2 * Projection.count(width, heads, kv_heads, head_width, self.conv) + 4 * head_width * seen
+
+
+@dataclass(frozen=True, eq=False)
+class LongformerState(State):
+    """The convolution's inputs, the ring of rotated keys and values, and what the global positions left.
+
+    `prefix` holds four tensors (B, K, G, W), slot = position: keys and values in the local projections, then in the
+    global ones. A slot at or before a token's position in its document has been written by that document.
+    """
+
+    conv: ConvolutionState | None
+    near: KeyValueBuffer
+    prefix: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LongformerHeads(Heads):
+    """With queries, keys and values of the call's global tokens, in the global projections."""
+
+    prefix: Heads | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Prefix:
+    """Where the call's global tokens stand: columns (B, M), with position and document, -1 where there are fewer."""
+
+    column: Tensor
+    position: Tensor
+    document: Tensor
+
+    def take(self, x: Tensor) -> Tensor:
+        """The global tokens (B, H, M, W) of x (B, H, T, W)."""
+        return x.gather(2, self.column[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+
+
+class Longformer(KeyedMixer):
+    """See the file's head."""
+
+    def __init__(self, config: LongformerConfig, width: int, layer: int, depth: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.sizes(width)
+        self.scale, self.backend, self.globals = self.head_width**-0.5, config.backend, config.globals
+        self.window, self.dilations = config.layer_window(layer, depth), config.head_dilations(self.heads)
+        self.reach = config.reach(layer, depth)
+        self.ring = config.ring(self.heads, layer, depth)
+        self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
+        self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), bias=False) if self.globals else None
+        self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+
+    def start(self, batch: int) -> LongformerState:
+        weight = self.projection.qkv.weight
+        near = KeyValueBuffer.empty(batch, self.kv_heads, self.head_width, weight, self.ring)
+        prefix = weight.new_zeros(batch, self.kv_heads, self.globals, self.head_width)
+        return LongformerState(self.projection.start(batch), near, (prefix,) * (4 if self.globals else 0))
+
+    def project(self, x: Tensor, rows: Rows, state: State) -> tuple[LongformerHeads, State]:
+        assert isinstance(state, LongformerState)
+        heads, conv = self.projection.split(x, rows, state.conv)
+        where, prefix = self._where(rows), None
+        if where is not None and self.prefix_qkv is not None:
+            tokens = where.take(x[:, None])[:, 0]
+            pieces = self.prefix_qkv(tokens).split(self.projection.sizes, dim=-1)
+            prefix = Heads(*(piece.unflatten(-1, (-1, self.head_width)).transpose(1, 2) for piece in pieces))
+        return LongformerHeads(heads.queries, heads.keys, heads.values, prefix), replace(state, conv=conv)
+
+    def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
+        assert isinstance(state, LongformerState)
+        assert isinstance(heads, LongformerHeads)
+        q, k = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows)
+        state = replace(state, near=state.near.cast(k.dtype), prefix=tuple(part.to(k.dtype) for part in state.prefix))
+        near = state.near.append(k, heads.values, rows)
+        where = self._where(rows)
+        prefix = self._written(state.prefix, k, heads, where, rows)
+        common = self._common(q, k, heads.values, rows, state.prefix, prefix, where)
+        found = self._by_dilation(q, k, heads.values, rows, state.near, common, reads)
+        if where is not None and heads.prefix is not None:
+            found = self._global_rows(found, heads.prefix, rows, state.prefix, where)
+        return found, replace(state, near=near, prefix=prefix)
+
+    def _by_dilation(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: Rows,
+        before: KeyValueBuffer,
+        common: list[Part],
+        reads: Sequence[KeyValue],
+    ) -> Attended:
+        """Window and globals of all heads, one softmax for each group of heads of one dilation."""
+        past_k, past_v, valid = before.read()
+        if rows.fresh:
+            past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
+        keys, values = torch.cat((past_k, k), 2), torch.cat((past_v, v), 2)
+        groups = sorted(set(self.dilations))
+        found = []
+        for dilation in groups:
+            window = banded(rows, past_k.shape[2], valid, self.window * dilation, dilation, self.globals)
+            near = [Part(q, keys, values, window), *common]
+            if len(groups) > 1:
+                heads = torch.tensor([h for h, d in enumerate(self.dilations) if d == dilation], device=q.device)
+                near = [self._heads(part, heads) for part in near]
+                found.append((heads, join(near, [self._read(read, heads) for read in reads], self.scale, self.backend)))
+            else:
+                return join(near, reads, self.scale, self.backend)
+        order = torch.cat([heads for heads, _ in found]).argsort()
+        out = torch.cat([part.out for _, part in found], 1).index_select(1, order)
+        return Attended(out, torch.cat([part.lse for _, part in found], 1).index_select(1, order))
+
+    def _heads(self, part: Part, heads: Tensor) -> Part:
+        """The part of some heads, with a head of keys for each."""
+        shared = heads // (self.heads // self.kv_heads) if part.keys.shape[1] == self.kv_heads else heads
+        keys, values = part.keys.index_select(1, shared), part.values.index_select(1, shared)
+        return Part(part.queries.index_select(1, heads), keys, values, part.layout.select(heads))
+
+    def _read(self, read: KeyValue, heads: Tensor) -> KeyValue:
+        gate = None if read.gate is None else read.gate.index_select(0, heads)
+        return KeyValue(self._heads(read.part, heads), gate)
+
+    def _where(self, rows: Rows) -> _Prefix | None:
+        """The call's global tokens, or None where there is none."""
+        return rows.once(("prefix", self.globals), lambda: _find(rows, self.globals))
+
+    def _common(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: Rows,
+        before: tuple[Tensor, ...],
+        after: tuple[Tensor, ...],
+        where: _Prefix | None,
+    ) -> list[Part]:
+        """The global keys in the local projections: from the state, and among the call's own tokens."""
+        if not self.globals:
+            return []
+        query_document = torch.where(rows.real, rows.document, -2)
+        slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
+        if where is None or rows.single:  # one document a row: all its global tokens so far are in the state
+            owner = rows.last_document[:, None].expand_as(slots)
+            return [Part(q, after[0], after[1], Labelled(rows.positions, query_document, slots, owner))]
+        keys, values = (torch.cat((old, where.take(new)), 2) for old, new in ((before[0], k), (before[1], v)))
+        position, document = self._labels(slots, where, rows)
+        return [Part(q, keys, values, Labelled(rows.positions, query_document, position, document))]
+
+    def _labels(self, slots: Tensor, where: _Prefix, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Positions and documents of [the state's slots, the call's global tokens]; a slot written anew is left out."""
+        far = torch.iinfo(torch.int64).max
+        first = torch.where(where.document == 0, where.position, far).amin(1, keepdim=True)
+        held = torch.where(slots < first, 0, -1)
+        return torch.cat((slots, where.position), 1), torch.cat((held, where.document), 1)
+
+    def _global_rows(
+        self, found: Attended, heads: Heads, rows: Rows, before: tuple[Tensor, ...], where: _Prefix
+    ) -> Attended:
+        """Global tokens anew: over the global tokens up to their own, in the global projections."""
+        q, k = self._turn(heads.queries, where), self._turn(heads.keys, where)
+        slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
+        position, document = self._labels(slots, where, rows)
+        layout = Labelled(where.position, where.document, position, document)
+        part = Part(q, torch.cat((before[2], k), 2), torch.cat((before[3], heads.values), 2), layout)
+        out, lse = attention([part], self.scale, self.backend)
+        real = (where.document >= 0)[:, None, :]
+        column = where.column[:, None].expand(-1, self.heads, -1)
+        out = torch.where(real[..., None], out, where.take(found.out))
+        lse = torch.where(real, lse, found.lse.gather(2, column))
+        wide = column[..., None].expand(-1, -1, -1, out.shape[3])
+        return Attended(found.out.scatter(2, wide, out.to(found.out.dtype)), found.lse.scatter(2, column, lse))
+
+    def _turn(self, x: Tensor, where: _Prefix) -> Tensor:
+        """Global queries or keys turned to where they stand."""
+        return self.rotation.at(x, where.position)
+
+    def _written(
+        self, before: tuple[Tensor, ...], k: Tensor, heads: LongformerHeads, where: _Prefix | None, rows: Rows
+    ) -> tuple[Tensor, ...]:
+        """The slots with the call's global tokens of each row's last document in them."""
+        if where is None or heads.prefix is None:
+            return before
+        kept = (where.document == rows.last_document[:, None]) & (where.document >= 0)
+        slot = torch.where(kept, where.position, self.globals)
+        slot = slot[:, None, :, None].expand(-1, self.kv_heads, -1, self.head_width)
+        fresh = (where.take(k), where.take(heads.values), self._turn(heads.prefix.keys, where), heads.prefix.values)
+        after = []
+        for old, new in zip(before, fresh, strict=True):
+            roomy = torch.cat((old.to(new.dtype), old.new_zeros(old[:, :, :1].shape, dtype=new.dtype)), 2)
+            after.append(roomy.scatter(2, slot, new)[:, :, : self.globals])
+        return tuple(after)
+
+    def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
+        return self.projection.join(out, rows)
+
+    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
+        return self.rotation.at(x, phase)
+
+    def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
+        distance = query_position[:, None, :, None] - key_position[:, None, None, :]
+        dilation = torch.tensor(self.dilations, device=distance.device)[None, :, None, None]
+        if len(set(self.dilations)) == 1:
+            dilation = dilation[:, :1]
+        window = (distance >= 0) & (distance <= self.window * dilation) & (distance % dilation == 0)
+        prefix = (key_position < self.globals)[:, None, None, :] & (distance >= 0)
+        return (window | prefix) & (key_position >= 0)[:, None, None, :]
+
+
+def _find(rows: Rows, count: int) -> _Prefix | None:
+    """The columns of the call's tokens at positions below `count`."""
+    found = rows.real & (rows.positions < count)
+    most = int(found.sum(1).max()) if found.numel() and count else 0
+    if not most:
+        return None
+    column = (~found).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]
+    real = found.gather(1, column)
+    document = torch.where(real, rows.document.gather(1, column), -1)
+    return _Prefix(column, rows.positions.gather(1, column), document)

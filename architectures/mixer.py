@@ -1,0 +1,205 @@
+"""The contract of every backbone: how a sequence is mixed, with training, prefill and decoding as one call.
+
+    mixer = build_mixer({"kind": "retnet"}, width=64)
+    y, state = mixer(x, Rows.fresh_documents(2, 128), mixer.start(2))     # a prompt
+    y, state = mixer(more, Rows.at(positions), state)                     # goes on where it stopped
+
+A `KeyedMixer` is softmax attention of any kind. Its forward is three steps; a memory hooks in between two:
+
+    heads, state = mixer.project(x, rows, state)        queries, keys, values before rotation
+    read = memory.read(heads)                           keys that are no longer in the near field
+    found, state = mixer.attend(heads, rows, state, (read,))
+    y = mixer.finish(found.out, x, rows)
+
+Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width of a head.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from farfield.architectures.ops.attention import Part, attention
+from farfield.architectures.ops.backend import Backend
+from farfield.architectures.rows import Rows
+from farfield.architectures.state import State
+from farfield.config import Config
+
+__all__ = [
+    "Attended",
+    "Heads",
+    "KeyValue",
+    "KeyedMixer",
+    "KeyedSettings",
+    "Mixer",
+    "MixerSettings",
+    "head_sizes",
+    "join",
+]
+
+
+class MixerSettings(Config):
+    """What the settings of a mixer tell without building it. `layer` of `depth` is the place in the stack."""
+
+    @abc.abstractmethod
+    def check(self, width: int) -> None:
+        """Raise ValueError, in one line that begins with the name of a setting, where `width` does not fit."""
+
+    @abc.abstractmethod
+    def build(self, width: int, layer: int, depth: int) -> Mixer:
+        """The mixer with fresh weights."""
+
+    @abc.abstractmethod
+    def parameters(self, width: int, layer: int, depth: int) -> int:
+        """Number of weights."""
+
+    @abc.abstractmethod
+    def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
+        """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number."""
+
+    @abc.abstractmethod
+    def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        """Multiply-adds times two of one decoded token that comes after `tokens` others."""
+
+
+class KeyedSettings(MixerSettings):
+    """What the settings of every softmax mixer have."""
+
+    heads: int | None = Field(None, ge=1, description="heads of queries; null: width / head_width")
+    head_width: int = Field(32, ge=2, description="width of a head where heads is null")
+    kv_heads: int | None = Field(None, ge=1, description="heads of keys and values; null: as many as heads")
+    position: Literal["rope", "none"] = "rope"
+    base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
+    conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
+    backend: Backend = "auto"
+
+    def sizes(self, width: int) -> tuple[int, int, int]:
+        """Heads, heads of keys and values, width of a head.
+
+        Raises:
+            ValueError: they do not divide.
+        """
+        heads, head_width = head_sizes(width, self.heads, self.head_width)
+        kv_heads = self.kv_heads or heads
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads: {kv_heads} does not divide the {heads} heads.")
+        if self.position == "rope" and head_width % 2:
+            raise ValueError(f"position: rope needs heads of even width, and this one is {head_width} wide.")
+        return heads, kv_heads, head_width
+
+    @abc.abstractmethod
+    def reach(self, layer: int, depth: int) -> int | None:
+        """As `KeyedMixer.reach` of the layer."""
+
+
+class Mixer(nn.Module, abc.ABC):
+    """Mixes a sequence along time. Training, prefill in pieces and decoding one token are the same call."""
+
+    @abc.abstractmethod
+    def start(self, batch: int) -> State:
+        """The empty state of `batch` rows, on the module's device."""
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        """The mixed sequence (B, T, D) of `x` (B, T, D), zero at padding, and the state behind it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Queries (B, H, T, W), keys and values (B, G, T, W), before rotation."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValue:
+    """What a memory hands to attention: a part of the softmax, or, with a gate, a softmax of its own.
+
+    `part` holds queries (B, H, T, W) and, by a layout, the keys that each of them reads. `gate` (H,) None joins the
+    part with the near field in one softmax; a tensor blends the two as sigmoid(gate) memory + (1 - sigmoid(gate)) near
+    (Memorizing Transformers, https://arxiv.org/abs/2203.08913). A query that reads nothing is left to the near field.
+    """
+
+    part: Part
+    gate: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """Output (B, H, T, W) of attention and the log-sum-exp (B, H, T) of its near field and joined reads."""
+
+    out: Tensor
+    lse: Tensor
+
+
+class KeyedMixer(Mixer):
+    """Softmax attention of every kind: the seam where memories hook in."""
+
+    reach: int | None
+    """How many tokens before its own a query sees in the near field at least; None: back to the document's start."""
+
+    kv_heads: int
+    head_width: int
+    scale: float
+
+    @abc.abstractmethod
+    def project(self, x: Tensor, rows: Rows, state: State) -> tuple[Heads, State]:
+        """Queries, keys and values of `x` (B, T, D) before rotation, and the state with their part renewed."""
+
+    @abc.abstractmethod
+    def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
+        """The near field joined with `reads`, and the state behind it."""
+
+    @abc.abstractmethod
+    def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
+        """(B, T, D) of attention's output (B, H, T, W): gate and output projection; zero at padding."""
+
+    @abc.abstractmethod
+    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
+        """Queries or keys (B, H, T, W) turned to where they stand, phase (B, T); unchanged without positions."""
+
+    @abc.abstractmethod
+    def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
+        """Which keys a query sees in the near field: bool (B, H or 1, T, S) of positions (B, T) and (B, S)."""
+
+    def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        heads, state = self.project(x, rows, state)
+        found, state = self.attend(heads, rows, state)
+        return self.finish(found.out, x, rows), state
+
+
+def join(near: Sequence[Part], reads: Sequence[KeyValue], scale: float, backend: Backend) -> Attended:
+    """The near field's parts and the reads: joint ones in the same softmax, gated ones blended in after it."""
+    out, lse = attention([*near, *(read.part for read in reads if read.gate is None)], scale, backend)
+    for read in reads:
+        if read.gate is not None:
+            remembered, found = attention([read.part], scale, backend)
+            weight = torch.sigmoid(read.gate)[None, :, None] * ~found.isneginf()
+            out = out + weight[..., None].to(out.dtype) * (remembered - out)
+    return Attended(out, lse)
+
+
+def head_sizes(width: int, heads: int | None, head_width: int) -> tuple[int, int]:
+    """Number of heads and width of a head; heads follow from the head width where they are not given.
+
+    Raises:
+        ValueError: the sizes do not divide.
+    """
+    if heads is None:
+        if width % head_width:
+            near = max(head_width, round(width / head_width) * head_width)
+            raise ValueError(f"head_width: {head_width} does not divide the width {width}. Nearest width: {near}.")
+        return width // head_width, head_width
+    if width % heads:
+        fits = [n for n in range(1, width + 1) if width % n == 0]
+        nearest = min(fits, key=lambda n: abs(n - heads))
+        raise ValueError(f"heads: {heads} does not divide the width {width}. Nearest that does: {nearest}.")
+    return heads, width // heads

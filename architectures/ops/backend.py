@@ -1,0 +1,185 @@
+"""Which kernel computes a piece of softmax attention: a function of device, dtype and shape, in this one place.
+
+    cpu      PyTorch's fused CPU kernel, forward and backward, with or without a mask
+    cuda     FlashAttention as PyTorch ships it: half precision, no mask
+    blocked  matrix products over blocks of queries: any device, any dtype
+
+A kernel computes (output, log-sum-exp) of a block of queries, and the gradients of the block from the output and the
+log-sum-exp of the *whole* softmax that the block is a part of. A query that sees no key has output 0 and
+log-sum-exp -inf.
+
+Shapes: B batch, H heads, T queries, S keys, D width of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Backend", "Kernel", "choose"]
+
+Backend = Literal["auto", "fused", "blocked"]
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+class Kernel(Protocol):
+    """Softmax attention of queries (B, H, T, D) over keys and values (B, H, S, D) with S > 0.
+
+    `mask` is None or bool, broadcastable to (B, H, T, S), true where a query sees a key. `causal` (T = S, no mask)
+    lets query t see keys 0 .. t.
+    """
+
+    name: str
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Output (B, H, T, D) and log-sum-exp (B, H, T), float32 or wider."""
+
+    def backward(
+        self,
+        gradient: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
+    ) -> Gradients:
+        """Gradients of q, k, v for the gradient (B, H, T, D) of the whole's output, given that output and its lse."""
+
+
+def choose(q: Tensor, backend: Backend) -> Kernel:
+    """The kernel for queries like `q`; `blocked` is always possible, `fused` falls back to it where none is fused."""
+    if backend == "blocked":
+        return _BLOCKED
+    if q.device.type == "cpu":
+        return _CPU
+    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
+        return _CUDA
+    return _BLOCKED
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.zeros((), dtype=dtype), torch.full((), -math.inf, dtype=dtype)
+
+
+def _additive(mask: Tensor, like: Tensor, time: int, keys: int) -> Tensor:
+    """A bool mask as the zeros and -infs that the CPU kernel adds, (B, H, T, S) with broadcast strides."""
+    zero, minus = _zeros(like.dtype)
+    return torch.where(mask, zero, minus).expand(*mask.shape[:2], time, keys)
+
+
+class _Cpu:
+    name = "cpu"
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        added = None if mask is None else _additive(mask, q, q.shape[2], k.shape[2])
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, lse = kernel(q, k, v, 0.0, causal, attn_mask=added, scale=scale)
+        if mask is not None:  # the kernel reports 0, not -inf, where a query sees no key
+            lse = lse.masked_fill(~mask.any(-1), -math.inf)
+        return out, lse
+
+    def backward(
+        self,
+        gradient: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
+    ) -> Gradients:
+        added = None if mask is None else _additive(mask, q, q.shape[2], k.shape[2])
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        found: Gradients = kernel(gradient, q, k, v, out, lse, 0.0, causal, attn_mask=added, scale=scale)
+        return found
+
+
+class _Cuda:
+    """Parts without a mask go to FlashAttention, masked ones to the blocked form."""
+
+    name = "cuda"
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        if mask is not None:
+            return _BLOCKED.forward(q, k, v, mask, causal, scale)
+        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+        return found[0], found[1]
+
+    def backward(
+        self,
+        gradient: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
+    ) -> Gradients:
+        if mask is not None:
+            return _BLOCKED.backward(gradient, q, k, v, out, lse, mask, causal, scale)
+        none = torch.empty(0, device=q.device)
+        seed = torch.zeros((), dtype=torch.int64, device=q.device)  # dropout is 0: no random numbers are drawn
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
+        found: Gradients = kernel(
+            gradient, q, k, v, out, lse, none, none, q.shape[2], k.shape[2], 0.0, causal, seed, seed, scale=scale
+        )
+        return found
+
+
+class _Blocked:
+    name = "blocked"
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        scores = _scores(q, k, mask, causal, scale)
+        lse = scores.logsumexp(-1)
+        weights = (scores - lse.masked_fill(lse.isneginf(), 0.0)[..., None]).exp()
+        return weights.to(v.dtype) @ v, lse
+
+    def backward(
+        self,
+        gradient: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
+    ) -> Gradients:
+        weights = (_scores(q, k, mask, causal, scale) - lse[..., None]).exp()
+        inner = (gradient.to(lse.dtype) * out.to(lse.dtype)).sum(-1, keepdim=True)
+        on_scores = (weights * ((gradient @ v.transpose(-1, -2)).to(lse.dtype) - inner) * scale).to(q.dtype)
+        on_values = weights.to(gradient.dtype).transpose(-1, -2) @ gradient
+        return on_scores @ k, on_scores.transpose(-1, -2) @ q, on_values
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+    """Scores (B, H, T, S) in float32 or wider, -inf where a query does not see a key."""
+    scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
+    if causal:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    return scores if mask is None else scores.masked_fill(~mask, -math.inf)
+
+
+_CPU, _CUDA, _BLOCKED = _Cpu(), _Cuda(), _Blocked()

@@ -1,0 +1,63 @@
+"""Rotation of queries and keys by position, so that their product depends on the distance only.
+
+Rotary embedding (Su et al., https://arxiv.org/abs/2104.09864) turns the pair (x_i, x_j) by the angle n * w_i at
+position n. Two layouts of the pairs and two schedules of the frequencies are in use:
+
+    halves       pairs (x_i, x_{i + D/2}),  w_i = base^(-2 i / D)          RoPE as in Llama
+    interleaved  pairs (x_{2i}, x_{2i+1}),  w_i = base^(-i / (D/2 - 1))    RetNet: the last is exactly 1 / base
+
+Shapes: B batch, T time, H heads, D width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Layout", "angles", "frequencies", "rotate", "rotate_definition"]
+
+Layout = Literal["halves", "interleaved"]
+
+
+def frequencies(width: int, layout: Layout, base: float = 10000.0) -> Tensor:
+    """The D / 2 frequencies in radians a token, float64."""
+    pairs = width // 2
+    if layout == "halves":
+        exponents = torch.arange(pairs, dtype=torch.float64) / pairs
+    else:
+        exponents = torch.linspace(0, 1, pairs, dtype=torch.float64)
+    return base**-exponents
+
+
+def angles(phase: Tensor, frequency: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (B, 1, T, D / 2) of phase (B, T) times frequency (D / 2), computed in float64.
+
+    Float32 would be off by hundredths of a radian at a million tokens.
+    """
+    turn = phase[:, None, :, None].to(torch.float64) * frequency.to(phase.device)
+    return turn.cos().to(dtype), turn.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    """`x` (B, H, T, D) turned by the angles (B, 1, T, D / 2), in the dtype of `x`; computed in that of the angles."""
+    if layout == "halves":
+        a, b = x.to(cos.dtype).chunk(2, dim=-1)
+        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    else:
+        a, b = x.to(cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+    return turned.to(x.dtype)
+
+
+def rotate_definition(x: Tensor, phase: Tensor, layout: Layout, base: float = 10000.0) -> Tensor:
+    """The definition: each pair of `x` (B, H, T, D) as a complex number times exp(i n w)."""
+    turn = phase[:, None, :, None].to(torch.float64) * frequencies(x.shape[-1], layout, base)
+    if layout == "halves":
+        pairs = torch.complex(*x.double().chunk(2, dim=-1))
+        turned = pairs * torch.polar(torch.ones_like(turn), turn)
+        return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
+    turned = pairs * torch.polar(torch.ones_like(turn), turn)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)

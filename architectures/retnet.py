@@ -1,0 +1,136 @@
+"""RetNet: multi-scale retention, linear attention whose heads forget at different rates.
+
+    S_n = gamma S_{n-1} + k_n^T v_n,   o_n = q_n S_n,   gamma_h = 1 - 2^(-5-h)
+    y = W_o (silu(x W_g) * norm(o))
+
+Queries and keys are rotated by position (pairs interleaved, frequencies 10000^(-linspace(0, 1, K / 2))), keys scaled
+by K^(-1/2); norm is an RMS norm of each head without weights. Sun et al., https://arxiv.org/abs/2307.08621. This is the
+paper's form without the extra normalisers of torchscale: those cancel in the norm but for its epsilon, and without them
+the parallel, chunked and recurrent forms are the same function.
+
+State: H K V numbers a layer, whatever the length. Work a token: that of the projections and 4 H K V.
+Shapes: B batch, T time, D width, H heads, K width of a key, V width of a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+
+from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
+from farfield.architectures.ops.linear_attention import linear_attention
+from farfield.architectures.ops.rotary import angles, frequencies, rotate
+from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
+from farfield.architectures.rows import Rows
+from farfield.architectures.state import State
+
+__all__ = ["RetNet", "RetNetConfig", "RetNetState"]
+
+
+class RetNetConfig(MixerSettings):
+    """Multi-scale retention: linear time, constant state, exact recurrent decoding."""
+
+    kind: Literal["retnet"] = "retnet"
+    heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
+    head_width: int = Field(32, ge=2, description="width of a head's keys where heads is null")
+    value_ratio: int = Field(2, ge=1, description="width of a value over that of a key")
+    conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
+    chunk: int = Field(64, ge=1, description="tokens in a chunk of the chunked form")
+
+    def sizes(self, width: int) -> tuple[int, int, int]:
+        """Heads, width of a key, width of a value."""
+        heads, key = head_sizes(width, self.heads, self.head_width)
+        if key % 2:
+            raise ValueError(f"heads: {heads} heads of width {key} given; the rotation needs an even width.")
+        return heads, key, key * self.value_ratio
+
+    def check(self, width: int) -> None:
+        self.sizes(width)
+
+    def build(self, width: int, layer: int, depth: int) -> RetNet:
+        return RetNet(self, width)
+
+    def parameters(self, width: int, layer: int, depth: int) -> int:
+        heads, key, value = self.sizes(width)
+        return width * heads * (2 * key + 3 * value) + heads * (2 * key + value) * self.conv
+
+    def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
+        heads, key, value = self.sizes(width)
+        inputs = heads * (2 * key + value) * max(self.conv - 1, 0) * element
+        return heads * key * value * max(element, 4) + inputs
+
+    def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        heads, key, value = self.sizes(width)
+        return 2 * self.parameters(width, layer, depth) + 4 * heads * key * value
+
+
+@dataclass(frozen=True, eq=False)
+class RetNetState(State):
+    """The recurrence's state (B, H, K, V), float32 or wider, and the convolution's inputs."""
+
+    memory: Tensor
+    conv: ConvolutionState | None
+
+
+class RetNet(Mixer):
+    """See the file's head."""
+
+    def __init__(self, config: RetNetConfig, width: int) -> None:
+        super().__init__()
+        self.heads, self.key, self.value = config.sizes(width)
+        self.chunk = config.chunk
+        self.sizes = [self.heads * self.key, self.heads * self.key, self.heads * self.value]
+        self.qkv = nn.Linear(width, sum(self.sizes), bias=False)
+        self.gate = nn.Linear(width, self.heads * self.value, bias=False)
+        self.out = nn.Linear(self.heads * self.value, width, bias=False)
+        self.taps = nn.Parameter(torch.empty(sum(self.sizes), config.conv)) if config.conv else None
+        self.norm = nn.RMSNorm(self.value, eps=1e-6, elementwise_affine=False)
+        self.frequency = frequencies(self.key, "interleaved")
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As torchscale: Xavier, scaled down by 2^2.5 for the inputs and by 2 for the output."""
+        for weight in (*self.qkv.weight.split(self.sizes), self.gate.weight):
+            nn.init.xavier_uniform_(weight, gain=2**-2.5)
+        nn.init.xavier_uniform_(self.out.weight, gain=2**-1)
+        if self.taps is not None:
+            taps = self.taps.shape[1]
+            nn.init.uniform_(self.taps, -(taps**-0.5), taps**-0.5)
+            with torch.no_grad():
+                self.taps[:, 0] += 1.0
+
+    def log_decay(self, like: Tensor) -> Tensor:
+        """log gamma (1, H, 1), computed in float64."""
+        rate = 2.0 ** (-5.0 - torch.arange(self.heads, dtype=torch.float64, device=like.device))
+        return torch.log1p(-rate)[None, :, None].to(torch.promote_types(like.dtype, torch.float32))
+
+    def start(self, batch: int) -> RetNetState:
+        weight = self.qkv.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        memory = weight.new_zeros(batch, self.heads, self.key, self.value, dtype=wide)
+        conv = None
+        if self.taps is not None:
+            conv = ConvolutionState.empty(batch, self.taps.shape[1], sum(self.sizes), weight)
+        return RetNetState(memory, conv)
+
+    def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        assert isinstance(state, RetNetState)
+        qkv, conv = self.qkv(x), state.conv
+        if self.taps is not None and conv is not None:
+            qkv, conv = short_convolution(qkv, self.taps.to(qkv.dtype), rows, conv)
+        q, k, v = (rearrange(p, "b t (h d) -> b h t d", h=self.heads) for p in qkv.split(self.sizes, dim=-1))
+        q, k = self._turn(q, rows), self._turn(k, rows) * self.key**-0.5
+        out, memory = linear_attention(q, k, v, self.log_decay(q), rows, state.memory, self.chunk)
+        out = rearrange(self.norm(out), "b h t d -> b t (h d)")
+        y = self.out(nn.functional.silu(self.gate(x)) * out.to(x.dtype))
+        return rows.masked(y), RetNetState(memory, conv)
+
+    def _turn(self, x: Tensor, rows: Rows) -> Tensor:
+        kind = torch.promote_types(x.dtype, torch.float32)
+        cos, sin = rows.once(("retnet", self.key, kind), lambda: angles(rows.phase, self.frequency, kind))
+        return rotate(x, cos, sin, "interleaved")

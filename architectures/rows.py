@@ -1,0 +1,130 @@
+"""Where each token of a batch stands: positions, padding, documents.
+
+    positions   0  1  2  0  1 -1      two documents packed into a row, then padding
+    real        1  1  1  1  1  0
+    document    1  1  1  2  2  2      0 would mean: goes on with the document of the state that is handed in
+
+Shapes: B batch, T time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rows"]
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Positions (B, T), int64: 0 starts a new document, -1 is padding (left, right or between documents).
+
+    Padding never stands inside a document: it is not read, not written, and its output is zero. `phase` (B, T) is
+    what positional encodings see; it equals `positions` unless a method says otherwise. `longest` bounds the length
+    of a document where that is known. All else is derived once.
+    """
+
+    positions: Tensor
+    phase: Tensor
+    longest: int | None = None
+
+    @staticmethod
+    def at(positions: Tensor) -> Rows:
+        """Rows whose phase is their positions (B, T)."""
+        return Rows(positions, positions)
+
+    @staticmethod
+    def fresh_documents(batch: int, time: int, device: torch.device | str | None = None) -> Rows:
+        """One whole document a row: positions 0 .. time - 1."""
+        return Rows.at(torch.arange(time, device=device).expand(batch, time))
+
+    @property
+    def batch(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def time(self) -> int:
+        return self.positions.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.positions.device
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(B, T) bool: not padding."""
+        return self.positions >= 0
+
+    @cached_property
+    def document(self) -> Tensor:
+        """(B, T) int64: how many documents have started in this row; 0 goes on with the state's document."""
+        return (self.positions == 0).cumsum(1)
+
+    @cached_property
+    def continued(self) -> Tensor:
+        """(B, T) bool: real tokens that go on with the document of the state."""
+        return self.real & (self.document == 0)
+
+    @cached_property
+    def last_document(self) -> Tensor:
+        """(B,) int64: the document that stands open at the end of each row."""
+        return self.document[:, -1]
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether any token is padding."""
+        return bool((~self.real).any())
+
+    @cached_property
+    def right_padded(self) -> bool:
+        """Whether padding, if any, stands only at the ends of rows."""
+        return not self.padded or not bool((self.real[:, 1:] & ~self.real[:, :-1]).any())
+
+    @cached_property
+    def fresh(self) -> bool:
+        """Whether every row begins a document in its first column, so that no state is looked at."""
+        return bool((self.positions[:, 0] == 0).all())
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether every row holds one document: all rows begin one in their first column, or none begins any."""
+        starts = self.positions == 0
+        return not bool(starts[:, 1:].any()) and (self.fresh or not bool(starts[:, 0].any()))
+
+    @property
+    def plain(self) -> bool:
+        """Whether every row is a run of one document without padding: the fast path of every op."""
+        return self.single and not self.padded
+
+    @cached_property
+    def _memo(self) -> dict[object, object]:
+        return {}
+
+    def once(self, key: object, make: Callable[[], V]) -> V:
+        """`make()`, computed once for these rows and `key`: layers share angles and masks by it."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]  # type: ignore[return-value]  # each key is only used with one type of value
+
+    def segmented(self, segment: int) -> Rows:
+        """The same tokens in documents of at most `segment` tokens, cut at multiples of it; the phase stays."""
+
+        def make() -> Rows:
+            cut = torch.where(self.real, self.positions % segment, self.positions)
+            return Rows(cut, self.phase, segment)
+
+        return self.once(("segmented", segment), make)
+
+    def masked(self, x: Tensor) -> Tensor:
+        """`x` (B, T, ...) with zeros at the padding."""
+        if not self.padded:
+            return x
+        keep = self.real.unflatten(1, (self.time, *([1] * (x.ndim - 2))))
+        return torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))

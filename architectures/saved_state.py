@@ -1,0 +1,71 @@
+"""States on disk: safetensors with a checksum, written whole or not at all.
+
+save_state(state, Path("conversation.safetensors"))
+state = load_state(Path("conversation.safetensors"), model.start(batch))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from farfield.architectures.state import State
+from farfield.config import ModelError
+
+__all__ = ["CHECKSUM", "checksum", "load_state", "save_state"]
+
+S = TypeVar("S", bound=State)
+
+CHECKSUM = "sha256"  # its key in the metadata of a safetensors file
+
+
+def save_state(state: State, file: Path) -> None:
+    """Writes the compacted state to `file`: another file is never half replaced."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.compact().tensors().items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata={CHECKSUM: checksum(tensors)})
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(file: Path, like: S) -> S:
+    """The state in `file`, built as `like` is: the empty state of the same model, on the device of `like`.
+
+    Raises:
+        ModelError: no such file, a damaged one, or the state of another model.
+    """
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file.")
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            said = (opened.metadata() or {}).get(CHECKSUM)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError):
+        raise ModelError(f"{file}: cut short or damaged; prefill anew.") from None
+    if said != checksum(tensors):
+        raise ModelError(f"{file}: damaged: its checksum does not fit; prefill anew.")
+    wanted = like.tensors()
+    if set(wanted) != set(tensors) or any(wanted[name].ndim != tensors[name].ndim for name in wanted):
+        raise ModelError(f"{file}: the state of another model.")
+    device = next(iter(wanted.values())).device if wanted else torch.device("cpu")
+    return like.restored({name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,325 @@
+"""States: what a layer carries from one call to the next, as values.
+
+A `State` is a frozen dataclass of tensors, other states, tuples of states, or None, and a pytree for torch. The first
+dimension of every tensor is the batch. A state that was handed in never changes its meaning: whoever still holds it
+can go on from it again.
+
+Shapes: B batch, H heads, T time, S slots, D width of a key, V width of a value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from farfield.architectures.rows import Rows
+
+__all__ = ["KeyValueBuffer", "NoState", "State", "static"]
+
+S = TypeVar("S", bound="State")
+
+
+def static() -> Any:
+    """A field that is not a tensor and never changes, such as a limit."""
+    return field(metadata={"static": True})
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Base of all states. Subclasses are frozen dataclasses and become pytrees of torch by being defined."""
+
+    def __init_subclass__(cls) -> None:
+        pytree.register_pytree_node(
+            cls,
+            lambda state: (
+                [getattr(state, name) for name in state._names()],
+                tuple((f.name, getattr(state, f.name)) for f in dataclasses.fields(state) if "static" in f.metadata),
+            ),
+            lambda children, context: cls(**dict(zip(cls._names(), children, strict=True)), **dict(context)),
+        )
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [f.name for f in dataclasses.fields(cls) if "static" not in f.metadata]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that this state uses."""
+        return sum(
+            part.bytes if isinstance(part, State) else part.numel() * part.element_size() for part in self._parts()
+        )
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that this state holds, slack included."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+
+    def select(self: S, rows: Tensor) -> S:
+        """The state of batch rows `rows` (n,) int64: picked, repeated, reordered."""
+        return self._map(lambda tensor: tensor.index_select(0, rows), lambda state: state.select(rows))
+
+    def detach(self: S) -> S:
+        """The same values without their gradients' history."""
+        return self._map(lambda tensor: tensor.detach(), lambda state: state.detach())
+
+    def to(self: S, device: torch.device | str) -> S:
+        """The same values on another device."""
+        return self._map(lambda tensor: tensor.to(device), lambda state: state.to(device))
+
+    def compact(self: S) -> S:
+        """The same values without slack, each tensor alone on its memory: what is saved."""
+        return self._map(
+            lambda tensor: tensor.clone(memory_format=torch.contiguous_format), lambda state: state.compact()
+        )
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """All tensors by dotted names, as safetensors stores them."""
+        found: dict[str, Tensor] = {}
+        for name in self._names():
+            value = getattr(self, name)
+            for place, part in _walk(value, f"{prefix}{name}"):
+                found |= part.tensors(f"{place}.") if isinstance(part, State) else {place: part}
+        return found
+
+    def restored(self: S, tensors: Mapping[str, Tensor], prefix: str = "") -> S:
+        """A state built like this one with the tensors that `tensors()` named.
+
+        Raises:
+            KeyError: a tensor of this state is not among `tensors`.
+        """
+
+        def back(value: Any, place: str) -> Any:
+            if isinstance(value, State):
+                return value.restored(tensors, f"{place}.")
+            if isinstance(value, tuple):
+                return tuple(back(item, f"{place}.{index}") for index, item in enumerate(value))
+            return None if value is None else tensors[place]
+
+        return dataclasses.replace(
+            self, **{name: back(getattr(self, name), f"{prefix}{name}") for name in self._names()}
+        )
+
+    def _parts(self) -> Iterator[Tensor | State]:
+        for name in self._names():
+            for _, part in _walk(getattr(self, name), name):
+                yield part
+
+    def _map(self: S, on_tensor: Callable[[Tensor], Tensor], on_state: Callable[[Any], Any]) -> S:
+        def apply(value: Any) -> Any:
+            if isinstance(value, State):
+                return on_state(value)
+            if isinstance(value, tuple):
+                return tuple(apply(item) for item in value)
+            return None if value is None else on_tensor(value)
+
+        return dataclasses.replace(self, **{name: apply(getattr(self, name)) for name in self._names()})
+
+
+def _walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Every tensor and state directly in `value`, with its dotted name."""
+    if isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{place}.{index}")
+    elif value is not None:
+        yield place, value
+
+
+@dataclass(frozen=True, eq=False)
+class NoState(State):
+    """The state of a part that carries nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValueBuffer(State):
+    """Keys (B, H, S, D) and values (B, H, S, V) of the newest tokens of each row's open document, oldest first.
+
+    Row b uses slots [0, length[b]); what lies beyond is slack. Capacity grows by doubling. `mark` (B,) is shared by
+    all states on the same memory and says how far it has been filled: appending at the mark writes in place,
+    appending below it (a second continuation of one state) copies. With a `limit`, only the newest `limit` tokens
+    count; older ones are dropped when the slack is used up, so that a token costs no copy of the window.
+    """
+
+    keys: Tensor
+    values: Tensor
+    length: Tensor
+    mark: Tensor
+    limit: int | None = static()
+
+    @staticmethod
+    def empty(
+        batch: int, heads: int, width: int, like: Tensor, limit: int | None = None, value_width: int | None = None
+    ) -> KeyValueBuffer:
+        """No tokens, in the dtype and on the device of `like`."""
+        length = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        keys = like.new_zeros(batch, heads, 0, width)
+        values = like.new_zeros(batch, heads, 0, value_width or width)
+        return KeyValueBuffer(keys, values, length, length.clone(), limit)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tokens that count, and of the lengths."""
+        heads, width, value_width = self.keys.shape[1], self.keys.shape[3], self.values.shape[3]
+        used = self.length if self.limit is None else self.length.clamp(max=self.limit)
+        return int(used.sum()) * heads * (width + value_width) * self.keys.element_size() + self.length.numel() * 8
+
+    @property
+    def allocated(self) -> int:
+        """Bytes held, slack included."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.keys, self.values, self.length))
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """All tensors but the shared mark, which is the length again once the state stands alone."""
+        names = ("keys", "values", "length")
+        return {f"{prefix}{name}": getattr(self, name) for name in names}
+
+    def restored(self, tensors: Mapping[str, Tensor], prefix: str = "") -> KeyValueBuffer:
+        """A buffer with these tensors. Others may hold their memory, so its first append copies: no slack is left."""
+        keys, values, length = (tensors[f"{prefix}{name}"] for name in ("keys", "values", "length"))
+        return KeyValueBuffer(keys, values, length, torch.full_like(length, keys.shape[2]), self.limit)
+
+    def compact(self) -> KeyValueBuffer:
+        """The tokens that count, without slack."""
+        keys, values, valid = self.read()
+        return _gathered(keys, values, valid, self.limit)
+
+    def cast(self, dtype: torch.dtype) -> KeyValueBuffer:
+        """The same tokens as numbers of `dtype`: under autocast keys are narrower than the weights they come from."""
+        if self.keys.dtype == dtype:
+            return self
+        keys, values = self.keys.to(dtype), self.values.to(dtype)
+        return KeyValueBuffer(keys, values, self.length, self.length.clone(), self.limit)
+
+    def extent(self) -> tuple[int, int]:
+        """The smallest and the largest length of a row."""
+        if not self.length.numel():
+            return 0, 0
+        return int(self.length.min()), int(self.length.max())
+
+    def read(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys (B, H, n, D), values (B, H, n, V) and which are valid (B, n), or None where all are.
+
+        The newest token of every row stands in the last column.
+        """
+        low, high = self.extent()
+        first = 0 if self.limit is None else max(0, low - self.limit)
+        if low == high:
+            return self.keys[:, :, first:high], self.values[:, :, first:high], None
+        count = high - first
+        slots = self.length[:, None] - count + torch.arange(count, device=self.length.device)
+        valid = slots >= 0
+        slots = slots.clamp(min=0)
+        return _take(self.keys, slots), _take(self.values, slots), valid
+
+    def append(self, keys: Tensor, values: Tensor, rows: Rows) -> KeyValueBuffer:
+        """These tokens and the call's keys (B, H, T, D) and values (B, H, T, V) behind them.
+
+        Padding is not kept; a row in which a document starts keeps only the tokens of its last document.
+        """
+        if not rows.plain:
+            return self._append_rows(keys, values, rows)
+        tracked = torch.is_grad_enabled() and (keys.requires_grad or values.requires_grad or self.keys.requires_grad)
+        low, high = (0, 0) if rows.fresh else self.extent()
+        if high and not tracked and self._fits(high + rows.time):
+            return self._write(keys, values, low == high)
+        if low != high:
+            return self._append_rows(keys, values, rows)
+        return self._joined(keys, values, high, tracked)
+
+    def _fits(self, total: int) -> bool:
+        """Whether `total` tokens fit in place: within the slack, at the mark, in memory that may be written here."""
+        frozen = self.keys.is_inference() and not torch.is_inference_mode_enabled()
+        return total <= self.keys.shape[2] and not frozen and torch.equal(self.length, self.mark)
+
+    def _write(self, keys: Tensor, values: Tensor, uniform: bool) -> KeyValueBuffer:
+        """In place at the mark."""
+        time = keys.shape[2]
+        # Slots from the mark on are in nobody's view, so that a graph that has saved a view of the others stays valid:
+        # `data` has no version counter that would tell it otherwise.
+        all_keys, all_values = self.keys.data, self.values.data
+        if uniform:
+            start = int(self.length[0])
+            all_keys[:, :, start : start + time] = keys
+            all_values[:, :, start : start + time] = values
+        else:
+            batch = torch.arange(keys.shape[0], device=keys.device)[:, None]
+            slots = self.length[:, None] + torch.arange(time, device=keys.device)
+            all_keys[batch, :, slots] = keys.transpose(1, 2).to(self.keys.dtype)
+            all_values[batch, :, slots] = values.transpose(1, 2).to(self.values.dtype)
+        self.mark.add_(time)
+        return KeyValueBuffer(self.keys, self.values, self.mark.clone(), self.mark, self.limit)
+
+    def _joined(self, keys: Tensor, values: Tensor, used: int, tracked: bool) -> KeyValueBuffer:
+        """Fresh memory: by concatenation under autograd, with slack otherwise."""
+        time = keys.shape[2]
+        total = used + time
+        first = 0 if self.limit is None else max(0, total - self.limit)
+        count = total - first
+        old_keys, old_values = self.keys[:, :, min(first, used) : used], self.values[:, :, min(first, used) : used]
+        new_keys, new_values = keys[:, :, max(0, first - used) :], values[:, :, max(0, first - used) :]
+        length = torch.full_like(self.length, count)
+        if tracked:
+            joined = [torch.cat(pair, 2) for pair in ((old_keys, new_keys), (old_values, new_values))]
+        else:
+            capacity = 2 * count if self.limit is None else count + min(count, self.limit)
+            joined = [_with_slack(pair, capacity) for pair in ((old_keys, new_keys), (old_values, new_values))]
+        return KeyValueBuffer(joined[0], joined[1], length, length.clone(), self.limit)
+
+    def _append_rows(self, keys: Tensor, values: Tensor, rows: Rows) -> KeyValueBuffer:
+        """Any padding, any documents: all columns joined, the valid ones gathered."""
+        old_keys, old_values, valid = self.read()
+        if valid is None:
+            valid = rows.real.new_ones(rows.batch, old_keys.shape[2])
+        kept = rows.real & (rows.document == rows.last_document[:, None])
+        old = valid & (rows.last_document == 0)[:, None]
+        joined_keys, joined_values = torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
+        tracked = torch.is_grad_enabled() and joined_keys.requires_grad
+        return _gathered(joined_keys, joined_values, torch.cat((old, kept), 1), self.limit, slack=not tracked)
+
+    def select(self, rows: Tensor) -> KeyValueBuffer:
+        """The rows picked, on memory of their own."""
+        length = self.length.index_select(0, rows)
+        keys, values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+        return KeyValueBuffer(keys, values, length, length.clone(), self.limit)
+
+
+def _take(x: Tensor, slots: Tensor) -> Tensor:
+    """Columns `slots` (B, n) of x (B, H, S, D)."""
+    index = slots[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+    return x.gather(2, index)
+
+
+def _with_slack(pair: tuple[Tensor, Tensor], capacity: int) -> Tensor:
+    """Both halves in one new tensor of `capacity` slots."""
+    old, new = pair
+    batch, heads, time, width = new.shape
+    joined = new.new_empty(batch, heads, capacity, width)
+    joined[:, :, : old.shape[2]] = old
+    joined[:, :, old.shape[2] : old.shape[2] + time] = new
+    joined[:, :, old.shape[2] + time :] = 0
+    return joined
+
+
+def _gathered(
+    keys: Tensor, values: Tensor, valid: Tensor | None, limit: int | None, slack: bool = False
+) -> KeyValueBuffer:
+    """The valid columns (B, n) of each row, the newest `limit` of them, oldest first; `slack` behind them."""
+    batch, columns = keys.shape[0], keys.shape[2]
+    if valid is None:
+        valid = torch.ones(batch, columns, dtype=torch.bool, device=keys.device)
+    total = valid.sum(1)
+    length = total if limit is None else total.clamp(max=limit)
+    count = int(length.max()) if length.numel() else 0
+    order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+    slots = (total - length)[:, None] + torch.arange(count, device=keys.device)
+    index = order.gather(1, slots.clamp(max=max(columns - 1, 0))) if columns else slots
+    found = [_take(keys, index), _take(values, index)]
+    if slack:
+        capacity = count + (count if limit is None else min(count, limit))
+        found = [_with_slack((one[:, :, :0], one), capacity) for one in found]
+    return KeyValueBuffer(found[0], found[1], length, length.clone(), limit)

@@ -1,0 +1,208 @@
+"""Clause 12: each mixer and memory once more, from the equations for one document, token by token and head by head.
+
+Nothing of the library is called; only weights and settings are taken from the module. Slow on purpose.
+
+Shapes: T time, D width, H heads, G heads of keys and values, W width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contract.subjects import Subject
+
+Keys = Callable[[int, int], Iterable[int]]
+
+
+def convolved(x: Tensor, taps: Tensor | None) -> Tensor:
+    """y_t = sum_j w_j x_(t-j) of x (T, C) with w (C, K)."""
+    if taps is None:
+        return x
+    rows = []
+    for time in range(x.shape[0]):
+        rows.append(sum(taps[:, j] * x[time - j] for j in range(min(taps.shape[1], time + 1))))
+    return torch.stack(rows)
+
+
+def turned(x: Tensor, position: int, frequency: list[float], pairs: list[tuple[int, int]]) -> Tensor:
+    """Each pair (i, j) of x (W,) turned by the angle position * frequency."""
+    out: list[Tensor] = [torch.zeros(())] * x.shape[0]
+    for (i, j), omega in zip(pairs, frequency, strict=True):
+        c, s = math.cos(position * omega), math.sin(position * omega)
+        out[i], out[j] = c * x[i] - s * x[j], s * x[i] + c * x[j]
+    return torch.stack(out)
+
+
+def rope(x: Tensor, position: int, base: float) -> Tensor:
+    """Llama's: the first half of x (W,) is paired with the second, frequencies base^(-2 i / W)."""
+    half = x.shape[0] // 2
+    frequency = [base ** (-2 * i / x.shape[0]) for i in range(half)]
+    return turned(x, position, frequency, [(i, i + half) for i in range(half)])
+
+
+def softmax_read(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    """sum_m softmax_m(q . k_m / sqrt(W)) v_m."""
+    scores = torch.stack([query @ key for key in keys]) / math.sqrt(query.shape[0])
+    return torch.softmax(scores, 0) @ torch.stack(values)
+
+
+class Softmax:
+    """Queries, keys and values (heads, T, W) of a document x (T, D), before and after rotation, by weight names."""
+
+    def __init__(self, subject: Subject, weights: dict[str, Tensor], x: Tensor) -> None:
+        self.settings: Any = subject.settings
+        self.x, self.weights = x, weights
+        self.heads = self.settings.heads or subject.width // self.settings.head_width
+        self.kv_heads = self.settings.kv_heads or self.heads
+        self.head_width = subject.width // self.heads
+        mixed = convolved(x @ weights["projection.qkv.weight"].T, weights.get("projection.taps"))
+        self.q, self.k, self.v = self.cut(mixed)
+        self.turned_q, self.turned_k = self.turn(self.q), self.turn(self.k)
+
+    def cut(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, (H + 2 G) W) to heads; a head of queries h uses the head h // (H / G) of keys and values."""
+        wide, narrow = self.heads * self.head_width, self.kv_heads * self.head_width
+        q, k, v = mixed.split([wide, narrow, narrow], 1)
+        serves = [head * self.kv_heads // self.heads for head in range(self.heads)]
+        by_heads = [part.reshape(part.shape[0], -1, self.head_width).transpose(0, 1) for part in (q, k, v)]
+        return by_heads[0], by_heads[1][serves], by_heads[2][serves]
+
+    def turn(self, x: Tensor) -> Tensor:
+        if self.settings.position == "none":
+            return x
+        rotated = [[rope(x[h, n], n, self.settings.base) for n in range(x.shape[1])] for h in range(x.shape[0])]
+        return torch.stack([torch.stack(row) for row in rotated])
+
+    def joined(self, out: Tensor) -> Tensor:
+        """(T, D) of heads' outputs (H, T, W)."""
+        return out.transpose(0, 1).reshape(out.shape[1], -1) @ self.weights["projection.out.weight"].T
+
+    def attend(self, near: Keys, remember: Callable[[int, int, Tensor], Tensor] | None = None) -> Tensor:
+        """Every head h and token n over the keys near(h, n); `remember` may make another answer of it."""
+        rows = []
+        for head in range(self.heads):
+            for time in range(self.x.shape[0]):
+                if remember is not None:
+                    rows.append(remember(head, time, self.turned_q[head, time]))
+                    continue
+                seen = list(near(head, time))
+                keys, values = ([part[head, m] for m in seen] for part in (self.turned_k, self.v))
+                rows.append(softmax_read(self.turned_q[head, time], keys, values))
+        return torch.stack(rows).unflatten(0, (self.heads, -1))
+
+
+def attention_near(subject: Subject, heads: Softmax) -> Keys:
+    """With a memory, the open segment; without, the document so far."""
+    segment = subject.memory.segment if subject.memory else 10**9
+    return lambda head, time: range(time // segment * segment, time + 1)
+
+
+def longformer_near(subject: Subject, heads: Softmax) -> Keys:
+    """The window of the head, dilated, without the global positions, and those."""
+    settings: Any = subject.settings
+    window, dilation = settings.window, settings.dilation
+    if not isinstance(window, int):
+        window = window[subject.layer * len(window) // subject.depth]
+
+    def near(head: int, time: int) -> list[int]:
+        step = dilation if isinstance(dilation, int) else dilation[head * len(dilation) // heads.heads]
+        local = [m for m in range(time + 1) if time - m <= window * step and (time - m) % step == 0]
+        return sorted({m for m in local if m >= settings.globals} | set(range(min(settings.globals, time + 1))))
+
+    return near
+
+
+def longformer_globals(heads: Softmax, out: Tensor) -> Tensor:
+    """Global tokens n < G anew: over m <= n, with the global projections of x and no convolution."""
+    if not heads.settings.globals:
+        return out
+    q, k, v = heads.cut(heads.x @ heads.weights["prefix_qkv.weight"].T)
+    q, k, out = heads.turn(q), heads.turn(k), out.clone()
+    for head in range(heads.heads):
+        for time in range(min(heads.settings.globals, heads.x.shape[0])):
+            out[head, time] = softmax_read(q[head, time], list(k[head, : time + 1]), list(v[head, : time + 1]))
+    return out
+
+
+def remembered(subject: Subject, heads: Softmax, near: Keys, gate: Tensor | None) -> Callable[..., Tensor]:
+    """Memorizing Transformers: the best `top` of the complete segments' last `capacity` tokens that are not near."""
+    memory = subject.memory
+    assert memory is not None
+    original = memory.position == "original"
+    q, k, v = (heads.turned_q, heads.turned_k, heads.v) if original else (heads.q, heads.k, heads.v)
+    if not memory.gradient:
+        k, v = k.detach(), v.detach()
+
+    def read(head: int, time: int, query: Tensor) -> Tensor:
+        seen = list(near(head, time))
+        keys, values = ([part[head, m] for m in seen] for part in (heads.turned_k, heads.v))
+        written = time // memory.segment * memory.segment
+        bank = [m for m in range(max(0, written - memory.capacity), written) if m not in seen]
+        scores = {m: float(q[head, time].detach() @ k[head, m].detach()) for m in bank}
+        best = sorted(bank, key=lambda m: -scores[m])[: memory.top]
+        if gate is not None:
+            out = softmax_read(query, keys, values)
+            if not best:
+                return out
+            share = torch.sigmoid(gate[head])
+            return (
+                share * softmax_read(q[head, time], [k[head, m] for m in best], [v[head, m] for m in best])
+                + (1 - share) * out
+            )
+        every = torch.stack([query @ key for key in keys] + [q[head, time] @ k[head, m] for m in best])
+        return torch.softmax(every / math.sqrt(heads.head_width), 0) @ torch.stack(values + [v[head, m] for m in best])
+
+    return read
+
+
+def softmax_mixer(near_of: Callable[[Subject, Softmax], Keys], after: Callable[[Softmax, Tensor], Tensor]) -> Any:
+    """A softmax mixer by which keys are near, with the memory around it where there is one."""
+
+    def formula(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        gate = weights.get("gate")
+        if subject.memory is not None:
+            weights = {name.removeprefix("mixer."): weight for name, weight in weights.items()}
+        heads = Softmax(subject, weights, x)
+        near = near_of(subject, heads)
+        remember = remembered(subject, heads, near, gate) if subject.memory is not None else None
+        return heads.joined(after(heads, heads.attend(near, remember)))
+
+    return formula
+
+
+def retention(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The parallel form with its matrix D: O = (Q K^T * D) V, D_nm = gamma^(n - m) for n >= m."""
+    settings: Any = subject.settings
+    heads = settings.heads or subject.width // settings.head_width
+    key = subject.width // heads
+    value = key * settings.value_ratio
+    q, k, v = convolved(x @ weights["qkv.weight"].T, weights.get("taps")).split([heads * key] * 2 + [heads * value], 1)
+    pairs = [(2 * i, 2 * i + 1) for i in range(key // 2)]
+    frequency = [10000 ** -(i / max(key // 2 - 1, 1)) for i in range(key // 2)]
+    outputs = []
+    for head in range(heads):
+        at, into = slice(head * key, (head + 1) * key), slice(head * value, (head + 1) * value)
+        queries = torch.stack([turned(q[n, at], n, frequency, pairs) for n in range(x.shape[0])])
+        keys = torch.stack([turned(k[n, at], n, frequency, pairs) for n in range(x.shape[0])]) / math.sqrt(key)
+        gamma = 1 - 2.0 ** (-5 - head)
+        times = range(x.shape[0])
+        decay = torch.tensor([[gamma ** (n - m) if n >= m else 0.0 for m in times] for n in times], dtype=x.dtype)
+        out = (queries @ keys.T * decay) @ v[:, into]
+        outputs.append(out / (out.square().mean(1, keepdim=True) + 1e-6).sqrt())
+    gate = x @ weights["gate.weight"].T
+    return (gate * torch.sigmoid(gate) * torch.cat(outputs, 1)) @ weights["out.weight"].T
+
+
+Formula = Callable[[Subject, dict[str, Tensor], Tensor], Tensor]
+
+FORMULAS: dict[str, Formula] = {
+    "attention": softmax_mixer(attention_near, lambda heads, out: out),
+    "longformer": softmax_mixer(longformer_near, longformer_globals),
+    "retnet": retention,
+}
+"""By kind: the answer (T, D) to one document (T, D), from the weights by their names."""

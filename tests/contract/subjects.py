@@ -1,0 +1,133 @@
+"""What the contract suite is run on: every kind of mixer in the union, and every memory around every softmax mixer.
+
+A kind that is added to the union is a subject by that alone, with its default settings. `EXTRA` adds settings that
+reach its other paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from farfield.architectures import KeyedMixer, Mixer, MixerSettings, build_mixer, mixer_kinds
+from farfield.memory import KeyValueMemoryConfig, WithMemory
+from farfield.model import ModelConfig
+
+EXTRA: dict[str, dict[str, dict[str, Any]]] = {
+    "attention": {
+        "grouped-conv": {"heads": 4, "kv_heads": 2, "conv": 4},
+        "nope": {"heads": 2, "position": "none"},
+    },
+    "longformer": {
+        "window": {"heads": 2, "window": 5},
+        "globals": {"heads": 2, "window": 4, "globals": 3},
+        "dilated": {"heads": 6, "kv_heads": 3, "window": 3, "dilation": [1, 3, 2], "globals": 2},
+        "listed-conv": {"heads": 4, "kv_heads": 1, "window": [3, 70], "conv": 3, "globals": 70, "position": "none"},
+    },
+    "retnet": {
+        "conv-chunk": {"heads": 4, "conv": 4, "chunk": 16},
+        "narrow": {"heads": 2, "value_ratio": 1, "chunk": 1000},
+    },
+}
+"""By kind and name: further settings. A list of windows makes the subject the upper layer of two."""
+
+AROUND: dict[str, dict[str, Any]] = {
+    "attention": {"heads": 4, "kv_heads": 2, "conv": 4},
+    "longformer": {"heads": 4, "kv_heads": 2, "window": 7, "dilation": [1, 2], "globals": 2},
+}
+"""By kind: the settings of the mixer that memories are put around; the default ones for a kind that is not listed."""
+
+MEMORIES: dict[str, dict[str, Any]] = {
+    "joint-none": {"capacity": 24, "segment": 4, "top": 3},
+    "joint-original": {"capacity": 9, "segment": 5, "top": 4, "position": "original", "gradient": True},
+    "gate-none": {"capacity": 7, "segment": 3, "top": 2, "combine": "gate", "gradient": True},
+    "gate-original": {"capacity": 500, "segment": 8, "top": 500, "combine": "gate", "position": "original"},
+    "least": {"capacity": 1, "segment": 1, "top": 1},
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Settings of a mixer, its place in the stack, and the memory around it."""
+
+    name: str
+    settings: MixerSettings
+    width: int
+    memory: KeyValueMemoryConfig | None = None
+    layer: int = 0
+    depth: int = 1
+
+    @property
+    def group(self) -> str:
+        """What the count of cases calls it."""
+        return self.settings.kind + ("+memory" if self.memory else "")  # type: ignore[attr-defined]
+
+    def build(self, dtype: torch.dtype = torch.float64, settings: MixerSettings | None = None) -> Mixer:
+        """The mixer with weights that are always the same, none of them at a special value."""
+        settings = settings or self.settings
+        torch.manual_seed(1)
+        mixer = settings.build(self.width, self.layer, self.depth)
+        if self.memory is not None:
+            assert isinstance(mixer, KeyedMixer)
+            mixer = WithMemory(mixer, self.memory, mixer.heads)
+        with torch.no_grad():
+            for parameter in mixer.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape)
+        return mixer.to(dtype)
+
+    def model(self) -> ModelConfig:
+        """The settings of a model all of whose layers are this one."""
+        return ModelConfig.model_validate(
+            {
+                "architecture": {
+                    "width": self.width,
+                    "depth": self.depth,
+                    "pattern": ("layer",),
+                    "layers": {"layer": {"mixer": self.settings}},
+                },
+                "memory": self.memory,
+                "vocabulary": 7,
+            }
+        )
+
+    def state_bytes(self, tokens: int, element: int) -> int:
+        """Bytes of one row's state, as the settings say."""
+        if self.memory is None:
+            return self.settings.state_bytes(self.width, tokens, self.layer, self.depth, element)
+        assert self.depth == 1
+        return self.model().state_bytes(tokens, element) - 8  # the model's own position
+
+
+def settings_of(kind: str, **values: Any) -> MixerSettings:
+    """Settings from plain values, as a configuration file gives them."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return mixer_kinds()[kind](**values)
+
+
+def _plain() -> list[Subject]:
+    found = []
+    for kind in mixer_kinds():
+        found.append(Subject(f"{kind}.default", settings_of(kind), width=64))
+        for name, values in EXTRA.get(kind, {}).items():
+            width = 4 * values.get("heads", 4)
+            listed = any(isinstance(values.get(key), list) for key in ("window",))
+            place = {"layer": 1, "depth": 2} if listed else {}
+            found.append(Subject(f"{kind}.{name}", settings_of(kind, **values), width, **place))
+    return found
+
+
+def _remembering() -> list[Subject]:
+    found = []
+    for kind in mixer_kinds():
+        width = 16 if kind in AROUND else 64
+        settings = settings_of(kind, **AROUND.get(kind, {}))
+        if not isinstance(build_mixer(settings, width), KeyedMixer):
+            continue
+        for name, values in MEMORIES.items():
+            found.append(Subject(f"{kind}+{name}", settings, width, KeyValueMemoryConfig(**values)))
+    return found
+
+
+SUBJECTS = [*_plain(), *_remembering()]

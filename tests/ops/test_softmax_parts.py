@@ -1,0 +1,426 @@
+"""Softmax attention in parts, by both kernels, against its dense definition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from contract.runs import assert_close, error
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from farfield.architectures.ops import attention as op
+from farfield.architectures.ops import backend
+from farfield.architectures.ops.attention import (
+    Banded,
+    Causal,
+    Full,
+    Labelled,
+    Part,
+    Selected,
+    attention,
+    attention_definition,
+    merge,
+)
+
+BACKENDS: tuple[backend.Backend, ...] = ("fused", "blocked")
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
+SCALE = 0.4
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64).to(dtype)
+
+
+def packed(time: int, past: int, batch: int = 2) -> dict[str, Tensor]:
+    """Labels of queries and of [past, call] keys: documents that begin at odd places, padding, an invalid past key."""
+    position, document = (
+        torch.zeros(batch, past + time, dtype=torch.int64),
+        torch.zeros(batch, past + time, dtype=torch.int64),
+    )
+    for row in range(batch):
+        starts = [past + n for n in (3 + 40 * row, 60, 61, 200 + row)]
+        begin, number = 0, 0
+        for column in range(past + time):
+            if column in starts:
+                begin, number = column, number + 1
+            position[row, column], document[row, column] = column - begin, number
+    if past:
+        document[1, 0] = -1
+    padding = torch.zeros(batch, past + time, dtype=torch.bool)
+    padding[0, past + 55 : past + 60] = True
+    position = torch.where(padding, -1, position)
+    document = torch.where(padding, -1, document)
+    queries = torch.where(padding, -2, document)[:, past:]
+    return {
+        "query_position": position[:, past:],
+        "query_document": queries,
+        "key_position": position,
+        "key_document": document,
+    }
+
+
+def plain(time: int, past: int, batch: int = 2) -> dict[str, Tensor]:
+    """Labels of single runs."""
+    position = torch.arange(past + time).expand(batch, -1)
+    zeros = torch.zeros_like(position)
+    return {
+        "query_position": position[:, past:],
+        "query_document": zeros[:, past:],
+        "key_position": position,
+        "key_document": zeros,
+    }
+
+
+def selected(heads: int, time: int, keys: int, count: int) -> Selected:
+    """Each query's own keys, some drawn twice by different queries, some invalid, and one query with none."""
+    index = torch.stack([torch.randperm(keys)[:count] for _ in range(2 * heads * time)]).view(2, heads, time, count)
+    valid = torch.rand(2, heads, time, count) < 0.8
+    valid[:, :, 0] = False
+    return Selected(index, valid)
+
+
+def parts_of(name: str, time: int, heads: int, shared: int, width: int, dtype: torch.dtype) -> list[Part]:
+    """The parts of a case, over a past of 70 keys where the layout has one."""
+    q, past = draw(2, heads, time, width, dtype=dtype), 70
+    layouts = {
+        "full": (Full(), past),
+        "causal": (Causal(), time),
+        "band": (Banded(**plain(time, past), reach=5, regular=True), past + time),
+        "band-from-0": (Banded(**plain(time, 0), reach=150, regular=True), time),
+        "band-endless": (Banded(**plain(time, past), reach=None, regular=True), past + time),
+        "band-first": (Banded(**plain(time, past), reach=90, first=75, regular=True), past + time),
+        "band-dilated": (Banded(**plain(time, past), reach=12, dilation=3, regular=True), past + time),
+        "band-documents": (Banded(**packed(time, past), reach=9), past + time),
+        "band-documents-endless": (Banded(**packed(time, past), reach=None), past + time),
+        "band-all": (Banded(**packed(time, past), reach=8, dilation=2, first=3), past + time),
+        "labelled": (Labelled(**packed(time, past)), past + time),
+        "selected": (selected(heads, time, past, 6), past),  # few keys for each selected one: by a mask
+        "selected-of-many": (selected(heads, time, past, 2), past),  # by gathering
+    }
+    names = {"joined": ["full", "causal"], "three": ["band-first", "labelled", "selected-of-many"]}.get(name, [name])
+    found = []
+    for one in names:
+        layout, keys = layouts[one]
+        found.append(
+            Part(q, draw(2, shared, keys, width, dtype=dtype), draw(2, shared, keys, width, dtype=dtype), layout)
+        )
+    return found
+
+
+NAMES = (
+    "full", "causal", "band", "band-from-0", "band-endless", "band-first", "band-dilated", "band-documents",
+    "band-documents-endless", "band-all", "labelled", "selected", "selected-of-many", "joined", "three",
+)  # fmt: skip
+
+
+def leaves(parts: Sequence[Part]) -> tuple[list[Part], list[Tensor]]:
+    """The same parts on leaves that take gradients, the queries shared."""
+    q = parts[0].queries.detach().requires_grad_()
+    found, tensors = [], [q]
+    for part in parts:
+        k, v = part.keys.detach().requires_grad_(), part.values.detach().requires_grad_()
+        found.append(Part(q, k, v, part.layout))
+        tensors += [k, v]
+    return found, tensors
+
+
+def check(parts: Sequence[Part], kind: backend.Backend, tolerance: float) -> None:
+    parts, tensors = leaves(parts)
+    out, lse = attention(parts, SCALE, kind)
+    expected, expected_lse = attention_definition(parts, SCALE)
+    blind = expected_lse.isneginf()
+    assert torch.equal(lse.isneginf(), blind)
+    assert not out[blind].any()
+    assert_close(out.detach(), expected.detach(), tolerance, "output")
+    assert_close(lse.masked_fill(blind, 0), expected_lse.masked_fill(blind, 0).detach(), tolerance, "log-sum-exp")
+    above = torch.randn_like(out)
+    found = torch.autograd.grad((out * above).sum(), tensors)
+    right = torch.autograd.grad((expected * above).sum(), tensors)
+    for place, pair in enumerate(zip(found, right, strict=True)):
+        assert_close(*pair, tolerance, f"gradient {place}")
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("name", NAMES)
+def test_parts_agree_with_the_definition(name: str, dtype: torch.dtype, kind: backend.Backend) -> None:
+    check(parts_of(name, 140, heads=2, shared=2, width=8, dtype=dtype), kind, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("time", [1, 64, 65, 300])
+@pytest.mark.parametrize(
+    "name", ["band", "band-from-0", "band-first", "band-all", "labelled", "selected", "selected-of-many", "joined"]
+)
+def test_blocks_of_queries_meet(name: str, time: int, kind: backend.Backend) -> None:
+    """Lengths about the sizes of blocks, where one mask serves several of them."""
+    check(parts_of(name, time, heads=1, shared=1, width=4, dtype=torch.float64), kind, 1e-11)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("shared", [1, 2, 3])
+@pytest.mark.parametrize(
+    "name", ["full", "causal", "band-documents", "labelled", "selected", "selected-of-many", "three"]
+)
+def test_heads_share_keys(name: str, shared: int, kind: backend.Backend) -> None:
+    parts = parts_of(name, 66, heads=6, shared=shared, width=4, dtype=torch.float64)
+    found = [replace(part, layout=part.layout) for part in parts]
+    check(found, kind, 1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_agree_in_bfloat16_as_well_as_the_definition_does(name: str) -> None:
+    """Each kernel is at most twice as far from float64 as the definition run in bfloat16."""
+    parts = parts_of(name, 70, heads=2, shared=1, width=8, dtype=torch.bfloat16)
+    exact, _ = attention_definition([_in(part, torch.float64) for part in parts], SCALE)
+    definition, _ = attention_definition(parts, SCALE)
+    for kind in BACKENDS:
+        out, lse = attention(parts, SCALE, kind)
+        assert out.dtype == torch.bfloat16
+        assert lse.dtype == torch.float32
+        assert error(out, exact) <= 2 * error(definition, exact)
+
+
+def _in(part: Part, dtype: torch.dtype) -> Part:
+    return Part(part.queries.to(dtype), part.keys.to(dtype), part.values.to(dtype), part.layout)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("name", ["full", "causal", "band-small", "labelled-small", "selected", "joined"])
+def test_gradients_by_finite_differences(name: str, kind: backend.Backend) -> None:
+    time, shape = 4, (1, 1, 4, 2)
+    q, k, v = (draw(*shape).requires_grad_() for _ in range(3))
+    one = {key: value[:1] for key, value in plain(time, 0).items()}
+    index = torch.tensor([[[[0, 1], [1, 2], [3, 0], [2, 1]]]])
+    layouts = {
+        "full": [Full()],
+        "causal": [Causal()],
+        "band-small": [Banded(**one, reach=1)],
+        "labelled-small": [Labelled(**one)],
+        "selected": [Selected(index, torch.tensor([True, False]).expand_as(index))],
+        "joined": [Full(), Causal()],
+    }[name]
+    # One softmax over two parts must see apart keys: halves of v serve as the second part's.
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: attention(
+            [Part(q, k * (i + 1), v + i, layout) for i, layout in enumerate(layouts)], SCALE, kind
+        )[0],
+        (q, k, v),
+        eps=1e-6,
+        atol=1e-7,
+    )
+
+
+def test_merge_is_one_softmax_and_differentiable() -> None:
+    q, k, v = draw(2, 2, 5, 4), draw(2, 2, 9, 4), draw(2, 2, 9, 4)
+    halves = [
+        attention_definition([Part(q, k[:, :, at], v[:, :, at], Full())], SCALE) for at in (slice(0, 4), slice(4, 9))
+    ]
+    out, lse = merge(halves)
+    expected, expected_lse = attention_definition([Part(q, k, v, Full())], SCALE)
+    assert_close(out, expected, 1e-12)
+    assert_close(lse, expected_lse, 1e-12)
+    inputs = [tensor.requires_grad_() for half in halves for tensor in half]
+    assert torch.autograd.gradcheck(lambda a, la, b, lb: merge([(a, la), (b, lb)]), inputs)
+
+
+def test_merge_of_parts_that_see_nothing() -> None:
+    """Of nothing at all: zero and -inf, without a NaN in the gradient of what does see."""
+    minus = torch.full((1, 1, 2), -torch.inf, dtype=torch.float64)
+    seen = torch.tensor([[[0.3, -torch.inf]]], dtype=torch.float64)
+    value = draw(1, 1, 2, 3).requires_grad_()
+    out, lse = merge([(value, seen), (draw(1, 1, 2, 3), minus)])
+    assert torch.equal(out[0, 0, 0], value[0, 0, 0])
+    assert not out[0, 0, 1].any()
+    assert lse[0, 0].tolist() == [pytest.approx(0.3), -torch.inf]
+    (gradient,) = torch.autograd.grad(out.sum(), value)
+    assert gradient[0, 0].tolist() == [[1.0] * 3, [0.0] * 3]
+
+
+def test_log_sum_exp_carries_no_gradient() -> None:
+    q = draw(1, 1, 3, 2).requires_grad_()
+    _, lse = attention([Part(q, q, q, Full())], SCALE)
+    assert not lse.requires_grad
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_scores_far_from_zero(kind: backend.Backend) -> None:
+    """Scores of thousands: no overflow, and the largest wins."""
+    q, k, v = 60 * draw(1, 1, 40, 8), 60 * draw(1, 1, 40, 8), draw(1, 1, 40, 8)
+    parts, tensors = leaves([Part(q, k, v, Causal())])
+    out, lse = attention(parts, SCALE, kind)
+    expected, expected_lse = attention_definition(parts, SCALE)
+    assert_close(out.detach(), expected.detach(), 1e-9)
+    assert_close(lse, expected_lse.detach(), 1e-12)
+    above = torch.randn_like(out)
+    found, right = (torch.autograd.grad((y * above).sum(), tensors) for y in (out, expected))
+    assert_close(found[2], right[2], 1e-9)
+    for ours, theirs in zip(found[:2], right[:2], strict=True):  # next to nothing, as the softmax is nearly a choice
+        assert (ours - theirs).abs().max() <= 1e-9 * 60 * 60
+
+
+# The two traps of the CPU kernel
+
+
+def test_the_fused_kernel_says_zero_for_a_query_that_sees_nothing() -> None:
+    """Why the log-sum-exp of such rows is set: were this to change, the setting could go."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    x = draw(1, 1, 2, 4)
+    mask = torch.tensor([[0.0, 0.0], [-torch.inf, -torch.inf]], dtype=torch.float64)[None, None]
+    _, lse = kernel(x, x, x, 0.0, False, attn_mask=mask, scale=1.0)
+    assert lse[0, 0, 1] == 0
+    _, ours = backend.choose(x, "fused").forward(x, x, x, mask == 0, False, 1.0)
+    assert ours[0, 0].isneginf().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("layout", [Full(), Causal()], ids=["full", "causal"])
+def test_a_part_without_keys_never_reaches_the_kernel(layout: op.Layout) -> None:
+    """The fused kernel would end the process by a division by zero."""
+    q, none = draw(1, 1, 3, 4), draw(1, 1, 0, 4)
+    with pytest.raises(AssertionError, match="a part without keys"):
+        attention([Part(q, none, none, layout)], SCALE)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_queries_that_see_nothing_have_no_part_in_any_gradient(kind: backend.Backend) -> None:
+    labels = plain(5, 0, batch=1)
+    labels["query_document"] = torch.tensor([[0, -2, 0, -2, 0]])
+    blind = [1, 3]
+    for layout in (Banded(**labels, reach=2), Labelled(**labels)):
+        q, k, v = (draw(1, 1, 5, 4).requires_grad_() for _ in range(3))
+        out, lse = attention([Part(q, k, v, layout)], SCALE, kind)
+        assert lse[0, 0].isneginf().tolist() == [False, True, False, True, False]
+        whole = torch.autograd.grad(out.sum(), (q, k, v), retain_graph=True)
+        assert all(gradient.any() for gradient in whole)
+        assert not whole[0][0, 0, blind].any()
+        assert not any(gradient.any() for gradient in torch.autograd.grad(1e6 * out[:, :, blind].sum(), (q, k, v)))
+
+
+@dataclass
+class Spy:
+    """A kernel that remembers the shapes it is handed and leaves the work to the blocked one."""
+
+    name: str = "spy"
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        self.seen.append((q.shape[2], k.shape[2]))
+        return backend.choose(q, "blocked").forward(q, k, v, mask, causal, scale)
+
+    def backward(self, gradient: Tensor, q: Tensor, k: Tensor, *rest: object) -> backend.Gradients:
+        self.seen.append((q.shape[2], k.shape[2]))
+        return backend.choose(q, "blocked").backward(gradient, q, k, *rest)  # type: ignore[arg-type]
+
+    @property
+    def work(self) -> int:
+        """Pairs of a query and a key column."""
+        return sum(queries * keys for queries, keys in self.seen)
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    found = Spy()
+    monkeypatch.setattr(op, "choose", lambda q, kind: found)
+    return found
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes of memory behind a tensor that any operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return out
+
+
+BANDS = {
+    "plain": lambda time: Banded(**plain(time, 0), reach=32, regular=True),
+    "dilated": lambda time: Banded(**plain(time, 0), reach=32, dilation=4, regular=True),
+    "first": lambda time: Banded(**plain(time, 0), reach=32, first=3, regular=True),
+    "documents": lambda time: Banded(**packed(time, 0), reach=32),
+}
+
+
+@pytest.mark.parametrize("name", BANDS)
+def test_a_band_costs_linear_work(name: str, spy: Spy) -> None:
+    """Twice the length is twice the pairs that the kernel is handed, forward and backward, and never T by T."""
+    works = []
+    for time in (1024, 2048):
+        spy.seen.clear()
+        parts, tensors = leaves([Part(*(draw(2, 1, time, 4) for _ in range(3)), BANDS[name](time))])
+        torch.autograd.grad(attention(parts, SCALE)[0].sum(), tensors)
+        works.append(spy.work)
+        assert max(keys for _, keys in spy.seen) <= 64 + 32
+        assert spy.work <= 2 * time * (64 + 32)
+    assert 1.9 <= works[1] / works[0] <= 2.1
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("name", BANDS)
+def test_a_band_allocates_nothing_of_time_by_time(name: str, kind: backend.Backend) -> None:
+    sizes = []
+    for time in (1024, 2048):
+        parts, tensors = leaves([Part(*(draw(2, 1, time, 4) for _ in range(3)), BANDS[name](time))])
+        with Largest() as largest:
+            torch.autograd.grad(attention(parts, SCALE, kind)[0].sum(), tensors)
+        sizes.append(largest.bytes)
+        assert largest.bytes <= 2 * time * 16 * 8
+    assert sizes[1] <= 2.1 * sizes[0]
+
+
+def test_a_band_without_reach_never_holds_all_scores() -> None:
+    """A whole document behind packing: quadratic work by nature, but a block of queries at a time."""
+    time = 1024
+    parts, tensors = leaves([Part(*(draw(1, 1, time, 4) for _ in range(3)), Banded(**plain(time, 0, 1), reach=None))])
+    with Largest() as largest:
+        torch.autograd.grad(attention(parts, SCALE, "blocked")[0].sum(), tensors)
+    assert largest.bytes <= 8 * time * op.BLOCK
+
+
+@pytest.mark.parametrize("keys", [op.DENSE * 4, op.DENSE * 4 + 1], ids=["mask", "gathering"])
+def test_selected_keys_are_read_a_block_of_queries_at_a_time(keys: int) -> None:
+    """About the number of keys at which the one form takes over from the other; never queries by keys at once."""
+    time, count, width = 1024, 4, 4
+    index = torch.stack([torch.randperm(keys)[:count] for _ in range(time)])[None, None]
+    layout = Selected(index, torch.ones_like(index, dtype=torch.bool))
+    parts, tensors = leaves([Part(draw(1, 1, time, width), *(draw(1, 1, keys, width) for _ in range(2)), layout)])
+    with Largest() as largest:
+        torch.autograd.grad(attention(parts, SCALE)[0].sum(), tensors)
+    block = op.BLOCK * (keys if keys <= op.DENSE * count else count * width)
+    assert largest.bytes <= 8 * max(block, time * width)
+    check(parts, "auto", 1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layouts_of_some_heads(name: str) -> None:
+    parts = parts_of(name, 66, heads=4, shared=4, width=4, dtype=torch.float64)
+    heads = torch.tensor([3, 1])
+    some = [
+        Part(*(x.index_select(1, heads) for x in (part.queries, part.keys, part.values)), part.layout.select(heads))
+        for part in parts
+    ]
+    assert_close(attention(some, SCALE)[0], attention(parts, SCALE)[0].index_select(1, heads), 1e-12)
+
+
+def test_layouts_that_a_state_makes_without_a_gradient_for_keys() -> None:
+    """Keys of a memory take no gradient; queries and the near field still do."""
+    parts = parts_of("joined", 20, heads=2, shared=2, width=4, dtype=torch.float64)
+    q, near = parts[0].queries.requires_grad_(), parts[1].keys.requires_grad_()
+    out, _ = attention(
+        [Part(q, parts[0].keys, parts[0].values, Full()), Part(q, near, parts[1].values, Causal())], SCALE
+    )
+    on_q, on_near = torch.autograd.grad(out.sum(), (q, near))
+    assert on_q.any()
+    assert on_near.any()
+    assert not parts[0].keys.requires_grad

@@ -1,0 +1,13 @@
+"""What is kept of the past outside the backbone's own state, and how it is read back.
+
+Adding a memory: its file, one name in `MemoryConfig` below, one yaml file in configs/memory/. Settings of the
+key-value memory are yaml files alone.
+"""
+
+from __future__ import annotations
+
+from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
+
+__all__ = ["KeyValueMemoryConfig", "MemoryConfig", "WithMemory"]
+
+MemoryConfig = KeyValueMemoryConfig

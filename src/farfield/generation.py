@@ -1,0 +1,299 @@
+"""Text from a model, token by token: prompts of different lengths in one batch, greedy or sampled, streamed.
+
+    for piece in stream(model, tokenizer, ["Once upon", "The"], GenerationConfig(tokens=64)):
+        print(piece.row, piece.text)
+
+Prompts are prefilled in pieces with padding on the right; then every row goes on by itself. What a row says does not
+depend on the rows beside it: padding is neither read nor written, and each row draws from a generator of its own.
+
+Shapes: B batch, T time, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from farfield.config import Config, ModelError, read
+from farfield.model import LanguageModel, Loss, ModelConfig, ModelState
+from farfield.tokenizers import Decoder, Tokenizer
+
+__all__ = ["Decoding", "Generated", "GenerationConfig", "Piece", "TextModel", "choose", "generate", "prefill", "stream"]
+
+PIECE = 1024  # tokens of a prompt that are prefilled in one call
+
+
+class GenerationConfig(Config):
+    """How an answer is written."""
+
+    tokens: int = Field(64, ge=1, description="the most tokens of an answer")
+    temperature: float = Field(0.0, ge=0, description="0: the most likely token at each step")
+    top_k: int | None = Field(None, ge=1, description="draw among the k most likely tokens; null: among all")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw among the most likely tokens that together reach p")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the draws where temperature is above 0")
+    stop: tuple[str, ...] = Field((), description="texts that end an answer; they are not part of it")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More text of one row; pieces hold whole characters and never a part of a stop text."""
+
+    row: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A finished answer: its ids (an end token and the ids of a stop text included), its text and why it ended."""
+
+    ids: list[int]
+    text: str
+    reason: Literal["end", "stop", "length"]
+
+
+@torch.no_grad()
+def prefill(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], state: ModelState | None = None, piece: int = PIECE
+) -> tuple[Tensor, ModelState]:
+    """Logits (B, V) behind the last token of each prompt, and the state there; `state` goes on where it stopped.
+
+    Raises:
+        ModelError: no prompts, or one without tokens.
+    """
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise ModelError("prompt: empty. A model needs at least one token to go on from.")
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    state = model.start(len(prompts)) if state is None else state
+    begin, time = state.position, int(lengths.max())
+    tokens = torch.zeros(len(prompts), time, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.as_tensor(prompt, dtype=torch.int64)
+    tokens = tokens.to(model.device)
+    column = torch.arange(time, device=model.device)
+    positions = torch.where(column < lengths[:, None], begin[:, None] + column, -1)
+    last = torch.zeros(len(prompts), model.config.architecture.width, dtype=model.embedding.weight.dtype).to(
+        model.device
+    )
+    for first in range(0, time, piece):
+        part = slice(first, first + piece)
+        hidden, state = model.hidden(tokens[:, part], state, positions=positions[:, part])
+        ends = (lengths > first) & (lengths <= first + hidden.shape[1])
+        at = (lengths - 1 - first).clamp(0, hidden.shape[1] - 1)
+        found = hidden.gather(1, at[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
+        last = torch.where(ends[:, None], found.to(last.dtype), last)
+    return model.head(last), state
+
+
+def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
+    """The next id (B,) of each row from logits (B, V); row b draws from `generators[b]`."""
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    scores = logits.float() / config.temperature
+    if config.top_k is not None and config.top_k < scores.shape[-1]:
+        least = scores.topk(config.top_k).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if config.top_p < 1:
+        ordered, order = scores.sort(descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        dropped = (before >= config.top_p).scatter(1, order, before >= config.top_p)
+        scores = scores.masked_fill(dropped, -torch.inf)
+    chances = scores.softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=generators[b]) for b, row in enumerate(chances)]
+    return torch.cat(drawn).to(logits.device)
+
+
+@dataclass
+class Decoding:
+    """Rows that are being continued. Rows that have ended are taken out, so that they cost nothing more."""
+
+    model: LanguageModel
+    logits: Tensor
+    state: ModelState
+    config: GenerationConfig
+    rows: list[int] = field(default_factory=list)
+    generators: list[torch.Generator] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = list(range(self.logits.shape[0]))
+        # Spread apart, so that row 1 of seed 0 is not row 0 of seed 1.
+        seeds = [(self.config.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9) % 2**63 for row in self.rows]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @torch.no_grad()
+    def ids(self) -> dict[int, int]:
+        """The next id of every row that goes on, by row."""
+        self._next = choose(self.logits, self.config, self.generators)
+        return dict(zip(self.rows, self._next.tolist(), strict=True))
+
+    @torch.no_grad()
+    def advance(self, ended: set[int]) -> None:
+        """Read the ids just chosen, but for rows that have `ended`."""
+        kept = [place for place, row in enumerate(self.rows) if row not in ended]
+        tokens = self._next
+        if len(kept) < len(self.rows):
+            index = torch.tensor(kept, dtype=torch.int64, device=tokens.device)
+            tokens, self.state = tokens[index], self.state.select(index)
+            self.rows = [self.rows[place] for place in kept]
+            self.generators = [self.generators[place] for place in kept]
+        if self.rows:
+            hidden, self.state = self.model.hidden(tokens[:, None], self.state)
+            self.logits = self.model.head(hidden[:, -1])
+
+
+class _Writer:
+    """The text of one row: whole characters, and nothing that may still turn out to be a stop text."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
+        self.decoder, self.stop, self.end = Decoder(tokenizer, after=prompt), stop, tokenizer.end
+        self.ids: list[int] = []
+        self.text, self.said = "", 0
+        self.reason: Literal["end", "stop", "length"] | None = None
+
+    def push(self, token: int) -> str:
+        """The text that is certain once `token` has come."""
+        self.ids.append(token)
+        if token == self.end:
+            self.reason = "end"
+            return self.close()
+        return self._add(self.decoder.push(token))
+
+    def close(self) -> str:
+        """What was held back."""
+        if self.reason != "stop":
+            self._add(self.decoder.finish())
+        new, self.said = self.text[self.said :], len(self.text)
+        return new
+
+    def _add(self, text: str) -> str:
+        begin = max(0, len(self.text) - max(map(len, self.stop), default=0))
+        self.text += text
+        found = [at for at in (self.text.find(stop, begin) for stop in self.stop) if at >= 0]
+        if found:
+            self.text, self.reason = self.text[: min(found)], "stop"
+        held = 0 if found else _held(self.text, self.stop)
+        new = self.text[self.said : len(self.text) - held]
+        self.said += len(new)
+        return new
+
+
+def _held(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of a stop text."""
+    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+
+
+def stream(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]], config: GenerationConfig
+) -> Generator[Piece, None, list[Generated]]:
+    """Pieces of text as they come, from prompts as text or ids; the generator returns all answers at its end.
+
+    Raises:
+        ModelError: no prompts, or an empty one.
+    """
+    if any(not stop for stop in config.stop):
+        raise ModelError("generation.stop: an empty text ends every answer before it begins.")
+    ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    writers = [_Writer(tokenizer, prompt, config.stop) for prompt in ids]
+    decoding = Decoding(model, *prefill(model, ids), config)
+    for _ in range(config.tokens):
+        chosen = decoding.ids()
+        for row, token in chosen.items():
+            text = writers[row].push(token)
+            if text:
+                yield Piece(row, text)
+        ended = {row for row in chosen if writers[row].reason}
+        if len(ended) == len(chosen) or len(writers[decoding.rows[0]].ids) == config.tokens:
+            break
+        decoding.advance(ended)
+    for row, writer in enumerate(writers):
+        if writer.reason is None:
+            writer.reason = "length"
+            text = writer.close()
+            if text:
+                yield Piece(row, text)
+    return [Generated(writer.ids, writer.text, writer.reason or "length") for writer in writers]
+
+
+def generate(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]], config: GenerationConfig
+) -> list[Generated]:
+    """All answers at once; see `stream`."""
+    pieces = stream(model, tokenizer, prompts, config)
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            answers: list[Generated] = end.value
+            return answers
+
+
+class TextModel(nn.Module):
+    """A language model with its tokenizer: what `farfield.load` and `farfield.build` give.
+
+    model = farfield.load("runs/retnet-tiny-text")
+    logits, state = model(tokens)
+    text = model.generate("Once upon a time", tokens=64)
+    """
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, info: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.info = model, tokenizer, info or {}
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the model is built from."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def start(self, batch: int) -> ModelState:
+        """The empty state of `batch` rows."""
+        return self.model.start(batch)
+
+    def forward(
+        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Logits (B, T, V) of tokens (B, T) int64, and the state behind them; see `LanguageModel.hidden`."""
+        found: tuple[Tensor, ModelState] = self.model(tokens, state, positions=positions)
+        return found
+
+    def hidden(
+        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Normalised output of the last layer (B, T, D), and the state behind it."""
+        return self.model.hidden(tokens, state, positions=positions)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of `hidden` (..., D)."""
+        return self.model.head(hidden)
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+    ) -> Loss:
+        """The loss of predicting `targets` (B, T), where -100 is not scored."""
+        return self.model.loss(tokens, targets, state, positions=positions)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Any:
+        """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0."""
+        given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = [answer.text for answer in generate(self.model, self.tokenizer, prompts, config)]
+        return texts[0] if isinstance(prompt, str) else texts

@@ -1,0 +1,286 @@
+"""The language model: embedding, a decoder of any pattern with a memory around its layers, and a head.
+
+    model = LanguageModel(ModelConfig(architecture=..., memory=None, vocabulary=257))
+    logits, state = model(tokens)                   # (B, T) -> (B, T, V)
+    logits, state = model(more_tokens, state)       # goes on where it stopped
+    loss = model.loss(tokens, targets)              # never (B, T, V) at once
+
+This is the one place that knows all kinds of mixers and memories.
+Shapes: B batch, T time, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from farfield.architectures import KeyedMixer, KeyedSettings, Mixer, MixerConfig, Rows, State, mixer_kinds
+from farfield.architectures.decoder import Decoder, DecoderConfig
+from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
+from farfield.config import Config, ModelError
+from farfield.memory import MemoryConfig, WithMemory
+
+__all__ = ["LanguageModel", "Loss", "ModelConfig", "ModelState"]
+
+
+class ModelConfig(Config):
+    """All that it takes to build the model again."""
+
+    architecture: DecoderConfig
+    memory: MemoryConfig | None = None
+    vocabulary: int = Field(ge=1, description="number of token ids")
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        try:
+            check_memory(self.architecture, self.memory)
+        except ValueError as error:
+            raise ValueError(f".{error}") from None  # a path of its own: see farfield.config
+        return self
+
+    def parameters(self) -> int:
+        """Number of weights."""
+        embedding = self.vocabulary * self.architecture.width
+        gates = sum(keyed.sizes(self.architecture.width)[0] for _, keyed in self._remembering() if self._gated())
+        return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + gates
+
+    def state_bytes(self, tokens: int, element: int = 4) -> int:
+        """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number."""
+        architecture, memory = self.architecture, self.memory
+        width, depth = architecture.width, architecture.depth
+        remembering = dict(self._remembering())
+        total = 8  # the position
+        for index in range(depth):
+            near = tokens
+            if memory is not None and index in remembering and remembering[index].reach(index, depth) is None:
+                near = (tokens - 1) % memory.segment + 1 if tokens else 0
+            total += architecture.layer(index).mixer.state_bytes(width, near, index, depth, element)
+            if memory is not None and index in remembering:
+                _, kv_heads, head_width = remembering[index].sizes(width)
+                total += memory.state_bytes(kv_heads, head_width, tokens, element)
+        return total
+
+    def flops(self, tokens: int) -> int:
+        """Multiply-adds times two of decoding one token after `tokens` others, the head included."""
+        architecture, memory = self.architecture, self.memory
+        width, depth = architecture.width, architecture.depth
+        remembering = dict(self._remembering())
+        total = 2 * self.vocabulary * width
+        for index in range(depth):
+            layer, near = architecture.layer(index), tokens
+            if memory is not None and index in remembering and remembering[index].reach(index, depth) is None:
+                near = tokens % memory.segment
+            total += layer.mixer.flops(width, near, index, depth) + layer.feedforward.flops(width)
+            if memory is not None and index in remembering:
+                heads, _, head_width = remembering[index].sizes(width)
+                total += memory.flops(heads, head_width, tokens)
+        return total
+
+    def _gated(self) -> bool:
+        return self.memory is not None and self.memory.combine == "gate"
+
+    def _remembering(self) -> list[tuple[int, KeyedSettings]]:
+        """Layers with a memory, and the settings of their mixers."""
+        return [] if self.memory is None else _keyed(self.architecture, self.memory)
+
+
+def check_memory(architecture: DecoderConfig, memory: MemoryConfig | None) -> None:
+    """Raise ValueError where the memory does not fit the layers."""
+    if memory is None:
+        return
+    try:
+        for index, mixer in _keyed(architecture, memory):
+            memory.check(mixer.reach(index, architecture.depth))
+    except ValueError as error:
+        raise ValueError(f"memory.{error}") from None
+
+
+def _keyed(architecture: DecoderConfig, memory: MemoryConfig) -> list[tuple[int, KeyedSettings]]:
+    """The layers that get the memory: of those it names, the ones with softmax attention."""
+    kinds = {index: architecture.layer(index).mixer for index in memory.places(architecture.depth)}
+    keyed: list[tuple[int, KeyedSettings]] = [
+        (index, mixer) for index, mixer in kinds.items() if isinstance(mixer, KeyedSettings)
+    ]
+    if not keyed or (memory.layers != "all" and len(keyed) < len(kinds)):
+        other = next(mixer.kind for mixer in kinds.values() if not isinstance(mixer, KeyedSettings))
+        fit = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
+        raise ValueError(
+            f"name: '{memory.name}' needs layers with softmax attention, not '{other}'. Kinds that have it: {fit}."
+        )
+    return keyed
+
+
+@dataclass(frozen=True, eq=False)
+class ModelState(State):
+    """The position (B,) int64 that comes next in each row, and the state of each layer."""
+
+    position: Tensor
+    layers: tuple[State, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A batch's loss: `total` is what is minimised, `nll` the mean negative log-likelihood in nats a scored token."""
+
+    total: Tensor
+    nll: Tensor
+    auxiliary: dict[str, Tensor]
+    tokens: int
+    state: ModelState
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, logits out, with a state that is a value."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        architecture = config.architecture
+        self.embedding = nn.Embedding(config.vocabulary, architecture.width)
+        self.decoder = Decoder(architecture, self._mixer)
+        self.output = None if architecture.tied else nn.Linear(architecture.width, config.vocabulary, bias=False)
+        self.reset_parameters()
+
+    def _mixer(self, index: int) -> Mixer:
+        """The mixer of layer `index`, with the memory around it where it has one."""
+        architecture, memory = self.config.architecture, self.config.memory
+        settings: MixerConfig = architecture.layer(index).mixer
+        mixer = settings.build(architecture.width, index, architecture.depth)
+        if memory is None or index not in dict(_keyed(architecture, memory)):
+            return mixer
+        assert isinstance(mixer, KeyedMixer)
+        assert isinstance(settings, KeyedSettings)
+        return WithMemory(mixer, memory, settings.sizes(architecture.width)[0])
+
+    def reset_parameters(self) -> None:
+        """Logits begin with variance 1: the head sees normalised vectors."""
+        nn.init.normal_(self.embedding.weight, std=self.config.architecture.width**-0.5)
+        if self.output is not None:
+            nn.init.normal_(self.output.weight, std=self.config.architecture.width**-0.5)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def start(self, batch: int) -> ModelState:
+        """The empty state of `batch` rows."""
+        position = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        return ModelState(position, self.decoder.start(batch))
+
+    def forward(
+        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Logits (B, T, V) of tokens (B, T) int64, and the state behind them. See `hidden` for the arguments."""
+        hidden, state = self.hidden(tokens, state, positions=positions)
+        return self.head(hidden), state
+
+    def hidden(
+        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """Normalised output of the last layer (B, T, D), zero at padding, and the state behind it.
+
+        Args:
+            tokens: (B, T) int64; at padding any id.
+            state: what an earlier call returned; None begins anew.
+            positions: (B, T) int64: 0 starts a document, -1 is padding; None goes on from the state.
+
+        Raises:
+            ModelError: shapes that do not fit, an id outside the vocabulary, or no tokens at all.
+        """
+        hidden, state, _ = self._run(tokens, state, positions)
+        return hidden, state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of `hidden` (..., D)."""
+        return nn.functional.linear(hidden, self._head_weight())
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: ModelState | None = None,
+        *,
+        positions: Tensor | None = None,
+        piece: int = 1024,
+    ) -> Loss:
+        """The loss of predicting `targets` (B, T), where logits[b, t] predict targets[b, t] and -100 is not scored."""
+        hidden, state, auxiliary = self._run(tokens, state, positions)
+        self._check_targets(tokens, targets)
+        count = int((targets != IGNORED).sum())
+        total = linear_cross_entropy(hidden.flatten(0, 1), self._head_weight(), targets.flatten(), piece)
+        nll = total / max(count, 1)
+        return Loss(sum(auxiliary.values(), nll), nll, auxiliary, count, state)
+
+    def _head_weight(self) -> Tensor:
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def _run(
+        self, tokens: Tensor, state: ModelState | None, positions: Tensor | None
+    ) -> tuple[Tensor, ModelState, dict[str, Tensor]]:
+        """The decoder on tokens whose padding, if any, has been moved behind the real tokens of its row."""
+        state = self.start(tokens.shape[0]) if state is None else state
+        self._check(tokens, state, positions)
+        order, checked = None, positions is not None
+        if positions is None:
+            positions = state.position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        rows = Rows.at(positions)
+        if not rows.right_padded:
+            order = (~rows.real).to(torch.uint8).argsort(dim=1, stable=True)
+            tokens, rows = tokens.gather(1, order), Rows.at(positions.gather(1, order))
+        if checked:
+            _check_positions(rows, state.position)
+        x = self.embedding(torch.where(rows.real, tokens, 0) if rows.padded else tokens)
+        x, layers, auxiliary = self.decoder(x, rows, state.layers)
+        x = rows.masked(x)
+        if order is not None:
+            x = x.gather(1, order.argsort(dim=1)[..., None].expand_as(x))
+        return x, ModelState(_following(rows, state.position), layers), auxiliary
+
+    def _check_targets(self, tokens: Tensor, targets: Tensor) -> None:
+        if targets.shape != tokens.shape:
+            raise ModelError(f"targets: shape {tuple(targets.shape)} given for tokens of {tuple(tokens.shape)}.")
+        scored = targets[targets != IGNORED]
+        if scored.numel() and not 0 <= int(scored.min()) <= int(scored.max()) < self.config.vocabulary:
+            raise ModelError(f"targets: ids from 0 to {self.config.vocabulary - 1}, or {IGNORED} where not scored.")
+
+    def _check(self, tokens: Tensor, state: ModelState, positions: Tensor | None) -> None:
+        for name, given in (("tokens", tokens), ("positions", positions)):
+            if given is not None and given.dtype != torch.int64:
+                raise ModelError(f"{name}: {given.dtype} given, int64 is needed.")
+        if tokens.ndim != 2 or not tokens.numel():
+            raise ModelError(f"tokens: shape {tuple(tokens.shape)} given, (batch, time) with at least one is needed.")
+        if tokens.shape[0] != state.position.shape[0]:
+            raise ModelError(f"tokens: {tokens.shape[0]} rows given, but the state has {state.position.shape[0]}.")
+        if positions is not None and positions.shape != tokens.shape:
+            raise ModelError(f"positions: shape {tuple(positions.shape)} given for tokens of {tuple(tokens.shape)}.")
+        seen = tokens if positions is None else tokens[positions >= 0]
+        if seen.numel() and not 0 <= int(seen.min()) <= int(seen.max()) < self.config.vocabulary:
+            raise ModelError(f"tokens: ids from 0 to {self.config.vocabulary - 1} are known, others were given.")
+
+
+def _check_positions(rows: Rows, before: Tensor) -> None:
+    """Raise ModelError where a row neither starts a document, nor goes on with the state's, nor with its own.
+
+    Args:
+        rows: padding, if any, at the ends of rows. before: the position (B,) that comes next after the state.
+    """
+    first, real = rows.positions[:, 0], rows.real
+    good = (first == 0) | (first == before) | ~real[:, 0]
+    steps = rows.positions[:, 1:]
+    follows = (steps == 0) | (steps == rows.positions[:, :-1] + 1) | ~real[:, 1:]
+    if not bool(good.all() & follows.all()):
+        raise ModelError(
+            "positions: within a document they rise by 1. A row starts one at 0 or goes on at the state's position; "
+            "-1 is padding."
+        )
+
+
+def _following(rows: Rows, before: Tensor) -> Tensor:
+    """The position (B,) after each row's last real token; as before where a row has none."""
+    count = rows.real.sum(1)
+    last = rows.positions.gather(1, (count - 1).clamp(min=0)[:, None])[:, 0]
+    return torch.where(count > 0, last + 1, before)

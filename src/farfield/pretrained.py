@@ -1,0 +1,271 @@
+"""Trained models from disk: a run's folder, or one of its files.
+
+    model, tokenizer, info = load("runs/retnet")                        # the best weights of a run
+    model, tokenizer, info = load("runs/retnet/checkpoints/last.ckpt")  # those of one checkpoint
+
+What a run leaves, and which file `load` takes: the first of the three marked ones that is there.
+
+    runs/<name>/
+        config.yaml             all that the model is rebuilt from
+        tokenizer/
+        model.safetensors       (1) best weights, written at the end
+        last.safetensors            final weights, written at the end
+        checkpoints/best.ckpt   (2) best so far, with all that the run needs to go on from there
+        checkpoints/last.ckpt   (3) newest
+
+Files are data here, never code: weights are read by safetensors, or by torch with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no types; OmegaConf raises its errors
+
+from farfield.architectures.saved_state import CHECKSUM, checksum
+from farfield.config import ConfigError, DataError, ModelError, nearest, read
+from farfield.model import LanguageModel, ModelConfig
+from farfield.tokenizers import Tokenizer, load_tokenizer
+
+__all__ = [
+    "BEST",
+    "CHECKPOINTS",
+    "CONFIG",
+    "EXPORT",
+    "FORMAT",
+    "LAST",
+    "MODEL_KEYS",
+    "OURS",
+    "TOKENIZER",
+    "WEIGHTS",
+    "WEIGHTS_PREFIX",
+    "Pretrained",
+    "load",
+    "model_config",
+    "read_checkpoint",
+    "read_config",
+]
+
+FORMAT = 1  # of config.yaml and of checkpoints; a reader refuses every other
+
+CONFIG, TOKENIZER, EXPORT = "config.yaml", "tokenizer", "model.safetensors"
+CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "last.ckpt"
+
+# A checkpoint is the mapping that Lightning makes, with one entry of ours: format, config, progress, states.
+OURS, WEIGHTS, WEIGHTS_PREFIX = "farfield", "state_dict", "model."
+
+MODEL_KEYS = ("architecture", "memory", "vocabulary")
+
+
+class Pretrained(NamedTuple):
+    """A model in evaluation mode, the tokenizer it was trained with, and where they come from.
+
+    `info` has: path, weights (the file), name, step, loss (of the best step, nats a token), parameters, config.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+
+
+class _Weights(NamedTuple):
+    """Tensors by the model's own names, and what the file says of them."""
+
+    tensors: dict[str, Tensor]
+    step: int | None
+    loss: float | None
+    config: dict[str, Any]
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> Pretrained:
+    """The trained model at `path`: a run's folder, a .ckpt or a .safetensors file in it.
+
+    Raises:
+        ModelError: nothing there, not a run, a file that is cut short, or one of another version.
+    """
+    path = Path(path).expanduser()
+    file = _weights_file(path)
+    run = file.parent.parent if file.parent.name == CHECKPOINTS else file.parent
+    weights = _from_checkpoint(file) if file.suffix == ".ckpt" else _from_export(file, run / CONFIG)
+    model = _rebuilt(weights, file).to(device)
+    try:
+        tokenizer = load_tokenizer(run / TOKENIZER)
+    except (DataError, OSError) as error:
+        raise ModelError(f"{path}: its tokenizer cannot be read: {error}") from None
+    info = {
+        "path": str(path),
+        "weights": str(file),
+        "name": weights.config.get("name", run.name),
+        "step": weights.step,
+        "loss": weights.loss,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "config": weights.config,
+    }
+    return Pretrained(model, tokenizer, info)
+
+
+def model_config(config: Mapping[str, Any], file: Path) -> ModelConfig:
+    """The model's settings among those of a run; `file` is where they were read.
+
+    Raises:
+        ModelError: they do not fit this version.
+    """
+    try:
+        return read(ModelConfig, {key: config[key] for key in MODEL_KEYS})
+    except KeyError as error:
+        raise ModelError(f"{file}: {error} is missing. Was it written by `farfield train`?") from None
+    except ConfigError as error:
+        raise ModelError(f"{file}: made by another version of Farfield, or changed since: {error}") from None
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The settings that a run was trained with, from its config.yaml.
+
+    Raises:
+        ModelError: it cannot be read, or is of another format.
+    """
+    try:
+        # Unresolved: a text with ${} in it is a text.
+        content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file}: cannot be read: {error}") from None
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ModelError(f"{file}: not a run's settings: {_first_line(error)}") from None
+    return _checked(content, file)
+
+
+def read_checkpoint(file: Path, mapped: bool = False) -> dict[str, Any]:
+    """The mapping in a checkpoint, its tensors on the CPU.
+
+    Args:
+        file: the checkpoint.
+        mapped: leave the tensors on disk until they are used. The file must stay as it is meanwhile.
+
+    Raises:
+        ModelError: it is cut short or damaged, no checkpoint of ours, or of another format.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:  # torch checks no sums, and a changed byte would be a changed weight
+            if archive.testzip() is not None:
+                raise ModelError(_damaged(file))
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and not file.is_file():
+            raise ModelError(f"{file}: no such file.") from None
+        raise ModelError(_damaged(file)) from None
+    if not isinstance(content, dict) or not isinstance(content.get(OURS), dict):
+        raise ModelError(f"{file}: not a checkpoint of `farfield train`.")
+    _checked(content[OURS], file)
+    return content
+
+
+def _checked(content: Any, file: Path) -> dict[str, Any]:
+    """`content`, which must be a mapping of our format."""
+    if not isinstance(content, dict) or "format" not in content:
+        raise ModelError(f"{file}: not written by `farfield train`.")
+    if content["format"] != FORMAT:
+        raise ModelError(
+            f"{file}: of format {content['format']}, and this version of Farfield reads format {FORMAT}. "
+            "Load it with the version that trained it."
+        )
+    return content
+
+
+def _damaged(file: Path) -> str:
+    """One line on a file that cannot be read, with what stands beside it."""
+    others = sorted(other.name for other in file.parent.glob(f"*{file.suffix}") if other != file)
+    instead = f"Take another one beside it: {', '.join(others)}." if others else "There is no other one beside it."
+    return f"{file}: cut short or damaged ({file.stat().st_size:,} bytes). {instead}"
+
+
+def _weights_file(path: Path) -> Path:
+    """The file that holds the weights of what the user named."""
+    if path.is_file():
+        if path.suffix not in (".ckpt", ".safetensors"):
+            raise ModelError(f"{path}: not a trained model. Name a run's folder, a .ckpt or a .safetensors file.")
+        return path
+    if not path.is_dir():
+        raise ModelError(_missing(path))
+    if not (path / CONFIG).is_file():
+        raise ModelError(_no_run(path))
+    candidates = (path / EXPORT, path / CHECKPOINTS / BEST, path / CHECKPOINTS / LAST)
+    found = next((file for file in candidates if file.is_file()), None)
+    if found is None:
+        raise ModelError(f"{path}: nothing has been trained there yet: no {EXPORT} and no checkpoint.")
+    return found
+
+
+def _missing(path: Path) -> str:
+    """One line on a path that does not exist, with the nearest one that does."""
+    known = _runs(path.parent)
+    near = nearest(path.name, known)
+    hint = f" Did you mean '{path.parent / near}'?" if near else ""
+    listed = f" Runs in {path.parent}: {', '.join(known)}." if known else f" There is no run in {path.parent}."
+    return f"{path}: no such run or file.{hint}{listed}"
+
+
+def _no_run(path: Path) -> str:
+    """One line on a folder that is no run."""
+    inside = _runs(path)
+    if inside:
+        return f"{path}: not a run, but it holds some. Name one: {', '.join(str(path / name) for name in inside)}."
+    return f"{path}: not a run: it has no {CONFIG}. Runs are made by `farfield train`."
+
+
+def _runs(folder: Path) -> list[str]:
+    """The names of the runs in `folder` that have something to load."""
+    weights = (EXPORT, f"{CHECKPOINTS}/{BEST}", f"{CHECKPOINTS}/{LAST}")
+    runs = (file.parent for file in folder.glob(f"*/{CONFIG}"))
+    return sorted(run.name for run in runs if any((run / name).is_file() for name in weights))
+
+
+def _from_checkpoint(file: Path) -> _Weights:
+    content = read_checkpoint(file, mapped=True)
+    ours = content[OURS]
+    progress = ours["progress"]
+    best = progress["best"]
+    tensors = {name.removeprefix(WEIGHTS_PREFIX): tensor for name, tensor in content[WEIGHTS].items()}
+    loss = best["loss"] if best and best["step"] == progress["step"] else None
+    return _Weights(tensors, progress["step"], loss, ours["config"])
+
+
+def _from_export(file: Path, config: Path) -> _Weights:
+    if not config.is_file():
+        raise ModelError(f"{file}: its {CONFIG} is missing. It must stand beside the weights.")
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            # safetensors has no types, and its handle is no mapping.
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            said = opened.metadata() or {}
+    except (SafetensorError, OSError):
+        raise ModelError(_damaged(file)) from None
+    if CHECKSUM in said and said[CHECKSUM] != checksum(tensors):
+        raise ModelError(_damaged(file))
+    step, loss = said.get("step"), said.get("loss")
+    return _Weights(tensors, int(step) if step else None, float(loss) if loss else None, read_config(config))
+
+
+def _rebuilt(weights: _Weights, file: Path) -> LanguageModel:
+    """The model with these weights, in evaluation mode."""
+    config = model_config(weights.config, file)
+    # Fresh weights are drawn and then replaced; the caller's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        model = LanguageModel(config)
+    try:
+        model.load_state_dict(weights.tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{file}: the weights do not fit the settings: {_first_line(error)}") from None
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,112 @@
+"""Byte-level BPE by the `tokenizers` library, which is imported when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from farfield.config import DataError
+from farfield.tokenizers.protocol import BACKEND, SETTINGS, Ids, read_json, write_settings
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+__all__ = ["BpeTokenizer", "load_bpe", "train_bpe"]
+
+END = "<|end|>"
+# What published vocabularies call the end of a document, for folders that do not name it.
+FOREIGN_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", END, "[SEP]")
+BACKEND_MODELS = ("BPE", "Unigram", "WordLevel", "WordPiece")
+
+
+class BpeTokenizer:
+    """A tokenizer of the `tokenizers` library: ours from `train_bpe`, or any that came as a tokenizer.json.
+
+    Ours loses nothing. Others are as their makers made them: some normalize the text, some add a space before it.
+    `begin` is the id that some published models want before every text, or None; `encode` never adds it.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, backend: Backend, end: int, begin: int | None = None) -> None:
+        backend.encode_special_tokens = True  # text that spells a special token stays text
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend, self.end, self.begin = backend, end, begin
+        self.vocabulary = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.backend.encode(_valid(text), add_special_tokens=False).ids)
+
+    def encode_many(self, texts: Sequence[str]) -> list[Ids]:
+        encodings = self.backend.encode_batch_fast([_valid(text) for text in texts], add_special_tokens=False)
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.backend.decode([token for token in ids if token != self.end], skip_special_tokens=True)
+
+    def save(self, folder: Path) -> None:
+        special = {"eos_token": self.end} | ({"bos_token": self.begin} if self.begin is not None else {})
+        settings: dict[str, object] = {"kind": self.kind, "tokenizer_class": "PreTrainedTokenizerFast"}
+        write_settings(folder, settings | {name: self.backend.id_to_token(token) for name, token in special.items()})
+        (folder / BACKEND).write_text(self.backend.to_str(pretty=True), encoding="utf-8")
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int) -> BpeTokenizer:
+    """A byte-level BPE of at most `vocabulary` ids: the 256 bytes, the end token, and merges found in `texts`.
+
+    Fewer, if the texts do not hold enough pairs that occur twice. The same texts give the same tokenizer.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(map(_valid, texts), trainer)
+    return BpeTokenizer(backend, backend.get_vocab()[END])
+
+
+def load_bpe(folder: Path, settings: dict[str, object]) -> BpeTokenizer:
+    """The tokenizer.json in `folder`, whose tokenizer_config.json holds `settings`.
+
+    Raises:
+        DataError: it is missing or damaged, or its end token is not known.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    file = folder / BACKEND
+    if not file.is_file():
+        raise DataError(f"{folder}: {SETTINGS} promises a {BACKEND}, and it is missing.")
+    # The library reports a damaged file as a bare Exception, so what people get wrong is looked at first.
+    model = read_json(file).get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") not in BACKEND_MODELS:
+        raise DataError(f"{file}: not a tokenizer of the Hugging Face `tokenizers` library.")
+    backend = Backend.from_file(str(file))
+    named = _special(backend, settings.get("eos_token"))
+    ends = [named] if named is not None else [backend.token_to_id(name) for name in FOREIGN_ENDS]
+    end = next((token for token in ends if token is not None), None)
+    if end is None:
+        raise DataError(f'{file}: which token ends a text? Name it: {{"eos_token": "..."}} in {folder / SETTINGS}.')
+    return BpeTokenizer(backend, end, _special(backend, settings.get("bos_token")))
+
+
+def _special(backend: Backend, token: object) -> int | None:
+    """The id of a token as Hugging Face files name it: its text, or a mapping with its text under `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return backend.token_to_id(text) if isinstance(text, str) else None
+
+
+def _valid(text: str) -> str:
+    """`text` without lone surrogates, which the library refuses."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,51 @@
+"""Tokenizers from folders, and what tells one from another."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+from farfield.config import DataError, unknown
+from farfield.tokenizers.bpe import load_bpe
+from farfield.tokenizers.plain import BytesTokenizer, IdsTokenizer
+from farfield.tokenizers.protocol import BACKEND, SETTINGS, CorpusTokenizer, Tokenizer, read_json
+
+__all__ = ["fingerprint", "load_tokenizer"]
+
+
+def load_tokenizer(folder: Path) -> CorpusTokenizer:
+    """The tokenizer that was saved in `folder`, by Farfield or by Hugging Face.
+
+    Raises:
+        DataError: there is none, or its files are damaged.
+    """
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    if "kind" not in settings and not (folder / BACKEND).is_file():
+        raise DataError(f"{folder}: no tokenizer there: neither a {SETTINGS} of Farfield nor a {BACKEND}.")
+    match settings.get("kind", "bpe"):
+        case "bytes":
+            return BytesTokenizer()
+        case "ids":
+            return IdsTokenizer(_vocabulary(settings, folder / SETTINGS))
+        case "bpe":
+            return load_bpe(folder, settings)
+        case other:
+            raise DataError(f"{folder / SETTINGS}: " + unknown("unknown kind", str(other), ["bytes", "bpe", "ids"]))
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """16 hexadecimal digits that are the same for tokenizers that give the same ids."""
+    digest = hashlib.blake2b(digest_size=8)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(Path(folder))
+        for file in sorted(Path(folder).iterdir()):
+            digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _vocabulary(settings: dict[str, object], file: Path) -> int:
+    vocabulary = settings.get("vocabulary")
+    if not isinstance(vocabulary, int) or vocabulary < 2:
+        raise DataError(f"{file}: 'vocabulary' must be a whole number above 1, not {vocabulary!r}.")
+    return vocabulary

@@ -1,0 +1,220 @@
+"""Parity with other people's implementations, where they are installed (the extra `oracles`).
+
+    pip install -e '.[oracles]'
+    pip install --no-deps torchscale      of which only the layer is used
+
+Each is run in float64 as far as it goes, with the weights of ours; what differs by convention is said where it is
+undone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import types
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from contract.runs import assert_close
+from torch import Tensor
+
+from farfield.architectures import Rows, build_mixer
+from farfield.architectures.ops.attention import Causal, Part, attention
+from farfield.architectures.ops.linear_attention import linear_attention
+from farfield.architectures.ops.rotary import angles, frequencies, rotate
+from farfield.config import read
+from farfield.model import LanguageModel, ModelConfig
+
+VOCABULARY, WIDTH = 37, 32
+FLOAT32 = 1e-5
+"""Where theirs, run in float64, computes some steps in float32: norms, softmax, rotary frequencies, decays."""
+
+
+def installed(name: str) -> types.ModuleType:
+    """The module, or a skipped test. Its own warnings are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            pytest.skip(f"{name.partition('.')[0]} is not installed: {error}")
+
+
+def language_model(mixer: dict[str, Any]) -> LanguageModel:
+    torch.manual_seed(0)
+    layers = {"layer": {"mixer": mixer, "feedforward": {"ratio": 1.5}}}
+    architecture = {"width": WIDTH, "depth": 2, "pattern": ["layer"], "layers": layers}
+    model = LanguageModel(read(ModelConfig, {"architecture": architecture, "vocabulary": VOCABULARY}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape)
+    return model.double()
+
+
+def transplanted(ours: LanguageModel, kv_heads: int) -> dict[str, Tensor]:
+    """Our weights by the names of Llama's, which Mistral shares: q, k, v apart, gate and value apart."""
+    theirs = {
+        "model.embed_tokens.weight": ours.embedding.weight,
+        "lm_head.weight": ours.embedding.weight,
+        "model.norm.weight": ours.decoder.norm.weight,
+    }
+    head = WIDTH // 4
+    for index, layer in enumerate(ours.decoder.layers):
+        name = f"model.layers.{index}"
+        qkv = layer.mixer.projection.qkv.weight.split([WIDTH, kv_heads * head, kv_heads * head])
+        theirs |= {f"{name}.self_attn.{part}_proj.weight": w for part, w in zip("qkv", qkv, strict=True)}
+        theirs[f"{name}.self_attn.o_proj.weight"] = layer.mixer.projection.out.weight
+        gate, value = layer.feedforward.up.weight.chunk(2)
+        theirs |= {f"{name}.mlp.gate_proj.weight": gate, f"{name}.mlp.up_proj.weight": value}
+        theirs[f"{name}.mlp.down_proj.weight"] = layer.feedforward.down.weight
+        theirs[f"{name}.input_layernorm.weight"] = layer.mixer_norm.weight
+        theirs[f"{name}.post_attention_layernorm.weight"] = layer.feedforward_norm.weight
+    return theirs
+
+
+def check_against(theirs: Any, ours: LanguageModel) -> None:
+    """Logits and the gradient of the embedding over a whole row, over left padding, and a token at a time."""
+    tokens = torch.randint(0, VOCABULARY, (2, 63))
+    found, _ = ours(tokens)
+    expected = theirs(input_ids=tokens).logits
+    assert_close(found.detach(), expected.detach(), FLOAT32)
+    above = torch.randn_like(found)
+    (mine,) = torch.autograd.grad((found * above).sum(), ours.embedding.weight)
+    (other,) = torch.autograd.grad((expected * above).sum(), theirs.get_input_embeddings().weight)
+    assert_close(mine, other, FLOAT32)
+    real = torch.arange(63) >= torch.tensor([[0], [9]])
+    positions = torch.where(real, torch.arange(63) - torch.tensor([[0], [9]]), -1)
+    with torch.no_grad():
+        padded, _ = ours(tokens, positions=positions)
+        expected = theirs(input_ids=tokens, attention_mask=real.long(), position_ids=positions.clamp(min=0)).logits
+        assert_close(padded[real], expected[real], FLOAT32)
+        state, cache = None, None
+        for time in range(20):
+            step, state = ours(tokens[:, time : time + 1], state)
+            answer = theirs(input_ids=tokens[:, time : time + 1], past_key_values=cache, use_cache=True)
+            cache = answer.past_key_values
+            assert_close(step, answer.logits, FLOAT32)
+
+
+def shared_settings(kv_heads: int, inner: int) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": inner,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": kv_heads,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "attn_implementation": "sdpa",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_attention_is_llama(kv_heads: int) -> None:
+    transformers = installed("transformers")
+    ours = language_model({"kind": "attention", "heads": 4, "kv_heads": kv_heads})
+    theirs = _built(transformers.LlamaConfig, transformers.LlamaForCausalLM, ours, kv_heads)
+    check_against(theirs, ours)
+
+
+@pytest.mark.parametrize("window", [1, 7, 40])
+def test_a_window_is_mistral(window: int) -> None:
+    """Mistral counts the token itself: its window is one more than ours."""
+    transformers = installed("transformers")
+    ours = language_model({"kind": "longformer", "heads": 4, "kv_heads": 2, "window": window})
+    theirs = _built(transformers.MistralConfig, transformers.MistralForCausalLM, ours, 2, sliding_window=window + 1)
+    check_against(theirs, ours)
+
+
+def _built(config: Any, kind: Any, ours: LanguageModel, kv_heads: int, **more: Any) -> Any:
+    inner = ours.decoder.layers[0].feedforward.down.weight.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = kind(config(**shared_settings(kv_heads, inner), **more)).double().eval()
+    theirs.load_state_dict(transplanted(ours, kv_heads))
+    return theirs
+
+
+def _cos_sin(positions: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor]:
+    """Llama's cosines and sines, in float64."""
+    turn = positions[..., None].double() * frequency
+    both = torch.cat((turn, turn), -1)
+    return both.cos(), both.sin()
+
+
+def test_rotation_is_llamas() -> None:
+    llama = installed("transformers.models.llama.modeling_llama")
+    q, phase = torch.randn(2, 3, 9, 16, dtype=torch.float64), torch.randint(0, 5000, (2, 9))
+    cos, sin = _cos_sin(phase, frequencies(16, "halves"))
+    expected, _ = llama.apply_rotary_pos_emb(q, q, cos, sin)
+    assert_close(rotate(q, *angles(phase, frequencies(16, "halves"), torch.float64), "halves"), expected, 1e-12)
+
+
+def test_attention_is_pytorchs() -> None:
+    """The unfused math of scaled_dot_product_attention, with groups of heads."""
+    q = torch.randn(2, 6, 63, 8, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 3, 63, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    found, _ = attention([Part(q, k, v, Causal())], 8**-0.5)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    assert_close(found.detach(), expected.detach(), 1e-12)
+    above = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad((y * above).sum(), (q, k, v)) for y in (found, expected))
+    for pair in zip(ours, theirs, strict=True):
+        assert_close(*pair, 1e-12)
+
+
+@pytest.mark.parametrize("form", ["parallel", "recurrent", "chunkwise"])
+def test_retention_is_yet_another_retnets(form: str) -> None:
+    """Its decays are its own, 1 - exp(linspace(log 1/32, log 1/512)), and it divides by the root of the key's width."""
+    theirs = installed("yet_another_retnet.retention")
+    heads, time = 4, 64
+    q, k, v = (torch.randn(2, heads, time, width, dtype=torch.float64) for width in (8, 8, 16))
+    gamma = (
+        1 - torch.linspace(torch.tensor(1 / 32).log(), torch.tensor(1 / 512).log(), heads, dtype=torch.float64).exp()
+    )
+    state = torch.zeros(2, heads, 8, 16, dtype=torch.float64)
+    found, after = linear_attention(
+        q, k * 8**-0.5, v, gamma.log()[None, :, None], Rows.fresh_documents(2, time), state, 16
+    )
+    if form == "parallel":
+        expected, _ = theirs.retention_parallel(q, k, v)
+    elif form == "chunkwise":
+        expected, _ = theirs.retention_chunkwise(q, k, v, prev_state=None)
+    else:
+        outputs, last = [], None
+        for n in range(time):
+            out, last = theirs.retention_recurrent(q[:, :, n], k[:, :, n], v[:, :, n], prev_state=last)
+            outputs.append(out)
+        expected = torch.stack(outputs, 2)
+        assert_close(after, last, FLOAT32)
+    assert_close(found, expected, FLOAT32)
+
+
+def test_retention_layer_is_torchscales() -> None:
+    """The whole layer, values and gradients, against the form with normalisers, which cancel without an epsilon."""
+    torchscale = installed("torchscale.component.multiscale_retention")
+    heads, time, key = 4, 63, WIDTH // 4
+    torch.manual_seed(0)
+    ours = build_mixer({"kind": "retnet", "heads": heads}, WIDTH).double()
+    ours.norm.eps = 0.0
+    args = types.SimpleNamespace(multiway=False, layernorm_eps=0.0)
+    theirs = torchscale.MultiScaleRetention(args, WIDTH, 2 * WIDTH, heads).double()
+    names = dict(zip(("q_proj", "k_proj", "v_proj"), ours.qkv.weight.split(ours.sizes), strict=True))
+    names |= {"g_proj": ours.gate.weight, "out_proj": ours.out.weight}
+    theirs.load_state_dict({f"{name}.weight": weight for name, weight in names.items()})
+    frequency = 10000.0 ** -torch.linspace(0, 1, key // 2, dtype=torch.float64)
+    turn = torch.arange(time, dtype=torch.float64)[:, None] * frequency.repeat_interleave(2)
+    gamma = 1 - 2.0 ** (-5 - torch.arange(heads, dtype=torch.float64))
+    distance = torch.arange(time)[:, None] - torch.arange(time)
+    mask = torch.where(distance >= 0, gamma[:, None, None] ** distance.clamp(min=0), 0.0)
+    x = torch.randn(2, time, WIDTH, dtype=torch.float64, requires_grad=True)
+    found, _ = ours(x, Rows.fresh_documents(2, time), ours.start(2))
+    expected = theirs(x, ((turn.sin(), turn.cos()), mask))
+    assert_close(found.detach(), expected.detach(), FLOAT32)
+    above = torch.randn_like(found)
+    mine, other = (torch.autograd.grad((y * above).sum(), x)[0] for y in (found, expected))
+    assert_close(mine, other, 10 * FLOAT32)  # through a norm of nearly nothing

@@ -1,0 +1,169 @@
+"""A run's folder: when a run may begin there, and from which checkpoint it goes on.
+
+<root>/<name>/      see farfield.pretrained for config.yaml, tokenizer/, checkpoints/ and the weights
+    checkpoints/step-00000500.ckpt      the newest ones before last.ckpt: training.checkpoint.keep
+    metrics.csv  tensorboard/  figures/loss.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from farfield.config import ModelError, TrainingError
+from farfield.pretrained import BEST, CHECKPOINTS, CONFIG, EXPORT, FORMAT, LAST, OURS, TOKENIZER, read_checkpoint
+from farfield.settings import TrainSettings
+from farfield.tokenizers import Tokenizer
+from farfield.training import metrics
+from farfield.training.interrupt import say
+from farfield.training.saving import write_text
+
+__all__ = ["FIGURE", "LAST_EXPORT", "LOGS", "Start", "check_same", "choose_start", "clear", "describe", "record"]
+
+LAST_EXPORT, FIGURE, LOGS = "last.safetensors", "figures/loss.png", "tensorboard"
+
+# What may differ between a run and its continuation: where, how and how long it computes, not what is learnt of what.
+FREE = (
+    "name",
+    "root",
+    "data.cache",
+    "training.steps",
+    "training.checkpoint",
+    "training.validation",
+    "training.log",
+    "training.recompute",
+    "training.compile",
+    "training.accelerator",
+    "training.strategy",
+    "training.threads",
+)
+
+# What a source says of itself that may differ as well: where its files lie.
+FREE_FACTS = ("data", "store")
+
+Start = tuple[Path, dict[str, Any]]
+"""A checkpoint, and our entry in it: config, facts, progress, states."""
+
+
+def choose_start(folder: Path, resume: bool) -> Start | None:
+    """The newest checkpoint of `folder` where the run is to go on from it; None for a run from the beginning.
+
+    Raises:
+        TrainingError: something was trained there and `resume` is false, or the newest checkpoint is damaged.
+    """
+    files = _checkpoints(folder)
+    if not resume:
+        if files:
+            raise TrainingError(
+                f"{folder}: this run exists. Go on with it (resume=true), take another name=..., or remove the folder."
+            )
+        return None
+    if not files:
+        say(f"farfield: {folder} has no checkpoint to go on from: starting from the beginning.")
+        return None
+    found = [(file, _ours(file)) for file in files]
+    return max(found, key=lambda start: int(start[1]["progress"]["step"]))
+
+
+def describe(settings: TrainSettings, vocabulary: int) -> dict[str, Any]:
+    """All that the run is made from, as plain values: what config.yaml and checkpoints hold."""
+    mapping = settings.mapping()
+    del mapping["resume"]
+    return {"format": FORMAT, "vocabulary": vocabulary, **mapping}
+
+
+def check_same(folder: Path, ours: Mapping[str, Any], settings: TrainSettings) -> None:
+    """Refuses to go on with other settings than those that the run began with.
+
+    Raises:
+        TrainingError: names the first one that differs.
+    """
+    before, now = dict(_leaves(ours["config"])), dict(_leaves(describe(settings, ours["config"]["vocabulary"])))
+    for key in [*now, *before]:
+        if not _free(key, FREE) and before.get(key) != now.get(key):
+            raise TrainingError(
+                f"{folder}: resume=true goes on with the run's own settings, and {key} was {_said(before, key)} "
+                f"where it is {_said(now, key)} now. Set it back, or begin another run with name=..."
+            )
+    done = ours["progress"]["step"]
+    if settings.training.steps < done:
+        raise TrainingError(
+            f"{folder}: training.steps: {settings.training.steps} given, but {done} steps are done. "
+            "Give more to go on, or begin another run with name=..."
+        )
+
+
+def check_same_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on with other data.
+
+    Raises:
+        TrainingError: names the first fact that differs.
+    """
+    for key in [*now, *before]:
+        if key not in FREE_FACTS and before.get(key) != now.get(key):
+            raise TrainingError(
+                f"{folder}: the data has changed since the run began: '{key}' was {before.get(key)} and is "
+                f"{now.get(key)}. Put the files back, or begin another run with name=..."
+            )
+
+
+def clear(folder: Path, anew: bool) -> None:
+    """Removes what the training that now begins makes untrue; if it begins `anew`, also what an earlier try logged."""
+    stale = [folder / EXPORT, folder / LAST_EXPORT, *folder.glob(f"{CHECKPOINTS}/.*"), *folder.glob(".*.safetensors.*")]
+    if anew:
+        stale += [folder / metrics.FILE, *folder.glob(f"{LOGS}/events.out.*")]
+    for file in stale:
+        file.unlink(missing_ok=True)
+
+
+def record(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Makes the folder with config.yaml and the tokenizer.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    text = "# Written by `farfield train`: all that the model is rebuilt from.\n"
+    try:
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / TOKENIZER)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be written: {error.strerror or error}.") from None
+    write_text(folder / CONFIG, text + OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Those to go on from: last and best, or where last was taken away, all."""
+    named = [folder / CHECKPOINTS / name for name in (LAST, BEST)]
+    if named[0].is_file():
+        return [file for file in named if file.is_file()]
+    return sorted((folder / CHECKPOINTS).glob("*.ckpt"))
+
+
+def _ours(file: Path) -> dict[str, Any]:
+    try:
+        ours: dict[str, Any] = read_checkpoint(file, mapped=True)[OURS]
+    except ModelError as error:
+        raise TrainingError(
+            f"{error} Remove {file.name}, and resume=true goes on from the newest that is left."
+        ) from None
+    return ours
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its dotted path."""
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from _leaves(item, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", item
+
+
+def _free(key: str, free: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in free)
+
+
+def _said(leaves: Mapping[str, Any], key: str) -> str:
+    return str(leaves[key]) if key in leaves else "not set"

@@ -1,0 +1,152 @@
+"""`farfield train`: from settings to a finished folder.
+
+Everything that can be wrong is looked at in the order of what it costs to look: settings, the run's folder, the data,
+the model. Lightning is imported last, once the run is sure to start.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from farfield.config import ConfigError
+from farfield.data import TextData, open_source
+from farfield.model import LanguageModel
+from farfield.pretrained import BEST, CHECKPOINTS, EXPORT, LAST, OURS, model_config, read_checkpoint
+from farfield.settings import TrainSettings
+from farfield.training import metrics
+from farfield.training.devices import choose_devices, threads
+from farfield.training.folder import (
+    FIGURE,
+    LAST_EXPORT,
+    check_same,
+    check_same_data,
+    choose_start,
+    clear,
+    describe,
+    record,
+)
+from farfield.training.generators import seeded
+from farfield.training.saving import export, link
+
+__all__ = ["train"]
+
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C has ended
+
+
+def train(settings: TrainSettings) -> dict[str, Any]:
+    """Trains a model, or goes on with it, and says what came of it as plain values.
+
+    Returns:
+        name, folder, steps, loss and validation_loss (the last ones, nats a token), best (step, loss, by), tokens,
+        tokens_per_second (while training), parameters, seconds (of this call), and the paths of what was written.
+
+    Raises:
+        ConfigError: settings that do not fit each other.
+        DataError: data that cannot be used.
+        TrainingError: the run cannot start or cannot go on.
+        KeyboardInterrupt: Ctrl-C, once the step under way is saved; its text says how to go on.
+    """
+    began = time.monotonic()
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # Lightning starts the other processes of a run by the same command
+    _check(settings)
+    with seeded(settings.seed), threads(settings.training.threads), _answering(rank):
+        _train(settings, rank)
+    return _finish(settings, began)
+
+
+@contextmanager
+def _answering(rank: int) -> Iterator[None]:
+    """The first process of a run goes on behind the block; the others end there, and leave the words to the first."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rank:
+            raise SystemExit(INTERRUPTED) from None
+        raise
+    if rank:
+        raise SystemExit(0)
+
+
+def _check(settings: TrainSettings) -> None:
+    """Carrying states and reading streams go together: each without the other teaches something that is not so."""
+    streams = isinstance(settings.data, TextData) and settings.data.order == "streams"
+    if settings.training.carry and not streams:
+        raise ConfigError(
+            "training.carry: a state is carried from row to row of a stream, and this data has none. "
+            "Use data=text with data.order=streams, or training.carry=false."
+        )
+    if streams and not settings.training.carry:
+        raise ConfigError(
+            "data.order: the rows of streams go on with a past that only a carried state knows. "
+            "Use training.carry=true, or data.order=shuffled."
+        )
+
+
+def _train(settings: TrainSettings, rank: int) -> None:
+    """Everything up to the last checkpoint."""
+    training, folder = settings.training, _folder(settings)
+    start = choose_start(folder, settings.resume) if rank == 0 or settings.resume else None
+    if start is not None:
+        check_same(folder, start[1], settings)
+    devices = choose_devices(training, rank)
+    source = open_source(settings.data, settings.seed, training.batch * devices.count)
+    config, facts = describe(settings, source.tokenizer.vocabulary), source.describe()
+    if start is not None:
+        check_same_data(folder, start[1]["facts"], facts)
+    if rank == 0:
+        record(folder, config, source.tokenizer)
+    done = 0 if start is None else int(start[1]["progress"]["step"])
+    if start is not None and done == training.steps:
+        if start[0].name != LAST:  # killed after the best checkpoint was written, and before it was named the newest
+            link(start[0], start[0].with_name(LAST))
+        return
+    model = LanguageModel(model_config(config, folder))
+    if rank == 0:
+        clear(folder, anew=start is None)
+
+    from farfield.training.fit import Job, fit  # seconds of lightning, which no mistake above should wait for
+
+    kept = {"format": config["format"], "config": config, "facts": facts}
+    checkpoint = None if start is None else start[0]
+    fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done), devices)
+
+
+def _finish(settings: TrainSettings, began: float) -> dict[str, Any]:
+    """Writes the weights for others and the picture, from the files that training left, and tells what there is."""
+    folder = _folder(settings)
+    last, best = (folder / CHECKPOINTS / name for name in (LAST, BEST))
+    ours = read_checkpoint(last, mapped=True)[OURS]
+    progress = ours["progress"]
+    export(last, folder / LAST_EXPORT, {})
+    export(best if best.is_file() else last, folder / EXPORT, {"loss": repr(progress["best"]["loss"])})
+    rows = metrics.read_metrics(folder / metrics.FILE)
+
+    from farfield.training.figure import draw_losses  # matplotlib, which no mistake above should wait for
+
+    draw_losses(rows, folder / FIGURE, settings.name)
+    validated = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    return {
+        "name": settings.name,
+        "folder": str(folder),
+        "steps": progress["step"],
+        "loss": rows[-1]["loss"] if rows else None,
+        "validation_loss": validated[-1] if validated else None,
+        "best": progress["best"],
+        "tokens": progress["tokens"],
+        "tokens_per_second": round(progress["tokens"] / max(progress["seconds"], 1e-9), 1),
+        "parameters": model_config(ours["config"], last).parameters(),
+        "seconds": round(time.monotonic() - began, 2),
+        "weights": str(folder / EXPORT),
+        "checkpoints": {"last": str(last), "best": str(best)},
+        "metrics": str(folder / metrics.FILE),
+        "figure": str(folder / FIGURE),
+    }
+
+
+def _folder(settings: TrainSettings) -> Path:
+    return Path(settings.root).expanduser() / settings.name

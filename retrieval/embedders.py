@@ -1,0 +1,144 @@
+"""Texts to unit vectors, whose inner product is the similarity of two texts.
+
+An embedder makes what the database keeps of a text from that text alone, once (`keep`). The vectors of the index are
+made of that (`vectors`), when the index is: they may also depend on how frequent words are in the whole collection.
+So an index that grew file by file holds the same vectors as one that was filled at once.
+
+    kept by the database:   words (a bag, for every embedder)     `keep(text)` (embedders that need more)
+                                         └──────────┬───────────────────┘
+    derived:                            vectors(passages, frequencies)
+
+`HashedTfIdf` needs words only. Any function from texts to vectors becomes an embedder by `FunctionEmbedder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from farfield.config import IndexingError
+from farfield.retrieval.settings import EmbedderConfig
+from farfield.retrieval.words import BAG, Frequencies
+
+__all__ = ["Embedder", "FunctionEmbedder", "HashedTfIdf", "Kept", "Matrix", "build_embedder"]
+
+Matrix = npt.NDArray[np.float32]
+
+
+class Kept(NamedTuple):
+    """What the database keeps of a text: its bag of words, and what its embedder made of it."""
+
+    bag: bytes
+    extra: bytes | None
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors of length one (or zero, for a text of which it knows nothing)."""
+
+    @property
+    def name(self) -> str:
+        """Kind, version and settings: changes whenever any vector would."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+
+    def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
+        """What the database keeps of each text beside its words. It depends on nothing but that text."""
+
+    def vectors(self, passages: Sequence[Kept], frequencies: Frequencies) -> Matrix:
+        """The vectors (passages, dimension) of passages in a collection with these word frequencies."""
+
+    def question(self, text: str, bag: bytes, frequencies: Frequencies) -> Matrix:
+        """The vector (1, dimension) that finds passages for a question; `bag` holds its words."""
+
+
+class HashedTfIdf:
+    """Word counts weighed by (1 + log count) (1 + log((1 + chunks) / (1 + frequency))), in signed hash buckets.
+
+    The bucket is the term's hash modulo the dimension, the sign its highest bit, so that what collides cancels out on
+    average (Weinberger et al. 2009, https://arxiv.org/abs/0902.2206). Words that occur in no chunk weigh nothing.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self.name = f"hashed-tfidf-1 dimension={dimension}"
+
+    def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
+        """Nothing: the words are enough."""
+        return [None] * len(texts)
+
+    def vectors(self, passages: Sequence[Kept], frequencies: Frequencies) -> Matrix:
+        """(passages, dimension), unit rows; a row of zeros for a passage without words."""
+        records = np.frombuffer(b"".join(passage.bag for passage in passages), BAG)
+        lengths = [len(passage.bag) // BAG.itemsize for passage in passages]
+        terms = np.ascontiguousarray(records["term"])
+        known = frequencies.of(terms)
+        rarity = np.where(known > 0, 1 + np.log((1 + frequencies.chunks) / (1 + known)), 0.0)
+        weights = (1 + np.log(records["count"], dtype=np.float64)) * rarity * np.where(terms < 0, -1, 1)
+        rows = np.repeat(np.arange(len(passages)), lengths)
+        buckets = (terms.view(np.uint64) % np.uint64(self.dimension)).astype(np.int64)
+        out = np.zeros((len(passages), self.dimension))
+        np.add.at(out, (rows, buckets), weights)
+        return unit(out)
+
+    def question(self, text: str, bag: bytes, frequencies: Frequencies) -> Matrix:
+        """(1, dimension): a question is weighed as a passage is."""
+        return self.vectors([Kept(bag, None)], frequencies)
+
+
+class FunctionEmbedder:
+    """An embedder of `function`: texts to (texts, dimension) numbers, each row made from its own text alone.
+
+    `name` must change with whatever changes the vectors (the model's name and its checkpoint). `ask` embeds
+    questions, where they are treated otherwise than passages.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dimension: int,
+        function: Callable[[Sequence[str]], npt.ArrayLike],
+        ask: Callable[[Sequence[str]], npt.ArrayLike] | None = None,
+    ) -> None:
+        self.name, self.dimension = name, dimension
+        self._function, self._ask = function, ask or function
+
+    def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
+        """The vectors themselves, as little-endian float32."""
+        return [row.astype("<f4").tobytes() for row in self._checked(self._function(texts), len(texts))]
+
+    def vectors(self, passages: Sequence[Kept], frequencies: Frequencies) -> Matrix:
+        """(passages, dimension): the vectors as they were kept."""
+        out = np.zeros((len(passages), self.dimension), np.float32)
+        for row, passage in zip(out, passages, strict=True):
+            row[:] = np.frombuffer(passage.extra or b"", "<f4")
+        return out
+
+    def question(self, text: str, bag: bytes, frequencies: Frequencies) -> Matrix:
+        """(1, dimension)."""
+        return self._checked(self._ask([text]), 1)
+
+    def _checked(self, values: npt.ArrayLike, count: int) -> Matrix:
+        """`values` as unit rows; FAISS would take wrong shapes and NaN without a word."""
+        out = np.asarray(values, np.float64)
+        if out.shape != (count, self.dimension) or not np.isfinite(out).all():
+            raise IndexingError(
+                f"embedder '{self.name}' gave an array {out.shape} for {count} texts;"
+                f" it should be ({count}, {self.dimension}), and every number finite."
+            )
+        return unit(out)
+
+
+def unit(rows: npt.NDArray[np.float64]) -> Matrix:
+    """`rows` (n, dimension) scaled to length one; rows of zeros stay."""
+    lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def build_embedder(settings: EmbedderConfig) -> Embedder:
+    """The embedder that `settings` describe."""
+    return HashedTfIdf(settings.dimension)

@@ -1,0 +1,229 @@
+"""Files into an index: read, cut, counted, stored, and at the end the vectors of all of it.
+
+    files -> documents -> chunks -> groups of documents -> database (one transaction a group) -> vectors
+
+A document counts as stored when its group is on the disk; the bar moves only then. Whatever was stored when an ingest
+is stopped stays, and the next one goes on from there: a file whose bytes and settings are the same is left alone, and
+so is a document of a file that was stored in part.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from farfield.config import DataError
+from farfield.progress import Bar
+from farfield.retrieval.chunks import VERSION, cut
+from farfield.retrieval.documents import Document, Found, Skipped, find, read_documents
+from farfield.retrieval.embedders import Embedder, build_embedder
+from farfield.retrieval.notice import say
+from farfield.retrieval.settings import IngestConfig
+from farfield.retrieval.store import digest
+from farfield.retrieval.vectors import MISSING, OLDER, rebuilt, renew
+from farfield.retrieval.writing import Finish, Put, Writer
+
+__all__ = ["IngestResult", "ingest"]
+
+GROUP_DOCUMENTS = 256
+GROUP_CHARACTERS = 1_000_000
+SKIPPED_SAID = 20
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What an ingest did.
+
+    Attributes:
+        index: the index's name.
+        folder: where it lies.
+        added, replaced, unchanged, removed: documents.
+        skipped: files, or lines of files, that could not be used, with the reason.
+        ignored: how many files of other kinds lay between them, by ending.
+        documents, chunks: what the index holds now.
+        seconds: how long it took.
+        notices: lines about what was mended.
+    """
+
+    index: str
+    folder: str
+    added: int
+    replaced: int
+    unchanged: int
+    removed: int
+    skipped: tuple[Skipped, ...]
+    ignored: Mapping[str, int]
+    documents: int
+    chunks: int
+    seconds: float
+    notices: tuple[str, ...]
+
+
+def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestResult:
+    """Stores the documents at `settings.path` in an index, which is made if it is not there.
+
+    An `embedder` that is handed in takes the place of `settings.embedder`, and must be handed to `open_index` too.
+
+    Raises:
+        DataError: nothing at the path can be used.
+        IndexingError: the index cannot be used, or another process writes to it.
+    """
+    began = time.monotonic()
+    found = find(settings.path)
+    _require_usable(found, settings.path)
+    folder = Path(settings.root).expanduser() / settings.index
+    described = None if embedder else json.dumps(settings.embedder.mapping())
+    with Writer(folder, settings.index, embedder or build_embedder(settings.embedder), described) as writer:
+        work = _Ingest(settings, writer, found)
+        work.files()
+        if settings.prune:
+            work.prune()
+        notices = work.vectors()
+        with writer.reading() as snapshot:
+            state = snapshot.state
+    return IngestResult(
+        index=settings.index,
+        folder=folder.as_posix(),
+        added=work.added,
+        replaced=work.replaced,
+        unchanged=work.unchanged,
+        removed=work.removed,
+        skipped=tuple(work.skipped),
+        ignored=found.ignored,
+        documents=state.documents,
+        chunks=state.chunks,
+        seconds=time.monotonic() - began,
+        notices=notices,
+    )
+
+
+def _require_usable(found: Found, path: str) -> None:
+    """Raises a DataError if no file holds a document: before an index is made for nothing."""
+    reason = ""
+    for file in found.files:
+        for item in _documents(file)[1]:
+            if isinstance(item, Document):
+                return
+            reason = reason or str(item)
+    raise DataError(f"path: {path}: none of its {len(found.files)} files can be used. {reason}.")
+
+
+def _documents(file: Path) -> tuple[bytes, Iterator[Document | Skipped]]:
+    """A file's bytes and its documents; a file that the system does not hand out is named as skipped."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        return b"", iter([Skipped(file.as_posix(), f"cannot be read ({error.strerror})")])
+    return data, read_documents(file, data)
+
+
+def _kilo(count: int) -> int:
+    """`count` bytes in kilobytes, rounded up, so that no file is nothing."""
+    return -(-count // 1000)
+
+
+class _Ingest:
+    """One run over the files: what waits to be written, and what was done so far."""
+
+    def __init__(self, settings: IngestConfig, writer: Writer, found: Found) -> None:
+        self.added = self.replaced = self.unchanged = self.removed = 0
+        self.skipped: list[Skipped] = []
+        self._chunk = settings.chunk
+        self._cut = (VERSION, json.dumps(settings.chunk.mapping(), sort_keys=True))
+        self._writer, self._found = writer, found
+        self._waiting: list[Put | Finish] = []
+        self._characters = self._read = 0
+        with writer.reading() as snapshot:
+            self._stored = snapshot.files()
+
+    def files(self) -> None:
+        """Stores every file that was found."""
+        if self._found.ignored:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in self._found.ignored.items())
+            say(f"ingest: files of other kinds are left out ({kinds})")
+        total = sum(file.stat().st_size for file in self._found.files if file.exists())
+        with Bar("ingest", total=_kilo(total), unit="kB") as bar:
+            for file in self._found.files:
+                self._file(file, bar)
+            self._write(bar)
+        if len(self.skipped) > SKIPPED_SAID:
+            say(f"ingest: skipped {len(self.skipped) - SKIPPED_SAID} more")
+
+    def prune(self) -> None:
+        """Forgets the files at or below the ingested path that are there no longer."""
+        root, present = self._found.root.as_posix(), {file.as_posix() for file in self._found.files}
+        below = root.rstrip("/") + "/"
+        gone = [path for path in self._stored if path not in present and (path == root or path.startswith(below))]
+        self._count([Finish(path, None, frozenset()) for path in sorted(gone)])
+
+    def vectors(self) -> tuple[str, ...]:
+        """Brings the vectors up to date; a line for each thing that was wrong with them."""
+        began = time.monotonic()
+        with self._writer.reading() as snapshot:
+            made, reason = renew(self._writer.folder, snapshot, self._writer.embedder)
+        expected = (MISSING, OLDER) if self.added or self.replaced or self.removed else ()
+        if reason is None or str(reason) in expected:
+            return ()
+        notice = rebuilt(self._writer.name, reason, made, time.monotonic() - began)
+        say(notice)
+        return (notice,)
+
+    def _file(self, file: Path, bar: Bar) -> None:
+        """Puts what is new in a file on the list of what is to be written."""
+        path, (data, documents) = file.as_posix(), _documents(file)
+        mark = digest(data, file.suffix.lower(), *self._cut)
+        with self._writer.reading() as snapshot:
+            stored = snapshot.documents(path)
+        if stored and self._stored.get(path) == mark:
+            self.unchanged += len(stored)
+        else:
+            keys, clean = self._new(path, documents, stored, bar)
+            if keys or not data.strip():
+                self._waiting.append(Finish(path, mark if clean else None, frozenset(keys)))
+        self._read += len(data)
+        if len(self._waiting) >= GROUP_DOCUMENTS or not self._waiting:
+            self._write(bar)
+
+    def _new(
+        self, path: str, documents: Iterator[Document | Skipped], stored: Mapping[str, bytes], bar: Bar
+    ) -> tuple[set[str], bool]:
+        """Lists the new and changed documents of a file; the keys of all, and whether all could be read."""
+        keys: set[str] = set()
+        clean = True
+        for item in documents:
+            if isinstance(item, Skipped):
+                self._skip(item)
+                clean = False
+                continue
+            keys.add(item.key)
+            mark = digest(item.title, item.text, item.markdown, *self._cut)
+            if stored.get(item.key) == mark:
+                self.unchanged += 1
+                continue
+            chunks = cut(item.text, self._chunk, item.markdown)
+            self._waiting.append(Put(path, item.key, item.title, mark, chunks))
+            self._characters += len(item.text)
+            if len(self._waiting) >= GROUP_DOCUMENTS or self._characters >= GROUP_CHARACTERS:
+                self._write(bar)
+        return keys, clean
+
+    def _skip(self, item: Skipped) -> None:
+        self.skipped.append(item)
+        if len(self.skipped) <= SKIPPED_SAID:
+            say(f"ingest: skipped {item}")
+
+    def _write(self, bar: Bar) -> None:
+        """Writes what waits, and only then tells of it."""
+        self._count(self._waiting)
+        self._waiting, self._characters = [], 0
+        bar.step(_kilo(self._read) - bar.done, note=f"{self.added + self.replaced + self.unchanged} documents")
+
+    def _count(self, operations: list[Put | Finish]) -> None:
+        if operations:
+            changes = self._writer.apply(operations)
+            self.added += changes.added
+            self.replaced += changes.replaced
+            self.removed += changes.removed

@@ -1,0 +1,310 @@
+"""The database of an index: files, documents, chunks and word frequencies, in SQLite. It is the truth.
+
+    state        one row: identity, embedder, generation (grows with every change), totals
+    files        path, digest of its bytes and of the settings it was cut with (none while it is being stored)
+      documents  key within the file, title, digest
+        chunks   span, heading, text, bag of words, the embedder's own bytes, digest of all of these
+    terms        term -> in how many chunks it occurs
+    lexicon      full-text index (FTS5, BM25, Porter stems) over the words of each chunk; its rowid is the chunk's id
+
+One process writes, any number read (write-ahead log). A reader sees one generation for as long as its snapshot is open.
+Chunk ids are never used twice, so an id from an older generation is either the same chunk or gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from farfield.config import IndexingError
+from farfield.retrieval.embedders import Kept
+from farfield.retrieval.words import Frequencies, term
+
+__all__ = ["DATABASE", "Passage", "Place", "Snapshot", "State", "Store", "connect", "digest", "guard"]
+
+DATABASE = "documents.sqlite"
+APPLICATION = 0x46524644
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 10.0
+QUESTION_WORDS = 64
+DAMAGE = ("malformed", "not a database", "corrupt", "decode", "constructor failed", "no such table", "constraint")
+
+SCHEMA = f"""
+CREATE TABLE state (
+    one INTEGER PRIMARY KEY CHECK (one = 1), database TEXT NOT NULL, embedder TEXT NOT NULL, settings TEXT,
+    generation INTEGER NOT NULL, documents INTEGER NOT NULL, chunks INTEGER NOT NULL);
+CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, digest BLOB);
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY, file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE,
+    key TEXT NOT NULL, title TEXT NOT NULL, digest BLOB NOT NULL, UNIQUE (file, key));
+CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    start INTEGER NOT NULL, "end" INTEGER NOT NULL, heading TEXT NOT NULL, text TEXT NOT NULL,
+    bag BLOB NOT NULL, extra BLOB, digest BLOB NOT NULL, UNIQUE (document, start));
+CREATE TABLE terms (term INTEGER PRIMARY KEY, chunks INTEGER NOT NULL);
+CREATE VIRTUAL TABLE lexicon USING fts5 (words, tokenize = 'porter unicode61 remove_diacritics 0');
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """What the database says about itself."""
+
+    database: str
+    embedder: str
+    settings: str | None
+    generation: int
+    documents: int
+    chunks: int
+
+
+class Place(NamedTuple):
+    """Where a chunk stands among all: the order in which ties are broken and vectors are stored."""
+
+    path: str
+    key: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A chunk as it is shown: characters `start` to `end` of the document `key` in the file `path`."""
+
+    path: str
+    key: str
+    title: str
+    heading: str
+    start: int
+    end: int
+    text: str
+
+
+def digest(*fields: object) -> bytes:
+    """16 bytes that change with any of `fields` (bytes as they are, others as text)."""
+    parts = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
+    lengths = np.array([len(part) for part in parts], "<i8").tobytes()
+    return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
+
+
+@contextmanager
+def guard(name: str) -> Iterator[None]:
+    """Turns whatever SQLite complains about into one line about the index `name`."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise _damaged(name, "text that is not UTF-8") from error
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.Error as error:
+        text = str(error)
+        if any(sign in text for sign in DAMAGE):
+            raise _damaged(name, text) from error
+        if "locked" in text:
+            raise IndexingError(f"index '{name}' is busy: another process is writing to it. Try again.") from error
+        raise IndexingError(f"index '{name}': {DATABASE} cannot be used ({text}).") from error
+
+
+def _damaged(name: str, what: str) -> IndexingError:
+    return IndexingError(
+        f"index '{name}': {DATABASE} is damaged ({what})."
+        " Restore it from a copy, or delete the index's folder and ingest the documents again."
+    )
+
+
+def connect(folder: Path, mode: str) -> sqlite3.Connection:
+    """A connection to the database in `folder`; `mode` is SQLite's (`rw`, `rwc`).
+
+    Where the folder is read-only and no log lies beside the database, the file is opened as one that cannot change.
+    """
+    file = folder / DATABASE
+    fixed = not os.access(folder, os.W_OK) and not file.with_name(DATABASE + "-wal").exists()
+    options = "mode=ro&immutable=1" if fixed else f"mode={mode}"
+    connection = sqlite3.connect(
+        f"{file.resolve().as_uri()}?{options}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def check_schema(connection: sqlite3.Connection, name: str) -> None:
+    """Raises an IndexingError unless the database is one of ours, of the schema that this version reads."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if (application, version) == (0, 0):
+        raise IndexingError(f"index '{name}' holds no documents. Make it with: farfield ingest path=... index={name}")
+    if application != APPLICATION:
+        raise IndexingError(f"index '{name}': {DATABASE} is the database of another program.")
+    if version != SCHEMA_VERSION:
+        raise IndexingError(
+            f"index '{name}' has schema {version}; this version reads {SCHEMA_VERSION}. Ingest into a new index."
+        )
+
+
+class Snapshot:
+    """One generation of the database, as seen within one read transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        self._connection, self._name = connection, name
+        row = connection.execute(
+            "SELECT database, embedder, settings, generation, documents, chunks FROM state"
+        ).fetchone()
+        if row is None:
+            raise _damaged(name, "it does not say what it holds")
+        self.state = State(*row)
+
+    def frequencies(self, terms: Iterable[int] | None = None) -> Frequencies:
+        """In how many chunks each of `terms` occurs, or each term that there is."""
+        if terms is None:
+            rows = self._connection.execute("SELECT term, chunks FROM terms ORDER BY term").fetchall()
+        else:
+            rows = self._connection.execute(
+                "SELECT term, chunks FROM terms WHERE term IN (SELECT value FROM json_each(?)) ORDER BY term",
+                (json.dumps(list(terms)),),
+            ).fetchall()
+        table = np.array(rows, np.int64) if rows else np.zeros((0, 2), np.int64)
+        return Frequencies(self.state.chunks, table[:, 0].copy(), table[:, 1].copy())
+
+    def order(self) -> npt.NDArray[np.int64]:
+        """All chunk ids (chunks,), by path, key and start: an order that does not tell how the index came about."""
+        rows = self._connection.execute(
+            "SELECT chunks.id FROM files CROSS JOIN documents ON documents.file = files.id"
+            " CROSS JOIN chunks ON chunks.document = documents.id"
+            " ORDER BY files.path, documents.key, chunks.start"
+        )
+        return np.fromiter((row[0] for row in rows), np.int64)
+
+    def kept(self, ids: Sequence[int]) -> list[Kept]:
+        """What is kept of the chunks `ids`, in their order."""
+        rows = self._connection.execute(
+            'SELECT id, digest, start, "end", heading, text, bag, extra FROM chunks'
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        found = {row[0]: Kept(row[6], row[7]) for row in rows if self._sound(row[1], row[2:])}
+        return [found[one] for one in ids]
+
+    def lexical(self, words: Sequence[str], count: int) -> list[tuple[int, float]]:
+        """The best `count` chunks (id, score) for any of `words` by BM25, the best first.
+
+        Only words and quotes of our own making reach FTS5, so that no question is a syntax error. Words of more than
+        half of the chunks weigh nothing in FTS5's BM25; they are left out where others remain, and so are all but
+        the 64 rarest: both only cost time.
+        """
+        known = self.frequencies({term(word) for word in words})
+        counts = dict(zip(known.terms.tolist(), known.counts.tolist(), strict=True))
+        usable = sorted({word for word in words if term(word) in counts}, key=lambda word: (counts[term(word)], word))
+        rare = [word for word in usable if 2 * counts[term(word)] <= known.chunks] or usable
+        if not rare:
+            return []
+        query = " OR ".join(f'"{word}"' for word in rare[:QUESTION_WORDS])
+        rows = self._connection.execute(
+            "SELECT rowid, -rank FROM lexicon WHERE lexicon MATCH ? ORDER BY rank, rowid LIMIT ?", (query, count)
+        )
+        return rows.fetchall()
+
+    def places(self, ids: Iterable[int]) -> dict[int, Place]:
+        """Where the chunks `ids` stand; those that are not there are left out."""
+        rows = self._connection.execute(
+            "SELECT chunks.id, files.path, documents.key, chunks.start FROM chunks"
+            " JOIN documents ON documents.id = chunks.document JOIN files ON files.id = documents.file"
+            " WHERE chunks.id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        return {row[0]: Place(*row[1:]) for row in rows}
+
+    def passages(self, ids: Sequence[int]) -> list[Passage]:
+        """The chunks `ids` in their order."""
+        rows = self._connection.execute(
+            'SELECT chunks.id, chunks.digest, chunks.start, chunks."end", chunks.heading, chunks.text, chunks.bag,'
+            " chunks.extra, files.path, documents.key, documents.title FROM chunks"
+            " JOIN documents ON documents.id = chunks.document JOIN files ON files.id = documents.file"
+            " WHERE chunks.id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        found = {
+            row[0]: Passage(row[8], row[9], row[10], heading=row[4], start=row[2], end=row[3], text=row[5])
+            for row in rows
+            if self._sound(row[1], row[2:8])
+        }
+        return [found[one] for one in ids]
+
+    def files(self) -> dict[str, bytes | None]:
+        """The digest of each stored file, by path; None for one that was not stored to its end."""
+        return dict(self._connection.execute("SELECT path, digest FROM files").fetchall())
+
+    def documents(self, path: str) -> dict[str, bytes]:
+        """The digest of each document of a file, by key."""
+        rows = self._connection.execute(
+            "SELECT key, documents.digest FROM documents JOIN files ON files.id = file WHERE path = ?", (path,)
+        )
+        return dict(rows.fetchall())
+
+    def count(self, table: str) -> int:
+        """Rows of one of the database's own tables."""
+        return int(self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+    def _sound(self, expected: bytes, fields: Sequence[object]) -> bool:
+        if digest(*fields) != expected:
+            raise _damaged(self._name, "a stored passage does not fit its checksum")
+        return True
+
+
+class Store:
+    """Reads the database in `folder`, from any number of threads, and from processes forked off this one."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._idle: list[sqlite3.Connection] = []
+        self._inherited: list[sqlite3.Connection] = []
+        self._process = os.getpid()
+
+    @contextmanager
+    def reading(self) -> Iterator[Snapshot]:
+        """A snapshot of the newest generation, unchanged for as long as the context lasts."""
+        with guard(self.name):
+            connection = self._borrow()
+            try:
+                connection.execute("BEGIN")
+                yield Snapshot(connection, self.name)
+                connection.execute("ROLLBACK")
+            except BaseException:
+                connection.close()
+                raise
+            self._idle.append(connection)
+
+    def _borrow(self) -> sqlite3.Connection:
+        """A connection that nobody else uses. SQLite forbids to use, and to close, one from before a fork."""
+        if self._process != os.getpid():
+            self._inherited, self._idle = self._inherited + self._idle, []
+            self._process = os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            connection = connect(self.folder, "rw")
+        try:
+            check_schema(connection, self.name)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def close(self) -> None:
+        """Closes the connections that are not in use."""
+        while self._idle and self._process == os.getpid():
+            self._idle.pop().close()

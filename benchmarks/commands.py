@@ -1,0 +1,64 @@
+"""`farfield evaluate` and `farfield report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from farfield.api import open_model
+from farfield.benchmarks import report
+from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.results import Result, read_result
+from farfield.benchmarks.runner import evaluate as run
+from farfield.config import DataError, nearest
+from farfield.settings import EvaluateSettings, ReportSettings
+
+__all__ = ["evaluate", "report_command"]
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Runs a suite on a model, writes results and report, and returns paths and rates."""
+    folder = Path(settings.folder)
+    model = open_model(settings.model, settings.device)
+    outcome = run(settings.suite, ModelSubject(model, folder.name), folder)
+    return _reported([read_result(outcome.path)], folder)
+
+
+def report_command(settings: ReportSettings) -> dict[str, Any]:
+    """Turns result files into tables, pictures and a page."""
+    files = [file for place in settings.results for file in _files(Path(place))]
+    first = Path(settings.results[0])
+    folder = Path(settings.out) if settings.out else (first if first.is_dir() else first.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _reported([read_result(file) for file in dict.fromkeys(files)], folder)
+
+
+def _reported(results: Sequence[Result], folder: Path) -> dict[str, Any]:
+    written = report.write(results, folder)
+    console = Console(width=120, highlight=False)
+    with console.capture() as capture:
+        console.print(*report.tables(results))
+    paths = [str(result.path) for result in results] + [str(path) for path in written]
+    text = capture.get() + "\n".join(f"wrote {path}" for path in paths)
+    return {**report.summary(results), "written": paths, "text": text}
+
+
+def _files(place: Path) -> list[Path]:
+    """The suites' result files at or below `place`.
+
+    Raises:
+        DataError: there is none.
+    """
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        near = nearest(place.name, [other.name for other in place.parent.glob("*")] if place.parent.is_dir() else [])
+        hint = f" Did you mean '{place.parent / near}'?" if near else ""
+        raise DataError(f"{place}: no such file or folder.{hint}")
+    found = sorted(file for file in place.rglob("needle.jsonl"))
+    if not found:
+        raise DataError(f"{place}: no results in it. `farfield evaluate model=runs/<name>` makes some.")
+    return found

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracle import Bytes, Numbers
+
+from farfield.benchmarks.settings import NeedleSuite, Suite
+from farfield.config import ConfigError, FarfieldError, read
+
+
+def test_defaults_are_a_suite_for_every_tokenizer() -> None:
+    suite: Suite = NeedleSuite()
+    assert [task.name for task in suite.tasks(Numbers())] == ["needle_tokens"]
+    assert [task.name for task in suite.tasks(Bytes())] == ["needle_text"]
+    assert suite.places() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1])
+    assert read(NeedleSuite, suite.mapping()) == suite
+    for tokenizer in (Numbers(), Bytes()):
+        for length in suite.lengths:
+            suite.tasks(tokenizer)[0].check(0, length, 20, "test")
+
+
+def test_depths_are_a_number_or_a_list() -> None:
+    assert read(NeedleSuite, {"depths": 3}).places() == (0, 0.5, 1)
+    assert read(NeedleSuite, {"depths": [0, 0.25]}).places() == (0, 0.25)
+    assert read(NeedleSuite, {"depths": 3, "spacing": "sigmoid"}).places() == (0, 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "line"),
+    [
+        ({"lengths": []}, "suite.lengths: [] given. Give one or more lengths in rising order, each once."),
+        (
+            {"lengths": [512, 256]},
+            "suite.lengths: [512, 256] given. Give one or more lengths in rising order, each once.",
+        ),
+        (
+            {"depths": [0.5, 2]},
+            "suite.depths: [0.5, 2.0] given. Give a number of depths, or depths from 0 to 1 in rising order.",
+        ),
+        ({"queries": 2}, "suite: queries=2 asks for more than the needles=1 there are."),
+        (
+            {"mode": "tokens", "haystack": "books"},
+            "suite: haystack=books is text, and mode=tokens has none. Take noise or repeat.",
+        ),
+        (
+            {"mode": "text", "scoring": "likelihood"},
+            "suite: scoring=likelihood compares single ids, and mode=text has none. Take scoring=generate.",
+        ),
+        ({"mode": "token"}, "suite.mode: unknown choice 'token'. Did you mean 'tokens'? Known: auto, text, tokens."),
+        (
+            {"lenghts": [3]},
+            "suite: unknown key 'lenghts'. Did you mean 'lengths'? Known: batch, batch_tokens, depths, disjoint, "
+            "haystack, kind, lengths, mode, needles, queries, repeat, samples, scoring, seed, spacing, split.",
+        ),
+        ({"samples": 0}, "suite.samples: 0 given. Input should be greater than or equal to 1."),
+    ],
+)
+def test_settings_that_do_not_fit_are_said_in_one_line(mapping: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(NeedleSuite, mapping, "suite")
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("mapping", "tokenizer", "line"),
+    [
+        (
+            {"mode": "tokens"},
+            Bytes(),
+            "needle: mode=tokens does not fit a model of the bytes tokenizer. Take mode=text.",
+        ),
+        ({"mode": "text"}, Numbers(), "needle: mode=text does not fit a model of the ids tokenizer. Take mode=tokens."),
+        (
+            {"haystack": "books"},
+            Numbers(),
+            "needle: haystack=books is text, and mode=tokens has none. Take noise or repeat.",
+        ),
+        (
+            {"scoring": "likelihood"},
+            Bytes(),
+            "needle: scoring=likelihood compares single ids, and mode=text has none. Take scoring=generate.",
+        ),
+        (
+            {"haystack": "books"},
+            Bytes(),
+            "haystack: 'books' is no file and no folder. Known: noise, repeat, or a path.",
+        ),
+    ],
+)
+def test_what_auto_settles_is_checked_against_the_model(
+    mapping: dict[str, Any], tokenizer: Bytes | Numbers, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FarfieldError) as error:
+        read(NeedleSuite, mapping).tasks(tokenizer)
+    assert str(error.value) == line

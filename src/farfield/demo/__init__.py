@@ -1,0 +1,1 @@
+"""`make demo`: everything once, small, on two CPU cores; see `farfield.demo.__main__`."""

@@ -26,7 +26,7 @@ import numpy as np
 from farfield.config import ConfigError, IndexingError, read, unknown
 from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.fusion import Fused, best, fuse, ranked
-from farfield.retrieval.notice import say
+from farfield.progress import say
 from farfield.retrieval.settings import EmbedderConfig, RetrievalConfig
 from farfield.retrieval.store import DATABASE, Passage, Snapshot, Store
 from farfield.retrieval.vectors import VECTORS, UnusableError, Vectors, load, make, rebuilt, renew

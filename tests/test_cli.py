@@ -194,21 +194,26 @@ def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(
     def train(settings: Any) -> dict[str, Any]:
         if settings.seed == 1:
             raise TrainingError("seed 1 is unlucky")
+        if settings.seed == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return {"seed": settings.seed}
 
     work("train", train)
-    assert cli.main(["train", "-m", "data=needle", "size=tiny", "seed=0,1,2", "--json"]) == 2
+    assert cli.main(["train", "-m", "data=needle", "size=tiny", "seed=0,1,2,3", "--json"]) == 2
     out, err = capsys.readouterr()
     name = "retnet-tiny-needle-seed="
+    refused = "out of memory: DefaultCPUAllocator: can't allocate memory. Take a smaller model, batch or length."
     assert json.loads(out) == {
         "jobs": [
             {"name": f"{name}0", "seed": 0},
             {"name": f"{name}1", "error": "seed 1 is unlucky"},
-            {"name": f"{name}2", "seed": 2},
+            {"name": f"{name}2", "error": refused},
+            {"name": f"{name}3", "seed": 3},
         ]
     }
     assert err == (
-        f"farfield: job 1: {name}0\nfarfield: job 2: {name}1\nfarfield: seed 1 is unlucky\nfarfield: job 3: {name}2\n"
+        f"farfield: job 1: {name}0\nfarfield: job 2: {name}1\nfarfield: seed 1 is unlucky\n"
+        f"farfield: job 3: {name}2\nfarfield: {refused}\nfarfield: job 4: {name}3\n"
     )
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["multirun.yaml"]
 

@@ -178,9 +178,12 @@ def _sweep(line: argparse.Namespace) -> int:
         print(f"farfield: job {len(jobs) + 1}: {name or line.verb}", file=sys.stderr)
         try:
             jobs.append({"name": name, **_result(line.verb, _settings(line, mapping))})
-        except FarfieldError as error:
-            print(f"farfield: {error}", file=sys.stderr)
-            jobs.append({"name": name, "error": str(error)})
+        except (FarfieldError, OSError, MemoryError, RuntimeError) as error:
+            text = str(error) if isinstance(error, FarfieldError) else _refused(error)
+            if text is None:
+                raise
+            print(f"farfield: {text}", file=sys.stderr)
+            jobs.append({"name": name, "error": text})
 
     with contextlib.redirect_stdout(sys.stderr):
         sweep(line.verb, line.settings, job, line.config_dir)

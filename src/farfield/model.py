@@ -12,6 +12,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pydantic import Field, model_validator
@@ -166,6 +167,10 @@ class LanguageModel(nn.Module):
         """Where the weights are."""
         return self.embedding.weight.device
 
+    @cached_property
+    def _state_kinds(self) -> tuple[type[State], ...]:
+        return tuple(map(type, self.start(1).layers))
+
     def start(self, batch: int) -> ModelState:
         """The empty state of `batch` rows."""
         position = torch.zeros(batch, dtype=torch.int64, device=self.device)
@@ -255,6 +260,8 @@ class LanguageModel(nn.Module):
             raise ModelError(f"tokens: shape {tuple(tokens.shape)} given, (batch, time) with at least one is needed.")
         if tokens.shape[0] != state.position.shape[0]:
             raise ModelError(f"tokens: {tokens.shape[0]} rows given, but the state has {state.position.shape[0]}.")
+        if tuple(map(type, state.layers)) != self._state_kinds:
+            raise ModelError("state: made by a model of other layers.")
         if positions is not None and positions.shape != tokens.shape:
             raise ModelError(f"positions: shape {tuple(positions.shape)} given for tokens of {tuple(tokens.shape)}.")
         seen = tokens if positions is None else tokens[positions >= 0]

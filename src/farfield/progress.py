@@ -17,9 +17,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Bar"]
+__all__ = ["Bar", "say"]
 
 QUIET_SECONDS = 15.0
+
+
+def say(line: str) -> None:
+    """`line` on standard error: results go to standard output, and must stay readable by machines."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 class Bar:
@@ -79,4 +85,4 @@ class Bar:
         self.spoke = time.monotonic()
         of = f"/{self.total}" if self.total is not None else ""
         parts = [f"{self.title}: {self.done}{of} {self.unit}", self._rate(), self.note, end]
-        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+        say(", ".join(part for part in parts if part))

@@ -198,6 +198,13 @@ def test_calls(name: str) -> None:
     assert str(mistake.value) == text
 
 
+def test_the_state_of_another_model() -> None:
+    model, tokens = model_of("mixture"), torch.zeros(2, 3, dtype=torch.int64)
+    for other in ("retnet", "memory"):
+        with pytest.raises(ModelError, match=r"^state: made by a model of other layers\.$"):
+            model(tokens, model_of(other).start(2))
+
+
 def test_ids_at_padding_are_not_looked_at() -> None:
     model = model_of("mixture")
     positions = torch.tensor([[-1, 0, 1]])

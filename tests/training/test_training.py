@@ -265,7 +265,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"step {step}: the ")
     assert message.endswith(
-        "Training stops here; earlier checkpoints stay. "
+        "Training stops here; checkpoints of earlier steps, if any, stay. "
         "Try a lower training.optimizer.learning_rate (now 1e+30) or a longer training.schedule.warmup."
     )
     kept = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
@@ -277,7 +277,7 @@ def test_a_validation_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatc
     """Before weights that give none become a checkpoint."""
     nothing = torch.tensor([math.nan, 1.0], dtype=torch.float64)
     monkeypatch.setattr("farfield.training.learner.Learner.validation_step", lambda *batch: nothing)
-    with pytest.raises(TrainingError, match=r"^step 4: the validation loss is nan\. Training stops here; earlier"):
+    with pytest.raises(TrainingError, match=r"^step 4: the validation loss is nan\. Training stops here; checkpoints"):
         run(tmp_path, needle(*SHORT, "training.checkpoint.every=4"))
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 

@@ -18,7 +18,7 @@ from farfield.pretrained import BEST, CHECKPOINTS, CONFIG, EXPORT, FORMAT, LAST,
 from farfield.settings import TrainSettings
 from farfield.tokenizers import Tokenizer
 from farfield.training import metrics
-from farfield.training.interrupt import say
+from farfield.progress import say
 from farfield.training.saving import write_text
 
 __all__ = ["FIGURE", "LAST_EXPORT", "LOGS", "Start", "check_same", "choose_start", "clear", "describe", "record"]

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interrupt", "command_again", "say"]
+from farfield.progress import say
+
+__all__ = ["Interrupt", "command_again"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,9 +55,3 @@ def command_again() -> str:
         return "the same settings and resume=True."
     kept = [word for word in words if not word.startswith("resume=")]
     return f"`{shlex.join(['farfield', *kept, 'resume=true'])}`"
-
-
-def say(line: str) -> None:
-    """`line` on standard error: results go to standard output, and must stay readable by machines."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

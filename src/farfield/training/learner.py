@@ -83,7 +83,9 @@ class Learner(lightning.LightningModule):
         try_this = f"a lower training.optimizer.learning_rate (now {rate:g}) or a longer training.schedule.warmup"
         if self.training_config.precision != "fp32":
             try_this += ", or training.precision=fp32"
-        return TrainingError(f"step {step}: {what}. Training stops here; earlier checkpoints stay. Try {try_this}.")
+        return TrainingError(
+            f"step {step}: {what}. Training stops here; checkpoints of earlier steps, if any, stay. Try {try_this}."
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; its learning rate is set before each step, so no schedule is registered."""

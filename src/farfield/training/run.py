@@ -98,8 +98,6 @@ def _train(settings: TrainSettings, rank: int) -> None:
     config, facts = describe(settings, source.tokenizer.vocabulary), source.describe()
     if start is not None:
         check_same_data(folder, start[1]["facts"], facts)
-    if rank == 0:
-        record(folder, config, source.tokenizer)
     done = 0 if start is None else int(start[1]["progress"]["step"])
     if start is not None and done == training.steps:
         if start[0].name != LAST:  # killed after the best checkpoint was written, and before it was named the newest
@@ -107,6 +105,7 @@ def _train(settings: TrainSettings, rank: int) -> None:
         return
     model = LanguageModel(model_config(config, folder))
     if rank == 0:
+        record(folder, config, source.tokenizer)
         clear(folder, anew=start is None)
 
     from farfield.training.fit import Job, fit  # seconds of lightning, which no mistake above should wait for

@@ -24,9 +24,9 @@ from types import TracebackType
 import numpy as np
 
 from farfield.config import ConfigError, IndexingError, read, unknown
+from farfield.progress import say
 from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.fusion import Fused, best, fuse, ranked
-from farfield.progress import say
 from farfield.retrieval.settings import EmbedderConfig, RetrievalConfig
 from farfield.retrieval.store import DATABASE, Passage, Snapshot, Store
 from farfield.retrieval.vectors import VECTORS, UnusableError, Vectors, load, make, rebuilt, renew

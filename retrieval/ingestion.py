@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farfield.config import DataError
-from farfield.progress import Bar
+from farfield.progress import Bar, say
 from farfield.retrieval.chunks import VERSION, cut
 from farfield.retrieval.documents import Document, Found, Skipped, find, read_documents
 from farfield.retrieval.embedders import Embedder, build_embedder
-from farfield.progress import say
 from farfield.retrieval.settings import IngestConfig
 from farfield.retrieval.store import digest
 from farfield.retrieval.vectors import MISSING, OLDER, rebuilt, renew

@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 
 from farfield.config import ModelError, TrainingError
 from farfield.pretrained import BEST, CHECKPOINTS, CONFIG, EXPORT, FORMAT, LAST, OURS, TOKENIZER, read_checkpoint
+from farfield.progress import say
 from farfield.settings import TrainSettings
 from farfield.tokenizers import Tokenizer
 from farfield.training import metrics
-from farfield.progress import say
 from farfield.training.saving import write_text
 
 __all__ = ["FIGURE", "LAST_EXPORT", "LOGS", "Start", "check_same", "choose_start", "clear", "describe", "record"]

@@ -8,7 +8,8 @@ A global key is taken out of the window, so that it counts once. Beltagy et al.,
 published code is bidirectional only, this is its causal form: globals are restricted to the prefix.
 
 State: a ring of the last w d tokens, the G global keys and values in both projections: constant in time.
-Work a token: that of the projections, 4 H W (w + 1 + G) for attention. Linear in length, forward and backward.
+Work a token: that of the projections, 4 H W (w + 1 + G) for attention; a dilated head computes the w d + 1 scores of
+its band and masks the others. Linear in length, forward and backward.
 Shapes: B batch, T time, D width, H heads, K heads of keys and values, W width of a head, G global positions.
 """
 
@@ -38,7 +39,7 @@ class LongformerConfig(KeyedSettings):
 
     kind: Literal["longformer"] = "longformer"
     window: int | tuple[int, ...] = Field(
-        256, description="tokens before its own that a token sees; a list from bottom to top"
+        64, description="tokens before its own that a token sees; a list from bottom to top"
     )
     dilation: int | tuple[int, ...] = Field(1, description="every how many-th token of the window; a list: by heads")
     globals: int = Field(0, ge=0, description="positions at the start of a document that every token sees")

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +19,20 @@ from torch import Tensor
 __all__ = ["Rows"]
 
 V = TypeVar("V")
+
+
+class lazy(Generic[V]):  # noqa: N801  # used as a decorator
+    """functools.cached_property without its lock (before Python 3.12), which torch.compile cannot trace."""
+
+    def __init__(self, make: Callable[[Any], V]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+        self.name = make.__name__
+
+    def __get__(self, owner: Any, kind: type | None = None) -> V:
+        if owner is None:
+            return self  # type: ignore[return-value]  # looked up on the class, as documentation tools do
+        value = owner.__dict__[self.name] = self.make(owner)
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,42 +70,42 @@ class Rows:
     def device(self) -> torch.device:
         return self.positions.device
 
-    @cached_property
+    @lazy
     def real(self) -> Tensor:
         """(B, T) bool: not padding."""
         return self.positions >= 0
 
-    @cached_property
+    @lazy
     def document(self) -> Tensor:
         """(B, T) int64: how many documents have started in this row; 0 goes on with the state's document."""
         return (self.positions == 0).cumsum(1)
 
-    @cached_property
+    @lazy
     def continued(self) -> Tensor:
         """(B, T) bool: real tokens that go on with the document of the state."""
         return self.real & (self.document == 0)
 
-    @cached_property
+    @lazy
     def last_document(self) -> Tensor:
         """(B,) int64: the document that stands open at the end of each row."""
         return self.document[:, -1]
 
-    @cached_property
+    @lazy
     def padded(self) -> bool:
         """Whether any token is padding."""
         return bool((~self.real).any())
 
-    @cached_property
+    @lazy
     def right_padded(self) -> bool:
         """Whether padding, if any, stands only at the ends of rows."""
         return not self.padded or not bool((self.real[:, 1:] & ~self.real[:, :-1]).any())
 
-    @cached_property
+    @lazy
     def fresh(self) -> bool:
         """Whether every row begins a document in its first column, so that no state is looked at."""
         return bool((self.positions[:, 0] == 0).all())
 
-    @cached_property
+    @lazy
     def single(self) -> bool:
         """Whether every row holds one document: all rows begin one in their first column, or none begins any."""
         starts = self.positions == 0
@@ -103,7 +116,11 @@ class Rows:
         """Whether every row is a run of one document without padding: the fast path of every op."""
         return self.single and not self.padded
 
-    @cached_property
+    def settle(self) -> None:
+        """Looks at the numbers now, so that no compiled graph has to break for it."""
+        _ = self.plain, self.fresh, self.right_padded
+
+    @lazy
     def _memo(self) -> dict[object, object]:
         return {}
 

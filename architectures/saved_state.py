@@ -56,10 +56,17 @@ def load_state(file: Path, like: S) -> S:
     if said != checksum(tensors):
         raise ModelError(f"{file}: damaged: its checksum does not fit; prefill anew.")
     wanted = like.tensors()
-    if set(wanted) != set(tensors) or any(wanted[name].ndim != tensors[name].ndim for name in wanted):
+    if set(wanted) != set(tensors) or not all(_alike(wanted[name], tensors[name]) for name in wanted):
         raise ModelError(f"{file}: the state of another model.")
     device = next(iter(wanted.values())).device if wanted else torch.device("cpu")
     return like.restored({name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _alike(empty: Tensor, saved: Tensor) -> bool:
+    """Whether a saved tensor may stand for the empty one: only rows and the number of tokens kept may differ."""
+    if empty.ndim != saved.ndim:
+        return False
+    return all(mine in (0, theirs) for mine, theirs in zip(empty.shape[1:], saved.shape[1:], strict=True))
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -44,7 +44,7 @@ class KeyValueMemoryConfig(Config):
     kind: Literal["key_value"] = "key_value"
     name: str = Field("knn", description="what tables call it")
     capacity: int = Field(8192, ge=1, description="tokens that are kept a layer; the oldest is forgotten first")
-    segment: int = Field(256, ge=1, description="tokens in a segment; a segment is written when it is complete")
+    segment: int = Field(32, ge=1, description="tokens in a segment; a segment is written when it is complete")
     top: int = Field(32, ge=1, description="keys that a token reads, a head at a time")
     position: Literal["none", "original"] = Field(
         "none", description="none: keys and queries without positions; original: rotated to where they stood"

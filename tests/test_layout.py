@@ -95,7 +95,7 @@ def expected(prefix: str) -> set[str]:
     for folder in FOLDERS:
         found = [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
         files |= {f"{prefix}farfield/{file.relative_to(ROOT).as_posix()}" for file in found}
-    documents = [file for file in (PACKAGE / "demo" / "documents").rglob("*") if file.is_file()]
+    documents = [file for file in (PACKAGE / "demo").rglob("*") if file.suffix in (".md", ".json")]
     return files | {f"{prefix}farfield/{file.relative_to(PACKAGE).as_posix()}" for file in documents}
 
 

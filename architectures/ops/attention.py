@@ -46,7 +46,7 @@ __all__ = [
 BLOCK = 256  # queries in a block
 DENSE = 32  # a memory of at most this many keys for each one selected is read by a mask, a larger one by gathering
 
-Block = tuple[slice, slice, Tensor]  # queries, the key columns that they need, and their mask
+Block = tuple[slice, slice, Tensor | None]  # queries, the key columns that they need, and their mask if any
 
 
 class Layout(Protocol):
@@ -184,12 +184,20 @@ class Full:
         return self
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return kernel.forward(q, k, v, None, False, scale)
+        if kernel.whole or q.shape[2] <= BLOCK:
+            return kernel.forward(q, k, v, None, False, scale)
+        return _forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        return kernel.backward(gradient, q, k, v, out, lse, None, False, scale)
+        if kernel.whole or q.shape[2] <= BLOCK:
+            return kernel.backward(gradient, q, k, v, out, lse, None, False, scale)
+        return _backward(self._blocks(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+
+    def _blocks(self, time: int) -> Iterator[Block]:
+        for begin in range(0, time, BLOCK):
+            yield slice(begin, min(begin + BLOCK, time)), slice(None), None
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,12 +211,23 @@ class Causal:
         return self
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return kernel.forward(q, k, v, None, True, scale)
+        if kernel.whole or q.shape[2] <= BLOCK:
+            return kernel.forward(q, k, v, None, True, scale)
+        return _forward(self._blocks(q), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        return kernel.backward(gradient, q, k, v, out, lse, None, True, scale)
+        if kernel.whole or q.shape[2] <= BLOCK:
+            return kernel.backward(gradient, q, k, v, out, lse, None, True, scale)
+        return _backward(self._blocks(q), kernel, gradient, q, k, v, out, lse, scale)
+
+    def _blocks(self, q: Tensor) -> Iterator[Block]:
+        time = q.shape[2]
+        for begin in range(0, time, BLOCK):
+            end = min(begin + BLOCK, time)
+            lower = torch.ones(end - begin, end, dtype=torch.bool, device=q.device).tril(begin)
+            yield slice(begin, end), slice(0, end), lower[None, None]
 
 
 def _forward(

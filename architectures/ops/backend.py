@@ -34,6 +34,8 @@ class Kernel(Protocol):
     """
 
     name: str
+    whole: bool
+    """Whether a call without a mask takes memory that is linear in T and S, so that it need not be cut into blocks."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
@@ -78,7 +80,7 @@ def _additive(mask: Tensor, like: Tensor, time: int, keys: int) -> Tensor:
 
 
 class _Cpu:
-    name = "cpu"
+    name, whole = "cpu", True
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
@@ -111,7 +113,7 @@ class _Cpu:
 class _Cuda:
     """Parts without a mask go to FlashAttention, masked ones to the blocked form."""
 
-    name = "cuda"
+    name, whole = "cuda", True
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
@@ -145,7 +147,7 @@ class _Cuda:
 
 
 class _Blocked:
-    name = "blocked"
+    name, whole = "blocked", False
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float

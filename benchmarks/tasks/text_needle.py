@@ -28,7 +28,7 @@ from farfield.benchmarks.tasks.wording import INTRODUCTION, draw_keys, draw_valu
 
 __all__ = ["TextNeedle"]
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class TextNeedle:
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return [
-            float(np.mean([holds(self.tokenizer.decode(list(output)), gold) for gold in sample.text_answers]))
+            float(np.mean([exact(self.tokenizer.decode(list(output)), gold) for gold in sample.text_answers]))
             for sample, output in zip(samples, outputs, strict=True)
         ]
 
@@ -124,9 +124,10 @@ class TextNeedle:
         return np.array(self.tokenizer.encode(text), dtype=np.int32)
 
 
-def holds(text: str, gold: str) -> bool:
-    """Whether `gold` stands in `text` as a whole word: 12345678 does not hold 1234567."""
-    return re.search(rf"(?<!\w){re.escape(gold)}(?!\w)", text) is not None
+def exact(text: str, gold: str) -> bool:
+    """Whether the first number that `text` writes is `gold`: naming several is no answer, nor is 12345678 1234567."""
+    number = re.search(r"\w*\d\w*", text)
+    return number is not None and number[0] == gold
 
 
 def _nearest(borders: NDArray[np.int64], place: float) -> int:

@@ -80,6 +80,14 @@ class ModelConfig(Config):
                 total += memory.flops(heads, head_width, tokens)
         return total
 
+    def memory_from(self) -> int | None:
+        """Length in tokens from which on a document reads the memory; None without one."""
+        if self.memory is None:
+            return None
+        depth, segment = self.architecture.depth, self.memory.segment
+        reaches = [keyed.reach(index, depth) for index, keyed in self._remembering()]
+        return min(max(segment, 0 if reach is None else reach + 1) for reach in reaches) + 1
+
     def _gated(self) -> bool:
         return self.memory is not None and self.memory.combine == "gate"
 
@@ -238,6 +246,7 @@ class LanguageModel(nn.Module):
             tokens, rows = tokens.gather(1, order), Rows.at(positions.gather(1, order))
         if checked:
             _check_positions(rows, state.position)
+        rows.settle()
         x = self.embedding(torch.where(rows.real, tokens, 0) if rows.padded else tokens)
         x, layers, auxiliary = self.decoder(x, rows, state.layers)
         x = rows.masked(x)

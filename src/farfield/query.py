@@ -16,6 +16,7 @@ from typing import Any, Literal
 from farfield.api import open_model
 from farfield.config import ConfigError
 from farfield.generation import GenerationConfig, TextModel, generate
+from farfield.progress import say
 from farfield.retrieval import Hit, Index, PromptConfig, build_prompt, open_index
 from farfield.settings import QuerySettings
 
@@ -104,6 +105,12 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
     answer = ask(model, index, settings.question, prompt=settings.prompt, generation=settings.generation)
     if index is not None:
         index.close()
+    trained = None if model is None else model.info["config"].get("data", {}).get("length")
+    if isinstance(trained, int) and answer.prompt_tokens > trained:
+        say(
+            f"farfield: the prompt has {answer.prompt_tokens} tokens, and the model was trained on rows of {trained}. "
+            "For fewer: retrieval.k, prompt.tokens, or an index of smaller chunks (farfield ingest chunk.size=...)."
+        )
     seconds = {"load model": loaded, **answer.seconds} if model is not None else dict(answer.seconds)
     found: dict[str, Any] = {
         "question": answer.question,

@@ -79,7 +79,7 @@ class TrainSettings(Config):
 
 
 class EvaluateSettings(Config):
-    """`farfield evaluate`. Without a name, results are called as the model's folder is."""
+    """`farfield evaluate`. Without a name, results are called as the run is, and the checkpoint where one is named."""
 
     name: Name | None = None
     root: Text = "results"
@@ -90,7 +90,12 @@ class EvaluateSettings(Config):
     @property
     def folder(self) -> PurePath:
         """Where results go: <root>/<name>."""
-        return PurePath(self.root) / (self.name or PurePath(self.model).name or "model")
+        model = PurePath(self.model)
+        called = model.name
+        if model.suffix in (".ckpt", ".safetensors"):  # runs/<name>/checkpoints/last.ckpt, runs/<name>/last.safetensors
+            run = model.parent.parent if model.parent.name == "checkpoints" else model.parent
+            called = "-".join(part for part in (run.name, model.stem) if part)
+        return PurePath(self.root) / (self.name or called or "model")
 
 
 class SpeedSettings(Config):

@@ -12,7 +12,7 @@ from oracle import Bytes
 from farfield.benchmarks.tasks.haystack import load_haystack, sentences
 from farfield.benchmarks.tasks.needle import needle_depths, spread
 from farfield.benchmarks.tasks.sample import Sample, Split, generator
-from farfield.benchmarks.tasks.text_needle import TextNeedle, holds
+from farfield.benchmarks.tasks.text_needle import TextNeedle, exact
 from farfield.benchmarks.tasks.wording import (
     ADJECTIVES,
     INTRODUCTION,
@@ -139,12 +139,14 @@ def test_words_of_keys_are_not_in_the_noise() -> None:
         ("12345678", False),
         ("01234567", False),
         ("n1234567", False),
+        (" 1111111 or 1234567", False),
+        (" 1234567 or 1111111", True),
         ("123456", False),
         ("", False),
     ],
 )
-def test_only_the_whole_value_counts(text: str, held: bool) -> None:
-    assert holds(text, "1234567") == held
+def test_only_the_first_number_counts_and_only_whole(text: str, held: bool) -> None:
+    assert exact(text, "1234567") == held
 
 
 def test_outputs_are_judged_by_the_value_in_them() -> None:

@@ -166,7 +166,7 @@ def test_no_empty_key_set_reaches_a_kernel(subject: Subject, size: int, monkeypa
     seen: list[int] = []
 
     class Spy:
-        name = "spy"
+        name, whole = "spy", True
 
         def __init__(self, kernel: Kernel) -> None:
             self.kernel = kernel

@@ -304,6 +304,7 @@ class Spy:
     """A kernel that remembers the shapes it is handed and leaves the work to the blocked one."""
 
     name: str = "spy"
+    whole: bool = False
     seen: list[tuple[int, int]] = field(default_factory=list)
 
     def forward(
@@ -377,6 +378,17 @@ def test_a_band_allocates_nothing_of_time_by_time(name: str, kind: backend.Backe
         sizes.append(largest.bytes)
         assert largest.bytes <= 2 * time * 16 * 8
     assert sizes[1] <= 2.1 * sizes[0]
+
+
+@pytest.mark.parametrize("layout", [Causal(), Full()], ids=["causal", "full"])
+def test_whole_documents_are_read_a_block_of_queries_at_a_time(layout: op.Layout) -> None:
+    """By the kernel that holds its scores: without this, they would be queries by keys."""
+    time = 1100
+    parts, tensors = leaves([Part(*(draw(1, 1, time, 4) for _ in range(3)), layout)])
+    with Largest() as largest:
+        torch.autograd.grad(attention(parts, SCALE, "blocked")[0].sum(), tensors)
+    assert largest.bytes <= 8 * time * op.BLOCK
+    check(parts, "blocked", 1e-11)
 
 
 def test_a_band_without_reach_never_holds_all_scores() -> None:

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_cases import needle, numbers, rows, run, same, settings, streams, weights, write_text
+from training_cases import NEEDLE, TINY, needle, numbers, rows, run, same, settings, streams, weights, write_text
 
 from farfield.config import ConfigError, DataError, ModelError, TrainingError
 from farfield.data import NeedleData
 from farfield.data.needle import NeedleSource
 from farfield.model import LanguageModel
 from farfield.pretrained import read_checkpoint
+from farfield.training.folder import owned
 from farfield.training.saving import link
 from farfield.training.schedule import share
 
@@ -41,6 +42,27 @@ def copy(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     """The root of a finished run of its own."""
     shutil.copytree(finished[0], tmp_path / "runs")
     return tmp_path / "runs"
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with owned(tmp_path / "run"), pytest.raises(TrainingError, match=r"run: another process trains there\."):
+        run(tmp_path, needle(*SHORT))
+    assert run(tmp_path, needle(*SHORT))["steps"] == 12
+
+
+def test_a_memory_that_is_never_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["architecture=attention", "memory=knn", *NEEDLE[1:], *TINY, "training.steps=1"]
+    words += ["architecture.layers.attention.mixer.head_width=8"]
+    run(tmp_path / "short", [*words, "memory.segment=16"])
+    assert "rows of 16 tokens never read it; that begins at 17" in capsys.readouterr().err
+    run(tmp_path / "long", [*words, "memory.segment=8"])
+    assert "never read it" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nonsense", "fsdp"])
+def test_a_strategy_is_lightnings_and_one_that_shards_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises((TrainingError, ConfigError), match=rf"training\.strategy.*{name}"):
+        run(tmp_path, needle(*SHORT, f"training.strategy={name}"))
 
 
 def test_what_a_run_says(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -30,7 +31,7 @@ from farfield.demo.recipe import DOCUMENTS, INDEX, LENGTHS, MODELS, RECALL, TRAI
 from farfield.generation import TextModel
 from farfield.pretrained import load
 from farfield.query import ask
-from farfield.retrieval import IngestConfig, ingest, open_index
+from farfield.retrieval import Index, IngestConfig, ingest, open_index
 from farfield.settings import ReportSettings
 from farfield.training.metrics import FILE, read_metrics
 
@@ -70,11 +71,11 @@ def _demo(root: Path) -> None:
     console.rule("Summary")
     table = _table(root, results, report)
     console.print(table)
-    right = sum(answer["right"] for answer in answers)
     unseen = unseen_score(root / "reader")
     console.print(
         f"Reader: {unseen['right']} of {unseen['asked']} unseen questions exact "
-        f"({unseen['right'] / unseen['asked']:.0%}); {right} of {len(answers)} questions over the handbooks."
+        f"({unseen['right'] / unseen['asked']:.0%}); {answers['right']} of {answers['asked']} questions over the handbooks, "
+        "the five above among them."
     )
     (root / "demo.json").write_text(
         json.dumps(
@@ -122,35 +123,42 @@ def _cells(file: Path) -> int:
     return file.read_text(encoding="utf-8").count('"record": "cell"') if file.exists() else 0
 
 
-def _answers(root: Path, console: Console) -> list[dict[str, Any]]:
-    """The handbooks ingested, the five questions asked, and a table of what the reader wrote."""
+def _answers(root: Path, console: Console) -> dict[str, Any]:
+    """The handbooks ingested, all questions asked, and a table of what the reader wrote to five of them."""
+    place = ("root=" + str(root / "indexes"), f"index={INDEX}")
+    chunk = (f"chunk.size={READER.chunk.size}", f"chunk.overlap={READER.chunk.overlap}")
+    console.print("$ farfield " + shlex.join(["ingest", f"path={DOCUMENTS}", *place, *chunk, "prune=true"]))
     ingest(IngestConfig(path=str(DOCUMENTS), index=INDEX, root=str(root / "indexes"), prune=True, chunk=READER.chunk))
     model = TextModel(*load(root / "reader"))
-    questions = json.loads((DOCUMENTS.parent / "questions.json").read_text(encoding="utf-8"))["demo"]
+    questions = json.loads((DOCUMENTS.parent / "questions.json").read_text(encoding="utf-8"))
+    with open_index(INDEX, root / "indexes", READER.retrieval) as index:
+        shown, others = ([_asked(model, index, one) for one in questions[part]] for part in ("demo", "more"))
+    words = ["query", shown[0]["question"], *place, f"model={root / 'reader'}", f"retrieval.k={READER.retrieval.k}"]
+    console.print("$ farfield " + shlex.join(words))
     table = Table(
         "question", "generated answer", "right?", "source", "score", "s", title="Five questions, answered by the reader"
     )
-    found = []
-    with open_index(INDEX, root / "indexes", READER.retrieval) as index:
-        for one in questions:
-            answer = ask(model, index, one["question"], prompt=READER.prompt)
-            right = exact(one["answer"], answer.text or "")
-            source = answer.sources[0]
-            place, seconds = f"{Path(source.path).name}:{source.start}-{source.end}", sum(answer.seconds.values())
-            verdict = "yes" if right else f"no: {one['answer']}"
-            table.add_row(one["question"], answer.text, verdict, place, f"{source.score:.4f}", f"{seconds:.2f}")
-            found.append(
-                {
-                    "question": one["question"],
-                    "answer": answer.text,
-                    "gold": one["answer"],
-                    "right": right,
-                    "source": place,
-                    "seconds": dict(answer.seconds),
-                }
-            )
+    for one in shown:
+        verdict, seconds = "yes" if one["right"] else f"no: {one['gold']}", sum(one["seconds"].values())
+        table.add_row(one["question"], one["answer"], verdict, one["source"], f"{one['score']:.4f}", f"{seconds:.2f}")
     console.print(table)
-    return found
+    asked = [*shown, *others]
+    return {"shown": shown, "others": others, "right": sum(one["right"] for one in asked), "asked": len(asked)}
+
+
+def _asked(model: TextModel, index: Index, one: dict[str, str]) -> dict[str, Any]:
+    """What the reader wrote to a question, and whether it is the answer."""
+    answer = ask(model, index, one["question"], prompt=READER.prompt)
+    source = answer.sources[0]
+    return {
+        "question": one["question"],
+        "answer": answer.text,
+        "gold": one["answer"],
+        "right": exact(one["answer"], answer.text or ""),
+        "source": f"{Path(source.path).name}:{source.start}-{source.end}",
+        "score": source.score,
+        "seconds": dict(answer.seconds),
+    }
 
 
 def _table(root: Path, results: dict[str, dict[str, Any]], report: dict[str, Any]) -> Table:

@@ -14,6 +14,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from farfield.config import TrainingError
 from farfield.data import Source
@@ -85,7 +86,10 @@ def fit(job: Job, devices: Devices) -> None:
         interrupt = stack.enter_context(Interrupt(quiet=devices.rank > 0))
         reports = stack.enter_context(_reports(job)) if devices.rank == 0 else None
         watch = Watch(training, job.source, job.folder, interrupt, reports)
-        trainer = _trainer(job, devices, watch)
+        try:
+            trainer = _trainer(job, devices, watch)
+        except (ValueError, MisconfigurationException) as error:
+            raise TrainingError(f"training.strategy: {' '.join(str(error).split())}") from None
         batches = stack.enter_context(feed(job.source, training, job.done, devices.rank, devices.count))
         try:
             trainer.fit(learner, batches, ckpt_path=job.checkpoint, weights_only=True)
@@ -102,11 +106,13 @@ def _trainer(job: Job, devices: Devices, watch: Watch) -> lightning.Trainer:
     """Lightning's trainer, for the steps that are left, without what it would do beside our own."""
     training = job.training
     # A step need not use every weight: a memory's gate is idle until a document is longer than a segment.
-    several = "ddp" if training.strategy == "ddp" else "ddp_find_unused_parameters_true"
+    strategy = training.strategy
+    if strategy == "auto" and devices.count > 1:
+        strategy = "ddp_find_unused_parameters_true"
     return lightning.Trainer(
         accelerator=devices.kind,
         devices=devices.count,
-        strategy="auto" if devices.count == 1 else several,
+        strategy=strategy,
         precision=PRECISION[training.precision],
         max_steps=training.steps - job.done,
         max_epochs=-1,

@@ -8,10 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; two runs in one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
 
 from farfield.config import ModelError, TrainingError
 from farfield.pretrained import BEST, CHECKPOINTS, CONFIG, EXPORT, FORMAT, LAST, OURS, TOKENIZER, read_checkpoint
@@ -21,9 +27,20 @@ from farfield.tokenizers import Tokenizer
 from farfield.training import metrics
 from farfield.training.saving import write_text
 
-__all__ = ["FIGURE", "LAST_EXPORT", "LOGS", "Start", "check_same", "choose_start", "clear", "describe", "record"]
+__all__ = [
+    "FIGURE",
+    "LAST_EXPORT",
+    "LOGS",
+    "Start",
+    "check_same",
+    "choose_start",
+    "clear",
+    "describe",
+    "owned",
+    "record",
+]
 
-LAST_EXPORT, FIGURE, LOGS = "last.safetensors", "figures/loss.png", "tensorboard"
+LAST_EXPORT, FIGURE, LOGS, LOCK = "last.safetensors", "figures/loss.png", "tensorboard", ".lock"
 
 # What may differ between a run and its continuation: where, how and how long it computes, not what is learnt of what.
 FREE = (
@@ -108,6 +125,30 @@ def check_same_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
                 f"{folder}: the data has changed since the run began: '{key}' was {before.get(key)} and is "
                 f"{now.get(key)}. Put the files back, or begin another run with name=..."
             )
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """The run's folder, which is made, for this process alone.
+
+    Raises:
+        TrainingError: another process trains there, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be written: {error.strerror}.") from None
+    with file:
+        try:
+            if fcntl is not None:  # the system drops it when the process ends, however it ends
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{folder}: another process trains there. Wait for it, or take name=...") from None
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def clear(folder: Path, anew: bool) -> None:

@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 
+SHARDED = ("fsdp", "deepspeed", "model_parallel")  # Lightning's strategies whose weights lie in pieces
+
+
 class OptimizerConfig(Config):
     """AdamW (Loshchilov and Hutter, https://arxiv.org/abs/1711.05101)."""
 
@@ -89,10 +92,18 @@ class TrainingConfig(Config):
     compile: bool = Field(False, description="torch.compile the decoder")
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | None = Field(1, ge=1, description="devices to train on; null: all there are")
-    strategy: Literal["auto", "ddp"] = Field(
-        "auto", description="over several devices, ddp is faster than auto where each step uses every weight"
+    strategy: str = Field(
+        "auto",
+        description="Lightning's; over several devices, ddp is faster than auto where each step uses every weight",
     )
     threads: int | None = Field(None, ge=1, le=1024, description="threads of the CPU; null: PyTorch's choice")
+
+    @field_validator("strategy")
+    @classmethod
+    def _whole(cls, strategy: str) -> str:
+        if any(strategy.startswith(name) for name in SHARDED):
+            raise ValueError(f"'{strategy}' shards the weights, and checkpoints here are whole. Use auto or ddp.")
+        return strategy
 
     @field_validator("schedule")
     @classmethod

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from farfield.config import ConfigError
 from farfield.data import TextData, open_source
-from farfield.model import LanguageModel
+from farfield.model import LanguageModel, ModelConfig
 from farfield.pretrained import BEST, CHECKPOINTS, EXPORT, LAST, OURS, model_config, read_checkpoint
+from farfield.progress import say
 from farfield.settings import TrainSettings
 from farfield.training import metrics
 from farfield.training.devices import choose_devices, threads
@@ -28,6 +29,7 @@ from farfield.training.folder import (
     choose_start,
     clear,
     describe,
+    owned,
     record,
 )
 from farfield.training.generators import seeded
@@ -104,15 +106,28 @@ def _train(settings: TrainSettings, rank: int) -> None:
             link(start[0], start[0].with_name(LAST))
         return
     model = LanguageModel(model_config(config, folder))
-    if rank == 0:
-        record(folder, config, source.tokenizer)
-        clear(folder, anew=start is None)
+    with owned(folder) if rank == 0 else nullcontext():
+        if rank == 0:
+            _tell(settings, model.config)
+            record(folder, config, source.tokenizer)
+            clear(folder, anew=start is None)
 
-    from farfield.training.fit import Job, fit  # seconds of lightning, which no mistake above should wait for
+        from farfield.training.fit import Job, fit  # seconds of lightning, which no mistake above should wait for
 
-    kept = {"format": config["format"], "config": config, "facts": facts}
-    checkpoint = None if start is None else start[0]
-    fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done), devices)
+        kept = {"format": config["format"], "config": config, "facts": facts}
+        checkpoint = None if start is None else start[0]
+        fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done), devices)
+
+
+def _tell(settings: TrainSettings, config: ModelConfig) -> None:
+    """A line where the memory would never be read: the rows are too short to leave anything to it."""
+    needed = config.memory_from()
+    if needed is not None and settings.data.length < needed and not settings.training.carry:
+        say(
+            f"farfield: memory={settings.memory.name if settings.memory else None}: rows of {settings.data.length} "
+            f"tokens never read it; that begins at {needed}. Use a longer data.length, or a smaller memory.segment "
+            "and window."
+        )
 
 
 def _finish(settings: TrainSettings, began: float) -> dict[str, Any]:

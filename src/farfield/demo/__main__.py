@@ -74,8 +74,8 @@ def _demo(root: Path) -> None:
     unseen = unseen_score(root / "reader")
     console.print(
         f"Reader: {unseen['right']} of {unseen['asked']} unseen questions exact "
-        f"({unseen['right'] / unseen['asked']:.0%}); {answers['right']} of {answers['asked']} questions over the handbooks, "
-        "the five above among them."
+        f"({unseen['right'] / unseen['asked']:.0%}); {answers['right']} of {answers['asked']} questions "
+        "over the handbooks, the five above among them."
     )
     (root / "demo.json").write_text(
         json.dumps(

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import lightning.pytorch as lightning
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from farfield.config import TrainingError
 from farfield.data import Source

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from farfield.config import DataError, nearest
+from farfield.config import DataError, nearest, printable
 from farfield.retrieval.chunks import headings
 
-__all__ = ["Document", "Found", "Skipped", "find", "read_documents"]
+__all__ = ["Document", "Found", "Skipped", "find", "read_documents", "require_files"]
 
 
 @dataclass(frozen=True)
@@ -46,32 +46,66 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Found:
-    """The files below `root`, sorted, and how many files of other kinds (by ending) lie between them."""
+    """The files at or below `root`, sorted, and what lies between them.
+
+    Attributes:
+        skipped: files that could hold documents, but are named in bytes that are not UTF-8.
+        ignored: how many files of other kinds, by ending.
+    """
 
     root: Path
     files: tuple[Path, ...]
+    skipped: tuple[Skipped, ...]
     ignored: dict[str, int]
 
 
 def find(path: str) -> Found:
-    """The files at or below `path` that can hold documents. Hidden files and folders are left out.
+    """The files at or below `path` that can hold documents, maybe none. Hidden files and folders are left out.
 
     Raises:
-        DataError: there is nothing at `path`, or no file of a known kind.
+        DataError: what is at `path` cannot be told.
     """
-    root = Path(path).expanduser()
-    if not root.exists():
-        raise DataError(f"path: {path} does not exist.{_sibling(root)}")
-    root = root.resolve()
-    files = sorted(_below(root)) if root.is_dir() else [root]
-    usable = tuple(file for file in files if file.suffix.lower() in READERS)
-    ignored = Counter(file.suffix.lower() or file.name for file in files if file.suffix.lower() not in READERS)
-    if usable:
-        return Found(root, usable, dict(sorted(ignored.items())))
+    there = _exists(path)
+    root = Path(path).expanduser().resolve()
+    files = sorted(_below(root)) if root.is_dir() else [root] * there
+    known = [file for file in files if file.suffix.lower() in READERS]
+    others = Counter(
+        printable(file.suffix.lower() or file.name) for file in files if file.suffix.lower() not in READERS
+    )
+    return Found(
+        root,
+        files=tuple(file for file in known if _is_named(file)),
+        skipped=tuple(Skipped(printable(str(file)), "its name is not UTF-8") for file in known if not _is_named(file)),
+        ignored=dict(sorted(others.items())),
+    )
+
+
+def require_files(found: Found, path: str) -> None:
+    """Raises a DataError if there is nothing at `path`, or no file of a known kind."""
+    if found.files or found.skipped:
+        return
     known = ", ".join(READERS)
-    if not files:
+    if found.ignored:
+        raise DataError(f"path: {path}: no file of a known kind ({', '.join(found.ignored)} given). Known: {known}.")
+    if found.root.is_dir():
         raise DataError(f"path: {path} is an empty folder. It should hold files that end in {known}.")
-    raise DataError(f"path: {path}: no file of a known kind ({', '.join(sorted(ignored))} given). Known: {known}.")
+    raise DataError(f"path: {path} does not exist.{_sibling(Path(path).expanduser())}")
+
+
+def _exists(path: str) -> bool:
+    """Whether there is anything at `path`. What may not be looked at must not look as if it were gone."""
+    try:
+        Path(path).expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DataError(f"path: {path} cannot be read ({error.strerror}).") from error
+    return True
+
+
+def _is_named(file: Path) -> bool:
+    """Whether a file's path is UTF-8, as whatever is stored and printed must be."""
+    return printable(str(file)) == str(file)
 
 
 def _sibling(path: Path) -> str:
@@ -81,12 +115,13 @@ def _sibling(path: Path) -> str:
         near = nearest(path.name, sorted(entry.name for entry in parent.iterdir()))
     except OSError:
         return ""
-    return f" Did you mean '{parent / near}'?" if near else ""
+    return f" Did you mean '{printable(str(parent / near))}'?" if near else ""
 
 
 def _unreadable(error: OSError) -> None:
     """A folder that cannot be listed stops everything: its documents would look as if they were gone."""
-    raise DataError(f"path: the folder {error.filename} cannot be read ({error.strerror}).") from error
+    folder = printable(str(error.filename))
+    raise DataError(f"path: the folder {folder} cannot be read ({error.strerror}).") from error
 
 
 def _below(root: Path) -> Iterator[Path]:

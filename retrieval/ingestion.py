@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from farfield.config import DataError
 from farfield.progress import Bar, say
 from farfield.retrieval.chunks import VERSION, cut
-from farfield.retrieval.documents import Document, Found, Skipped, find, read_documents
+from farfield.retrieval.documents import Document, Found, Skipped, find, read_documents, require_files
 from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.settings import IngestConfig
-from farfield.retrieval.store import digest
+from farfield.retrieval.store import DATABASE, Store, digest
 from farfield.retrieval.vectors import MISSING, OLDER, rebuilt, renew
 from farfield.retrieval.writing import Finish, Put, Writer
 
@@ -71,9 +72,8 @@ def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestRe
         IndexingError: the index cannot be used, or another process writes to it.
     """
     began = time.monotonic()
-    found = find(settings.path)
-    _require_usable(found, settings.path)
     folder = Path(settings.root).expanduser() / settings.index
+    found = _checked(settings, folder)
     described = None if embedder else json.dumps(settings.embedder.mapping())
     with Writer(folder, settings.index, embedder or build_embedder(settings.embedder), described) as writer:
         work = _Ingest(settings, writer, found)
@@ -99,15 +99,46 @@ def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestRe
     )
 
 
+def _checked(settings: IngestConfig, folder: Path) -> Found:
+    """The files at the path. None of them holds a document only where the index has some of the path to be pruned.
+
+    Raises:
+        DataError: nothing at the path can be used; told before an index is made for nothing.
+    """
+    found = find(settings.path)
+    try:
+        _require_usable(found, settings.path)
+    except DataError:
+        if not settings.prune or not _below(_stored_files(folder, settings.index), found.root):
+            raise
+    return found
+
+
+def _stored_files(folder: Path, name: str) -> Iterable[str]:
+    """The paths of the files that an index holds, where there is one."""
+    if not (folder / DATABASE).is_file():
+        return ()
+    with closing(Store(folder, name)) as store, store.reading() as snapshot:
+        return snapshot.files()
+
+
+def _below(paths: Iterable[str], root: Path) -> list[str]:
+    """Those of `paths` that lie at or below `root`, sorted."""
+    top = root.as_posix().rstrip("/") + "/"
+    return sorted(path for path in paths if f"{path}/".startswith(top))
+
+
 def _require_usable(found: Found, path: str) -> None:
-    """Raises a DataError if no file holds a document: before an index is made for nothing."""
+    """Raises a DataError if no file holds a document."""
+    require_files(found, path)
     reason = ""
     for file in found.files:
         for item in _documents(file)[1]:
             if isinstance(item, Document):
                 return
             reason = reason or str(item)
-    raise DataError(f"path: {path}: none of its {len(found.files)} files can be used. {reason}.")
+    reason = reason or str(found.skipped[0])
+    raise DataError(f"path: {path}: none of its {len(found.files + found.skipped)} files can be used. {reason}.")
 
 
 def _documents(file: Path) -> tuple[bytes, Iterator[Document | Skipped]]:
@@ -144,6 +175,8 @@ class _Ingest:
             kinds = ", ".join(f"{kind} {count}" for kind, count in self._found.ignored.items())
             say(f"ingest: files of other kinds are left out ({kinds})")
         total = sum(file.stat().st_size for file in self._found.files if file.exists())
+        for item in self._found.skipped:
+            self._skip(item)
         with Bar("ingest", total=_kilo(total), unit="kB") as bar:
             for file in self._found.files:
                 self._file(file, bar)
@@ -153,10 +186,9 @@ class _Ingest:
 
     def prune(self) -> None:
         """Forgets the files at or below the ingested path that are there no longer."""
-        root, present = self._found.root.as_posix(), {file.as_posix() for file in self._found.files}
-        below = root.rstrip("/") + "/"
-        gone = [path for path in self._stored if path not in present and (path == root or path.startswith(below))]
-        self._count([Finish(path, None, frozenset()) for path in sorted(gone)])
+        present = {file.as_posix() for file in self._found.files}
+        gone = [path for path in _below(self._stored, self._found.root) if path not in present]
+        self._count([Finish(path, None, frozenset()) for path in gone])
 
     def vectors(self) -> tuple[str, ...]:
         """Brings the vectors up to date; a line for each thing that was wrong with them."""

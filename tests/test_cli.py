@@ -188,6 +188,14 @@ def test_the_question_never_reaches_hydra(
     assert json.loads(capsys.readouterr().out) == {"question": question, "index": "x"}
 
 
+def test_bytes_of_a_word_that_are_not_utf8_are_told_in_one_line(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "farfield", "query", b"gate \xff", "index=hb"],
+        cwd=tmp_path, env={**os.environ, "PYTHONUTF8": "1"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout, run.stderr) == (2, b"", b"farfield: not UTF-8 text: 'gate \\xff'.\n")
+
+
 def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(
     work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

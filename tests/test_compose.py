@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -86,6 +87,40 @@ def test_a_broken_file_of_the_users_own(tmp_path: Path, text: str, message: str)
     (home / "architecture" / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         compose("train", [DATA, "architecture=mine"], home)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [(b"width: \xff\n", "not UTF-8 text"), (b"5\n", "a single value, not lines of key: value")],
+)
+@pytest.mark.parametrize("chosen", ["mine", "above"])
+def test_a_file_without_settings_is_named(tmp_path: Path, data: bytes, what: str, chosen: str) -> None:
+    home = tmp_path / "architecture"
+    home.mkdir()
+    (home / "above.yaml").write_text("defaults: [mine]\n")
+    (home / "broken.yaml").write_text("width: [1\n")
+    (home / "mine.yaml").write_bytes(data)
+    for read in (compose, combinations, lambda *given: show(*given[:2], ["--cfg=job"], given[2])):
+        with pytest.raises(ConfigError) as error:
+            read("train", [DATA, f"architecture={chosen}"], tmp_path)
+        assert str(error.value) == f"{home / 'mine.yaml'}: {what}."
+
+
+def test_a_file_that_the_system_does_not_hand_out_is_told_by_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = OmegaConf.load
+
+    def load(file: Any) -> object:
+        if str(getattr(file, "name", file)).endswith("mine.yaml"):
+            raise PermissionError(13, "Permission denied", "mine.yaml")
+        return loaded(file)
+
+    (tmp_path / "architecture").mkdir()
+    (tmp_path / "architecture" / "mine.yaml").write_text("width: 7\n")
+    monkeypatch.setattr(OmegaConf, "load", load)
+    with pytest.raises(PermissionError):
+        compose("train", [DATA, "architecture=mine"], tmp_path)
 
 
 def test_hydra_is_left_as_it_was_found() -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from farfield import cli, usage
-from farfield.config import FarfieldError
+from farfield.config import FarfieldError, printable
 
 TRAIN = ["train", "data=needle"]
 KNOWN = "architecture, data, memory, name, resume, root, seed, size, training"
+KNOWN_TO_QUERY = (
+    "Known: device, generation, index, model, prompt, question, retrieval, root. "
+    "A question with '=' in it is given as question='...'."
+)
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."
 
 # What Hydra and the yaml files know: seen before torch is imported.
@@ -77,6 +81,16 @@ COMPOSING = {
         "name: Interpolation key 'nothing' not found",
     ),
     "settings of models": (["models", "width=1"], "models takes no settings."),
+    "no key of Hydra's": ([*TRAIN, "hydra=1"], f"train: unknown key 'hydra'. Known: {KNOWN}."),
+    "a question with a sign": (["query", "a=b gate", "index=x"], f"query: unknown key 'a'. {KNOWN_TO_QUERY}"),
+    "a question with signs": (["query", "a==b (or c, d", "index=x"], f"query: unknown key 'a'. {KNOWN_TO_QUERY}"),
+    "a question that is not UTF-8": (
+        ["query", "gate \udcff \ud83e", "index=x"],
+        r"not UTF-8 text: 'gate \xff \ud83e'.",
+    ),
+    "a setting that is not UTF-8": ([*TRAIN, "name=\udce9"], r"not UTF-8 text: 'name=\xe9'."),
+    "a flag's value that is not UTF-8": ([*TRAIN, "--config-dir", "\udce9"], r"not UTF-8 text: '\xe9'."),
+    "a verb that is not UTF-8": (["\udce9"], r"not UTF-8 text: '\xe9'."),
 }
 
 # What the typed settings know: seen before lightning, data or weights are touched.
@@ -124,6 +138,19 @@ TYPED = {
         [*TRAIN, "training.optimizer.betas=[0.9,2]"],
         "training.optimizer.betas: [0.9, 2.0] given. Both must be at least 0 and below 1.",
     ),
+    "too few averages": (
+        [*TRAIN, "training.optimizer.betas=[0.9]"],
+        "training.optimizer.betas: 1 value given, 2 are needed.",
+    ),
+    "no averages": (
+        [*TRAIN, "training.optimizer.betas=[]"],
+        "training.optimizer.betas: no value given, 2 are needed.",
+    ),
+    "too many averages": (
+        [*TRAIN, "training.optimizer.betas=[0.9,0.9,0.9]"],
+        "training.optimizer.betas: 3 values given, at most 2 are allowed.",
+    ),
+    "no results": (["report", "results=[]"], "results: no value given, at least 1 is needed."),
     "no such layer": (
         [*TRAIN, "architecture.pattern=[retnet,retne]"],
         "architecture.pattern: no layer is called 'retne'. Did you mean 'retnet'? Known: retnet.",
@@ -201,3 +228,11 @@ def test_an_error_of_several_lines_is_told_in_one(
     monkeypatch.setattr(cli, "_run", broken)
     assert cli.main(["models"]) == 2
     assert capsys.readouterr().err == "farfield: one two\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [("Grüße 🦁 \\xff", "Grüße 🦁 \\xff"), ("\udc80a\udcff", r"\x80a\xff"), ("\ud83e \udc00", r"\ud83e \udc00")],
+)
+def test_what_is_not_utf8_is_spelled_out(text: str, spelled: str) -> None:
+    assert printable(text) == spelled

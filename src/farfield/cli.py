@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import farfield
 from farfield import usage
-from farfield.config import Config, ConfigError, FarfieldError, read, unknown
+from farfield.config import Config, ConfigError, FarfieldError, printable, read, unknown
 
 __all__ = ["main"]
 
@@ -88,8 +88,11 @@ def _line(words: Sequence[str]) -> argparse.Namespace:
     """The parts of a command line: flags, `verb`, `settings` (key=value) and `question`.
 
     Raises:
-        ConfigError: an unknown flag, an unknown verb, a word that is no setting.
+        ConfigError: a word that is not UTF-8, an unknown flag, an unknown verb, a word that is no setting.
     """
+    for word in words:
+        if printable(word) != word:
+            raise ConfigError(f"not UTF-8 text: '{printable(word)}'.")
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-h", "--help", action="store_true")

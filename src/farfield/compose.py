@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no types; OmegaConf raises its errors
 
-from farfield.config import ConfigError, unknown
+from farfield.config import ConfigError, printable, unknown
 
 __all__ = ["CONFIGS", "combinations", "compose", "group_options", "option", "show", "sweep"]
 
@@ -44,6 +44,9 @@ VERSION = "1.3"
 
 # A run without a name is called by these choices, in this order.
 NAMING = ("architecture", "size", "memory", "data")
+
+# What may be meant by a setting that is none, where a question can be asked.
+ASKED = " A question with '=' in it is given as question='...'."
 
 # A sweep of more combinations than this is checked up to here before the first job starts.
 CHECKED = 200
@@ -60,7 +63,7 @@ def compose(verb: str, words: Sequence[str] = (), folder: Path | None = None) ->
     Raises:
         ConfigError: the first mistake, as one line.
     """
-    with _hydra(verb) as loader:
+    with _hydra(verb, folder) as loader:
         return _compose(verb, _prepare(verb, words, loader, folder))
 
 
@@ -84,7 +87,7 @@ def combinations(verb: str, words: Sequence[str], folder: Path | None = None) ->
 
     Of very many combinations only the first; where a sweeper of another kind chooses them, none.
     """
-    with _hydra(verb) as loader:
+    with _hydra(verb, folder) as loader:
         prepared = [_parse(word, loader) for word in _prepare(verb, words, loader, folder, several=True)]
         choices = [_spelled(override) for override in prepared]
         chosen = itertools.islice(itertools.product(*choices), CHECKED)
@@ -93,7 +96,7 @@ def combinations(verb: str, words: Sequence[str], folder: Path | None = None) ->
 
 def sweep(verb: str, words: Sequence[str], run: Callable[[dict[str, Any]], None], folder: Path | None = None) -> None:
     """Call `run` with the settings of every combination, one after the other, each under a name of its own."""
-    with _hydra(verb) as loader:
+    with _hydra(verb, folder) as loader:
         prepared = _prepare(verb, words, loader, folder, several=True)
         parsed = [_parse(word, loader) for word in prepared]
     swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
@@ -111,7 +114,7 @@ def sweep(verb: str, words: Sequence[str], run: Callable[[dict[str, Any]], None]
 
 def show(verb: str, words: Sequence[str], flags: Sequence[str], folder: Path | None = None) -> None:
     """Let Hydra print what it composes; `flags` are those of its own command line (`--cfg=job`, `--info=defaults`)."""
-    with _hydra(verb) as loader:
+    with _hydra(verb, folder) as loader:
         prepared = _prepare(verb, words, loader, folder)
         config = hydra_compose(verb, prepared)
         if "--resolve" in flags:
@@ -128,20 +131,20 @@ def group_options(group: str, folder: Path | None = None) -> list[str]:
 
 
 @contextmanager
-def _hydra(verb: str) -> Iterator[ConfigLoader]:
+def _hydra(verb: str, folder: Path | None = None) -> Iterator[ConfigLoader]:
     """Hydra, started for one use and left as it was found, with its mistakes as ours."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with _mistakes(verb), initialize_config_module(PACKAGE, job_name="farfield", version_base=VERSION):
+        with _mistakes(verb, folder), initialize_config_module(PACKAGE, job_name="farfield", version_base=VERSION):
             yield GlobalHydra.instance().config_loader()
     finally:
         GlobalHydra.instance().hydra = outer
 
 
 @contextmanager
-def _mistakes(verb: str) -> Iterator[None]:
-    """Hydra's and OmegaConf's errors as one line of ours."""
+def _mistakes(verb: str, folder: Path | None = None) -> Iterator[None]:
+    """Hydra's and OmegaConf's errors, and those of yaml files of the user's own in `folder`, as one line of ours."""
     try:
         yield
     except OverrideParseException as error:
@@ -158,6 +161,23 @@ def _mistakes(verb: str) -> Iterator[None]:
         text = str(error).split("Config search path:")[0]
         cause = f"{error.__cause__}".splitlines()[0] if error.__cause__ else ""
         raise ConfigError(f"{verb}: " + " ".join([*text.split(), cause]).strip()) from None
+    except (UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's own, which names its file
+        what = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "a single value, not lines of key: value"
+        names = ", ".join(_failing(folder, type(error))) if folder else ""
+        raise ConfigError(f"{names or verb}: {what}.") from None
+
+
+def _failing(folder: Path, kind: type[Exception]) -> Iterator[str]:
+    """The yaml files below `folder` that cannot be loaded for an error of `kind`, which does not name them."""
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            OmegaConf.load(file)
+        except kind:
+            yield printable(str(file))
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
+            continue
 
 
 def _parse(word: str, loader: ConfigLoader) -> Override:
@@ -173,6 +193,7 @@ def _prepare(
     keys, groups = _known(verb)
     search = [f"hydra.searchpath=[{json.dumps(f'file://{folder.resolve()}', ensure_ascii=False)}]"] if folder else []
     for word in words:
+        _require_known(verb, word, keys | groups.keys())
         override = _parse(word, loader)
         if override.is_sweep_override() and not several:
             raise ConfigError(f"{word}: several values. Add -m to run each; [a,b] is a list, and quotes make a text.")
@@ -180,11 +201,16 @@ def _prepare(
             search.append(word)
         elif override.key_or_group in groups:
             search += _chosen(word, override, groups[override.key_or_group], folder)
-        elif (top := re.split(r"[./]", override.key_or_group)[0]) not in keys | groups.keys():
-            raise ConfigError(f"{verb}: " + unknown("unknown key", top, keys | groups.keys()))
         else:
             search.append(word if override.is_delete() else "++" + word.lstrip("+"))
     return search
+
+
+def _require_known(verb: str, word: str, known: Set[str]) -> None:
+    """Raises a ConfigError if `word` sets a key that neither the command nor Hydra has, whatever its value."""
+    key = re.split(r"[./@:=]", word.lstrip("+~"))[0]
+    if key not in known and not re.match(r"[+~]*hydra[./]", word):
+        raise ConfigError(f"{verb}: " + unknown("unknown key", key, known) + ASKED * ("question" in known))
 
 
 def _chosen(word: str, override: Override, default: object, folder: Path | None) -> list[str]:

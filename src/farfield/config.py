@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
@@ -36,6 +37,7 @@ __all__ = [
     "ModelError",
     "TrainingError",
     "nearest",
+    "printable",
     "read",
     "unknown",
 ]
@@ -91,6 +93,15 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     return f"{what} '{given}'.{hint} Known: {', '.join(names) or 'none'}."
 
 
+def printable(text: str) -> str:
+    """`text` as it can be printed: itself, or a byte that is not UTF-8 spelled `\\xff`, half of a pair `\\ud83e`.
+
+    It differs from `text` exactly where that, a word or a file's name as Python hands it out, is not UTF-8.
+    """
+    spelled = re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) & 0xFF:02x}", text)
+    return spelled.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def read(kind: type[C], mapping: Mapping[str, Any], path: str = "") -> C:
     """`mapping` as settings of class `kind`.
 
@@ -103,13 +114,14 @@ def read(kind: type[C], mapping: Mapping[str, Any], path: str = "") -> C:
     try:
         return kind.model_validate_json(json.dumps(mapping))
     except pydantic.ValidationError as error:
-        raise ConfigError(_line(error.errors()[0], kind, mapping, path)) from None
+        raise ConfigError(_line(error.errors(), kind, mapping, path)) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path or kind.__name__}: not plain values: {error}") from None
 
 
-def _line(mistake: Any, kind: type[pydantic.BaseModel], mapping: Mapping[str, Any], path: str) -> str:
-    """One line for the first mistake that pydantic found."""
+def _line(mistakes: Sequence[Any], kind: type[pydantic.BaseModel], mapping: Mapping[str, Any], path: str) -> str:
+    """One line for the first of the mistakes that pydantic found."""
+    mistake = mistakes[0]
     location, owner = _place(mistake["loc"], mapping, mistake["type"] in ("missing", "extra_forbidden"))
     where = ".".join([path] * bool(path) + location)
     parent = ".".join([path] * bool(path) + location[:-1]) or kind.__name__
@@ -117,8 +129,15 @@ def _line(mistake: Any, kind: type[pydantic.BaseModel], mapping: Mapping[str, An
         case "extra_forbidden":
             known = _keys(kind, mistake["loc"][:-1])
             return f"{parent}: " + unknown("unknown key", str(location[-1]), known)
+        case "missing" if isinstance(mistake["loc"][-1], int):  # one mistake for each value that a tuple lacks
+            more = sum(one["type"] == "missing" and one["loc"][:-1] == mistake["loc"][:-1] for one in mistakes)
+            return f"{where}: {_count(mistake['input'])} given, {len(mistake['input']) + more} are needed."
         case "missing":
             return f"{parent}: '{location[-1]}' is missing."
+        case "too_short":
+            return f"{where}: {_count(mistake['input'])} given, at least {mistake['ctx']['min_length']} is needed."
+        case "too_long":
+            return f"{where}: {_count(mistake['input'])} given, at most {mistake['ctx']['max_length']} are allowed."
         case "union_tag_invalid":
             tags = mistake["ctx"]["expected_tags"].replace("'", "").split(", ")
             return f"{where}: " + unknown("unknown kind", str(mistake["ctx"]["tag"]), tags)
@@ -133,6 +152,10 @@ def _line(mistake: Any, kind: type[pydantic.BaseModel], mapping: Mapping[str, An
         case _:
             given = json.dumps(owner, ensure_ascii=False)
             return f"{where}: {given} given. {mistake['msg']}."
+
+
+def _count(values: Sequence[object]) -> str:
+    return f"{len(values) or 'no'} value{'s' * (len(values) > 1)}"
 
 
 def _place(location: tuple[int | str, ...], mapping: Any, named: bool) -> tuple[list[str], Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -191,6 +192,35 @@ def test_a_file_that_is_not_utf8_is_left_out_by_name(
     assert documents(opened) == ["good"]
     assert opened.facts.skipped == ("cut.txt", "late.md", "latin.txt")
     assert f"{root / 'latin.txt'}: not UTF-8 text, left out." in caplog.messages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_file_whose_name_is_not_utf8_is_left_out_by_name(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write({"a.txt": "good", os.fsdecode(b"caf\xe9.txt"): "bad", os.fsdecode(b"\xff/b.md"): "bad"})
+    opened = open_store(root, BytesConfig(), tmp_path / "cache")
+    assert documents(opened) == ["good"]
+    assert opened.facts.skipped == (r"caf\xe9.txt", r"\xff/b.md")
+    assert rf"{root}/caf\xe9.txt: its name is not UTF-8, left out." in caplog.messages
+    assert open_store(root, BytesConfig(), tmp_path / "cache").folder == opened.folder
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text": "x", "n": ' + "1" * 5000 + "}", "Exceeds the limit (4300 digits) for integer string conversion"),
+        ("[" * 100_000, ""),
+    ],
+    ids=["digits", "brackets"],
+)
+def test_json_beyond_what_python_reads_is_one_line(write: Write, tmp_path: Path, line: str, reason: str) -> None:
+    root = write({"a.jsonl": '{"text": "x"}\n' + line})
+    with pytest.raises(DataError) as raised:
+        open_store(root, BytesConfig(), tmp_path / "cache")
+    assert str(raised.value).startswith(f"{root}/a.jsonl:2: JSON that cannot be read: {reason}")
+    assert str(raised.value).count("\n") == 0
+    assert folders(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], str]] = {
         {"pattern": ["retnet"] * 3, "depth": 5},
         ".pattern: 3 layers do not divide the depth 5. Nearest depth: 6.",
     ),
-    "no pattern": ({"pattern": []}, ".pattern: [] given. Tuple should have at least 1 item after validation, not 0."),
+    "no pattern": ({"pattern": []}, ".pattern: no value given, at least 1 is needed."),
     "width": ({"width": 0}, ".width: 0 given. Input should be greater than or equal to 1."),
     "epsilon": ({"epsilon": 0}, ".epsilon: 0 given. Input should be greater than 0."),
 }

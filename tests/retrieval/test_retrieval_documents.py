@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from farfield.config import DataError
-from farfield.retrieval.documents import Document, Skipped, find, read_documents
+from farfield.retrieval.documents import Document, Skipped, find, read_documents, require_files
 
 
 def read(name: str, data: bytes | str) -> list[Document | Skipped]:
@@ -18,6 +19,10 @@ def only(name: str, data: bytes | str) -> Document:
     (document,) = read(name, data)
     assert isinstance(document, Document)
     return document
+
+
+def required(path: Path) -> None:
+    require_files(find(str(path)), str(path))
 
 
 @pytest.mark.parametrize("text", ["plain", "a\r\nb\rc\n", "\ufeffmark", "nul \x00 and \u2028 stay", "e\u0301 🦁"])
@@ -96,21 +101,36 @@ def test_files_are_found_in_order_below_a_folder(tmp_path: Path) -> None:
     assert found.ignored == {".pdf": 2, "Makefile": 1}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_not_utf8_is_spelled_out(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.txt", b"\xff/b.md", b"c.\xe9", b"\xe9", b"a.txt"):
+        file = tmp_path / os.fsdecode(name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("x")
+    found = find(str(tmp_path))
+    assert [file.name for file in found.files] == ["a.txt"]
+    assert [str(one) for one in found.skipped] == [
+        rf"{tmp_path}/caf\xe9.txt: its name is not UTF-8",
+        rf"{tmp_path}/\xff/b.md: its name is not UTF-8",
+    ]
+    assert found.ignored == {r".\xe9": 1, r"\xe9": 1}
+
+
 def test_a_path_that_is_not_there_names_what_lies_beside_it(tmp_path: Path) -> None:
     (tmp_path / "handbook").mkdir()
     with pytest.raises(DataError) as error:
-        find(str(tmp_path / "handbok"))
+        required(tmp_path / "handbok")
     assert str(error.value) == f"path: {tmp_path}/handbok does not exist. Did you mean '{tmp_path}/handbook'?"
 
 
 def test_a_path_with_nothing_beside_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^path: \S*/no/where does not exist\.$"):
-        find(str(tmp_path / "no" / "where"))
+        required(tmp_path / "no" / "where")
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
-        find(str(tmp_path))
+        required(tmp_path)
     known = ".txt, .md, .markdown, .jsonl"
     assert str(error.value) == f"path: {tmp_path} is an empty folder. It should hold files that end in {known}."
 
@@ -119,7 +139,7 @@ def test_a_file_of_another_kind_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "paper.pdf"
     file.write_bytes(b"%PDF")
     with pytest.raises(DataError) as error:
-        find(str(file))
+        required(file)
     known = ".txt, .md, .markdown, .jsonl"
     assert str(error.value) == f"path: {file}: no file of a known kind (.pdf given). Known: {known}."
 
@@ -137,3 +157,21 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_folder(tmp_path: Path, monke
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match=r"the folder \S*/closed cannot be read \(Permission denied\)\.$"):
         find(str(tmp_path))
+
+
+def test_a_path_that_may_not_be_looked_at_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(DataError, match=r"^path: \S*/closed cannot be read \(Permission denied\)\.$"):
+        find(str(tmp_path / "closed"))
+
+
+def test_a_file_as_the_folder_of_a_path_is_a_path_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    assert find(str(tmp_path / "a.txt" / "b.txt")).files == ()

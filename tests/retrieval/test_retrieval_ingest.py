@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -37,8 +39,6 @@ def test_what_is_unchanged_costs_no_change(documents: Path, fill: Ingest, root: 
 def test_a_touched_file_is_unchanged_and_a_changed_one_of_the_same_size_and_time_is_not(
     documents: Path, fill: Ingest
 ) -> None:
-    import os
-
     file = documents / "notes" / "kitchen.txt"
     fill(documents)
     stat = file.stat()
@@ -82,6 +82,102 @@ def test_pruning_does_not_take_a_neighbour_with_the_same_beginning(tmp_path: Pat
         fill(tmp_path / name)
     (tmp_path / "ab" / "x.txt").unlink()
     assert counts(fill(tmp_path / "a", prune=True)) == (0, 0, 1, 0)
+
+
+@pytest.mark.parametrize("path", ["", "notes", "notes/kitchen.txt"])
+def test_pruning_forgets_a_path_that_is_gone(path: str, documents: Path, fill: Ingest, root: str) -> None:
+    fill(documents)
+    gone = documents / path
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    with pytest.raises(DataError, match=r"does not exist\."):
+        fill(gone)
+    assert counts(fill(gone, prune=True)) == (0, 0, 0, 1 if path else 4)
+    with open_index("test", root) as index:
+        assert index.search("coffee machine") == []
+        assert bool(index.search("travel by train")) == bool(path)
+    with pytest.raises(DataError, match=r"does not exist\."):
+        fill(gone, prune=True)
+
+
+@pytest.mark.parametrize("left", ["nothing", "a picture", "a broken file", "an emptied file", "a file that broke"])
+def test_pruning_needs_no_file_that_can_be_used(left: str, documents: Path, fill: Ingest) -> None:
+    notes = documents / "notes"
+    (notes / "new.txt").write_text("new")
+    fill(documents)
+    (notes / "kitchen.txt").unlink()
+    removed = 2
+    match left:
+        case "an emptied file":
+            (notes / "new.txt").write_text("")
+        case "a file that broke":
+            (notes / "new.txt").write_bytes(b"\xff")
+            removed = 1  # what can no longer be read stays
+        case _:
+            (notes / "new.txt").unlink()
+            files = {"nothing": ".hidden", "a picture": "a.png", "a broken file": "b.txt"}
+            (notes / files[left]).write_bytes(b"\xff")
+    result = fill(notes, prune=True)
+    assert counts(result) == (0, 0, 0, removed)
+    assert result.documents == 5 - removed
+    assert bool(result.skipped) == (left in ("a broken file", "an emptied file", "a file that broke"))
+    assert counts(fill(documents))[2] == 3
+
+
+def test_pruning_where_nothing_is_stored_is_an_error_as_before(documents: Path, fill: Ingest, root: str) -> None:
+    nowhere = documents / "nowhere"
+    with pytest.raises(DataError, match=r"does not exist\."):
+        fill(nowhere, prune=True)
+    assert not Path(root).exists()
+    fill(documents)
+    with pytest.raises(DataError, match=r"does not exist\."):
+        fill(nowhere, prune=True)
+    nowhere.mkdir()
+    with pytest.raises(DataError, match=r"is an empty folder\."):
+        fill(nowhere, prune=True)
+    assert counts(fill(documents)) == (0, 0, 4, 0)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_pruned(
+    documents: Path, fill: Ingest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(documents)
+
+    def scandir(path: str) -> object:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)\.$"):
+            fill(documents, prune=True)
+    assert counts(fill(documents)) == (0, 0, 4, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_file_whose_name_is_not_utf8_is_named_and_the_rest_stored(
+    documents: Path, fill: Ingest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (documents / os.fsdecode(b"caf\xe9.txt")).write_text("coffee")
+    result = fill(documents, prune=True)
+    assert counts(result) == (4, 0, 0, 0)
+    line = rf"{documents}/caf\xe9.txt: its name is not UTF-8"
+    assert [str(one) for one in result.skipped] == [line]
+    assert f"ingest: skipped {line}\n" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_folder_whose_name_is_not_utf8_holds_nothing_that_can_be_used(
+    tmp_path: Path, fill: Ingest, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError) as error:
+        fill(Path())
+    assert str(error.value) == (
+        rf"path: .: none of its 1 files can be used. {tmp_path}/\xff/a.txt: its name is not UTF-8."
+    )
+    assert not Path(root).exists()
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_stored(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from farfield.config import DataError
+from farfield.config import DataError, printable
 from farfield.progress import Bar
 
 __all__ = ["Collection", "Piece", "TextFile", "pieces", "scan"]
@@ -39,7 +39,10 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Collection:
-    """The files of a folder in the order of their names, and the names of those left out: they are not UTF-8."""
+    """The files of a folder in the order of their names, and the names of those left out.
+
+    Of these the text is not UTF-8, or the name.
+    """
 
     root: Path
     files: tuple[TextFile, ...]
@@ -82,13 +85,14 @@ def scan(root: Path) -> Collection:
     skipped: list[str] = []
     with Bar("check", total=sum(path.stat().st_size for _, path in found), unit="bytes") as bar:
         for name, path in found:
-            content = _content(path)
+            content = _content(path) if printable(name) == name else None
             if content is None:
-                skipped.append(name)
-                log.warning("%s: not UTF-8 text, left out.", path)
+                skipped.append(printable(name))
+                what = "not UTF-8 text" if printable(name) == name else "its name is not UTF-8"
+                log.warning("%s: %s, left out.", printable(str(path)), what)
             else:
                 checked.append(TextFile(name, path, path.stat().st_size, content))
-            bar.step(path.stat().st_size, note=name)
+            bar.step(path.stat().st_size, note=printable(name))
     if not checked:
         raise DataError(f"data.path: '{root}' holds no text: no file in it is UTF-8 ({', '.join(skipped[:3])}).")
     return Collection(root, tuple(checked), tuple(skipped))
@@ -164,10 +168,13 @@ def _lines(file: TextFile, most: int) -> Iterator[Piece]:
 
 def _text(line: bytes, where: str) -> str:
     """The "text" of a line of jsonl."""
+    decoded = line.decode("utf-8-sig")
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        found = json.loads(decoded)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON: {error.msg} (column {error.colno}).") from None
+    except (ValueError, RecursionError) as error:  # a number of very many digits, brackets in brackets in brackets
+        raise DataError(f"{where}: JSON that cannot be read: {str(error).split(';')[0]}.") from None
     if not isinstance(found, dict):
         raise DataError(f'{where}: a JSON object with a "text" is expected, not {type(found).__name__}.')
     text = found.get("text")

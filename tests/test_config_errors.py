@@ -21,7 +21,7 @@ NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special 
 COMPOSING = {
     "unknown group option": (
         [*TRAIN, "architecture=retnett"],
-        "architecture: unknown option 'retnett'. Did you mean 'retnet'? Known: attention, longformer, retnet.",
+        f"architecture: unknown option 'retnett'. Did you mean 'retnet'? Known: {', '.join(usage.options('architecture'))}.",
     ),
     "unknown option in a sweep": (
         [*TRAIN, "-m", "size=tiny,hueg"],

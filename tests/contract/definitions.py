@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contract import families
 from farfield.architectures import Rows
 from farfield.architectures.ops.attention import Part, attention, attention_definition
 from farfield.architectures.ops.linear_attention import linear_attention, linear_attention_definition
@@ -69,6 +70,7 @@ DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     linear_attention: _linear_attention,
     short_convolution: _short_convolution,
     rotate: _rotate,
+    **families.DEFINITIONS,
 }
 
 

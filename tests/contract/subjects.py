@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from contract import families
 from farfield.architectures import KeyedMixer, Mixer, MixerSettings, build_mixer, mixer_kinds
 from farfield.memory import KeyValueMemoryConfig, WithMemory
 from farfield.model import ModelConfig
@@ -30,6 +31,7 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "conv-chunk": {"heads": 4, "conv": 4, "chunk": 16},
         "narrow": {"heads": 2, "value_ratio": 1, "chunk": 1000},
     },
+    **families.EXTRA,
 }
 """By kind and name: further settings. A list of windows makes the subject the upper layer of two."""
 

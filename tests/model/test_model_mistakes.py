@@ -8,7 +8,7 @@ import pytest
 import torch
 from models import VOCABULARY, mapping, model_of
 
-from farfield.architectures import build_mixer
+from farfield.architectures import build_mixer, mixer_kinds
 from farfield.config import ConfigError, ModelError, read
 from farfield.model import ModelConfig
 
@@ -30,7 +30,7 @@ def with_mixer(**mixer: Any) -> dict[str, Any]:
 MIXERS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown kind": (
         {"kind": "atention"},
-        ": unknown kind 'atention'. Did you mean 'attention'? Known: attention, longformer, retnet.",
+        f": unknown kind 'atention'. Did you mean 'attention'? Known: {', '.join(mixer_kinds())}.",
     ),
     "no kind": ({"heads": 4}, ": 'kind' is missing."),
     "unknown key": (

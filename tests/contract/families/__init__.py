@@ -1,0 +1,23 @@
+"""What the contract suite needs of each kind: further settings, formulas, definitions of ops of its own.
+
+EXTRA        by kind and name: settings that reach paths which the default ones do not
+FORMULAS     by kind: the answer (T, D) to one document (T, D) from the weights by name, see contract.dense
+DEFINITIONS  an op, and the definition that stands for it in clauses 3 and 4, see contract.definitions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from contract.families import linear, scans, segments
+
+FAMILIES = (linear, scans, segments)
+
+EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
+FORMULAS: dict[str, Callable[..., Any]] = {}
+DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
+for family in FAMILIES:
+    EXTRA |= family.EXTRA
+    FORMULAS |= family.FORMULAS
+    DEFINITIONS |= family.DEFINITIONS

@@ -1,0 +1,95 @@
+"""What formulas of clause 12 are made of, from the equations, one token at a time. Nothing of the library is called.
+
+Shapes: T time, C channels, D width, H heads, G heads of keys and values, W width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from contract.subjects import Subject
+
+Keys = Callable[[int, int], Iterable[int]]
+
+
+def convolved(x: Tensor, taps: Tensor | None) -> Tensor:
+    """y_t = sum_j w_j x_(t-j) of x (T, C) with w (C, K)."""
+    if taps is None:
+        return x
+    rows = []
+    for time in range(x.shape[0]):
+        rows.append(sum(taps[:, j] * x[time - j] for j in range(min(taps.shape[1], time + 1))))
+    return torch.stack(rows)
+
+
+def turned(x: Tensor, position: int, frequency: list[float], pairs: list[tuple[int, int]]) -> Tensor:
+    """Each pair (i, j) of x (W,) turned by the angle position * frequency."""
+    out: list[Tensor] = [torch.zeros(())] * x.shape[0]
+    for (i, j), omega in zip(pairs, frequency, strict=True):
+        c, s = math.cos(position * omega), math.sin(position * omega)
+        out[i], out[j] = c * x[i] - s * x[j], s * x[i] + c * x[j]
+    return torch.stack(out)
+
+
+def rope(x: Tensor, position: int, base: float) -> Tensor:
+    """Llama's: the first half of x (W,) is paired with the second, frequencies base^(-2 i / W)."""
+    half = x.shape[0] // 2
+    frequency = [base ** (-2 * i / x.shape[0]) for i in range(half)]
+    return turned(x, position, frequency, [(i, i + half) for i in range(half)])
+
+
+def softmax_read(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+    """sum_m softmax_m(q . k_m / sqrt(W)) v_m."""
+    scores = torch.stack([query @ key for key in keys]) / math.sqrt(query.shape[0])
+    return torch.softmax(scores, 0) @ torch.stack(values)
+
+
+class Softmax:
+    """Queries, keys and values (heads, T, W) of a document x (T, D), before and after rotation, by weight names."""
+
+    def __init__(self, subject: Subject, weights: dict[str, Tensor], x: Tensor) -> None:
+        self.settings: Any = subject.settings
+        self.x, self.weights = x, weights
+        self.heads = self.settings.heads or subject.width // self.settings.head_width
+        self.kv_heads = self.settings.kv_heads or self.heads
+        self.head_width = subject.width // self.heads
+        mixed = convolved(x @ weights["projection.qkv.weight"].T, weights.get("projection.taps"))
+        self.q, self.k, self.v = self.cut(mixed)
+        self.turned_q, self.turned_k = self.turn(self.q), self.turn(self.k)
+
+    def cut(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(T, (H + 2 G) W) to heads; a head of queries h uses the head h // (H / G) of keys and values."""
+        wide, narrow = self.heads * self.head_width, self.kv_heads * self.head_width
+        q, k, v = mixed.split([wide, narrow, narrow], 1)
+        serves = [head * self.kv_heads // self.heads for head in range(self.heads)]
+        by_heads = [part.reshape(part.shape[0], -1, self.head_width).transpose(0, 1) for part in (q, k, v)]
+        return by_heads[0], by_heads[1][serves], by_heads[2][serves]
+
+    def turn(self, x: Tensor) -> Tensor:
+        if self.settings.position == "none":
+            return x
+        rotated = [[rope(x[h, n], n, self.settings.base) for n in range(x.shape[1])] for h in range(x.shape[0])]
+        return torch.stack([torch.stack(row) for row in rotated])
+
+    def joined(self, out: Tensor) -> Tensor:
+        """(T, D) of heads' outputs (H, T, W)."""
+        return out.transpose(0, 1).reshape(out.shape[1], -1) @ self.weights["projection.out.weight"].T
+
+    def attend(self, near: Keys, remember: Callable[[int, int, Tensor], Tensor] | None = None) -> Tensor:
+        """Every head h and token n over the keys near(h, n); `remember` may make another answer of it."""
+        rows = []
+        for head in range(self.heads):
+            for time in range(self.x.shape[0]):
+                if remember is not None:
+                    rows.append(remember(head, time, self.turned_q[head, time]))
+                    continue
+                seen = list(near(head, time))
+                keys, values = ([part[head, m] for m in seen] for part in (self.turned_k, self.v))
+                rows.append(softmax_read(self.turned_q[head, time], keys, values))
+        return torch.stack(rows).unflatten(0, (self.heads, -1))

@@ -10,6 +10,7 @@ from farfield import cli, usage
 from farfield.config import FarfieldError, printable
 
 TRAIN = ["train", "data=needle"]
+ARCHITECTURES = ", ".join(usage.options("architecture"))
 KNOWN = "architecture, data, memory, name, resume, root, seed, size, training"
 KNOWN_TO_QUERY = (
     "Known: device, generation, index, model, prompt, question, retrieval, root. "
@@ -21,7 +22,7 @@ NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special 
 COMPOSING = {
     "unknown group option": (
         [*TRAIN, "architecture=retnett"],
-        f"architecture: unknown option 'retnett'. Did you mean 'retnet'? Known: {', '.join(usage.options('architecture'))}.",
+        f"architecture: unknown option 'retnett'. Did you mean 'retnet'? Known: {ARCHITECTURES}.",
     ),
     "unknown option in a sweep": (
         [*TRAIN, "-m", "size=tiny,hueg"],

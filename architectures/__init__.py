@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from farfield.architectures.attention import AttentionConfig
-from farfield.architectures.feedforward import SwiGLUConfig
+from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[AttentionConfig | LongformerConfig | RetNetConfig, Field(discriminator="kind")]
-FeedForwardConfig = SwiGLUConfig
 
 
 class _One(Config):

@@ -59,11 +59,22 @@ class DecoderConfig(Config):
                 layer.mixer.check(self.width)
             except ValueError as error:
                 raise ValueError(f".layers.{name}.mixer.{error}") from None
+            try:
+                layer.feedforward.check(self.width)
+            except ValueError as error:
+                raise ValueError(f".layers.{name}.feedforward.{error}") from None
         return self
 
     def layer(self, index: int) -> LayerConfig:
         """The layer at `index` from the bottom."""
         return self.layers[self.pattern[index % len(self.pattern)]]
+
+    def told(self) -> list[str]:
+        """What the layers tell beside their output, a name for each number: balance, load.<layer>.<expert>."""
+        layers = [(index, self.layer(index).feedforward) for index in range(self.depth)]
+        losses = dict.fromkeys(name for _, feedforward in layers for name in feedforward.losses())
+        metrics = [(index, *metric) for index, feedforward in layers for metric in feedforward.metrics().items()]
+        return [*losses, *(f"{name}.{index}.{place}" for index, name, count in metrics for place in range(count))]
 
     def parameters(self) -> int:
         """Number of weights of the layers and the last norm."""
@@ -115,15 +126,20 @@ class Decoder(nn.Module):
         return tuple(mixer.start(batch) for mixer in self.mixers())
 
     def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
-        """(B, T, D) of `x` (B, T, D), the states behind it, and the layers' own losses, summed by name."""
+        """(B, T, D) of `x` (B, T, D), the states behind it, and what the layers tell beside it.
+
+        Losses of one name are summed; metrics are called `<layer>.<name>`.
+        """
         after: list[State] = []
-        losses: Auxiliary = {}
-        for layer, state in zip(self.layers, states, strict=True):
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             if self.checkpointing and torch.is_grad_enabled():
                 x, state, auxiliary = checkpoint(layer, x, rows, state, use_reentrant=False)
             else:
                 x, state, auxiliary = layer(x, rows, state)
             after.append(state)
-            for name, loss in auxiliary.items():
+            for name, loss in auxiliary.losses.items():
                 losses[name] = losses[name] + loss if name in losses else loss
-        return self.norm(x), tuple(after), losses
+            metrics |= {f"{index}.{name}": metric for name, metric in auxiliary.metrics.items()}
+        return self.norm(x), tuple(after), Auxiliary(losses, metrics)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from farfield.architectures import KeyedMixer, KeyedSettings, Mixer, MixerConfig, Rows, State, mixer_kinds
 from farfield.architectures.decoder import Decoder, DecoderConfig
+from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
 from farfield.config import Config, ModelError
 from farfield.memory import MemoryConfig, WithMemory
@@ -132,11 +133,15 @@ class ModelState(State):
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """A batch's loss: `total` is what is minimised, `nll` the mean negative log-likelihood in nats a scored token."""
+    """A batch's loss: `total` is what is minimised, `nll` the mean negative log-likelihood in nats a scored token.
+
+    `auxiliary` are the layers' own losses, which `total` has in it; `metrics` are called `<layer>.<name>`.
+    """
 
     total: Tensor
     nll: Tensor
     auxiliary: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     tokens: int
     state: ModelState
 
@@ -226,14 +231,15 @@ class LanguageModel(nn.Module):
         count = int((targets != IGNORED).sum())
         total = linear_cross_entropy(hidden.flatten(0, 1), self._head_weight(), targets.flatten(), piece)
         nll = total / max(count, 1)
-        return Loss(sum(auxiliary.values(), nll), nll, auxiliary, count, state)
+        losses = auxiliary.losses
+        return Loss(sum(losses.values(), nll), nll, losses, auxiliary.metrics, count, state)
 
     def _head_weight(self) -> Tensor:
         return self.embedding.weight if self.output is None else self.output.weight
 
     def _run(
         self, tokens: Tensor, state: ModelState | None, positions: Tensor | None
-    ) -> tuple[Tensor, ModelState, dict[str, Tensor]]:
+    ) -> tuple[Tensor, ModelState, Auxiliary]:
         """The decoder on tokens whose padding, if any, has been moved behind the real tokens of its row."""
         state = self.start(tokens.shape[0]) if state is None else state
         self._check(tokens, state, positions)

@@ -14,7 +14,15 @@ VOCABULARY = 31
 LAYERS: dict[str, dict[str, Any]] = {
     "attention": {"mixer": {"kind": "attention", "heads": 4, "kv_heads": 2, "conv": 3}},
     "longformer": {"mixer": {"kind": "longformer", "heads": 4, "window": [5, 7], "dilation": [1, 2], "globals": 2}},
-    "retnet": {"mixer": {"kind": "retnet", "heads": 2, "conv": 4, "chunk": 16}, "feedforward": {"ratio": 1.5}},
+    "retnet": {
+        "mixer": {"kind": "retnet", "heads": 2, "conv": 4, "chunk": 16},
+        "feedforward": {"kind": "swiglu", "ratio": 1.5},
+    },
+    "experts": {
+        "mixer": {"kind": "retnet", "heads": 2},
+        "feedforward": {"kind": "moe", "experts": 5, "top": 2, "ratio": 1.0},
+    },
+    "gelu": {"mixer": {"kind": "attention", "heads": 2}, "feedforward": {"kind": "gelu"}},
 }
 MEMORY = {"capacity": 20, "segment": 4, "top": 3}
 
@@ -23,6 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "longformer": {"pattern": ["longformer"], "depth": 2},
     "retnet": {"pattern": ["retnet"], "depth": 2},
     "mixture": {"pattern": ["retnet", "attention", "longformer"], "depth": 3},
+    "experts": {"pattern": ["experts", "gelu"], "depth": 4},
     "untied": {"pattern": ["retnet", "attention"], "depth": 4, "tied": False},
     "memory": {"pattern": ["attention"], "depth": 2, "memory": MEMORY},
     "memory-above": {

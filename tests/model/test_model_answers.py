@@ -199,8 +199,9 @@ def test_loss_in_pieces_is_the_whole_loss_with_gradients(name: str, piece: int) 
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
     assert loss.tokens == int((targets != IGNORED).sum())
     assert_close(loss.nll.detach(), expected.detach(), 1e-10)
-    assert torch.equal(loss.total, loss.nll)
-    ours, theirs = gradients(model, loss.total), gradients(model, expected)
+    assert torch.equal(loss.total, sum(loss.auxiliary.values(), loss.nll))
+    assert set(loss.auxiliary) == ({"balance"} if name == "experts" else set())
+    ours, theirs = gradients(model, loss.nll), gradients(model, expected)
     for weight in theirs:
         assert_close(ours[weight], theirs[weight], 1e-9, weight)
 

@@ -43,7 +43,7 @@ def installed(name: str) -> types.ModuleType:
 
 def language_model(mixer: dict[str, Any]) -> LanguageModel:
     torch.manual_seed(0)
-    layers = {"layer": {"mixer": mixer, "feedforward": {"ratio": 1.5}}}
+    layers = {"layer": {"mixer": mixer, "feedforward": {"kind": "swiglu", "ratio": 1.5}}}
     architecture = {"width": WIDTH, "depth": 2, "pattern": ["layer"], "layers": layers}
     model = LanguageModel(read(ModelConfig, {"architecture": architecture, "vocabulary": VOCABULARY}))
     with torch.no_grad():

@@ -78,6 +78,18 @@ def test_what_a_run_says(finished: tuple[Path, dict[str, Any]]) -> None:
         assert Path(path).stat().st_size > 0
 
 
+def test_experts_tell_their_load_and_balance(tmp_path: Path) -> None:
+    experts = "{kind: moe, experts: 3, top: 1, balance: 0.5}"
+    words = needle("training.accumulate=2", f"architecture.layers.retnet.feedforward={experts}")
+    run(tmp_path, [*words, "training.steps=2"])
+    run(tmp_path, [*words, "training.steps=4", "resume=true"])
+    lines = rows(tmp_path / "run")
+    assert [row["step"] for row in lines] == [1, 2, 3, 4]
+    for row in lines:
+        assert sum(row[f"load.0.{expert}"] for expert in range(3)) == pytest.approx(1)
+        assert row["balance"] >= 0.4
+
+
 def test_what_a_run_leaves(finished: tuple[Path, dict[str, Any]]) -> None:
     folder = finished[0] / "run"
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}

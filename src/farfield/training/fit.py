@@ -135,7 +135,7 @@ def _reports(job: Job) -> Iterator[Reports]:
     """Metrics, TensorBoard and the bar, open while the run trains."""
     board = TensorBoardLogger(job.folder, name=LOGS, version="", purge_step=job.done + 1)
     with (
-        metrics.Metrics(job.folder / metrics.FILE) as lines,
+        metrics.Metrics(job.folder / metrics.FILE, job.model.config.architecture.told()) as lines,
         Bar(job.title, total=job.training.steps, unit="steps", done=job.done) as bar,
         contextlib.closing(board.experiment),
     ):

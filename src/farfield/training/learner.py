@@ -40,6 +40,7 @@ class Learner(lightning.LightningModule):
         self.model, self.training_config, self.kept = model, training, kept
         self.progress = Progress()
         self.losses: list[float] = []
+        self.told: list[dict[str, Tensor]] = []
         self.read, self.norm = 0, math.nan
         self.carried: ModelState | None = None
         self.heard: ModelState | None = None
@@ -47,7 +48,7 @@ class Learner(lightning.LightningModule):
 
     def begin_step(self) -> None:
         """Forgets the step before."""
-        self.losses, self.read = [], 0
+        self.losses, self.told, self.read = [], [], 0
 
     def training_step(self, batch: Fed, index: int) -> Tensor:
         """The loss to minimise.
@@ -63,6 +64,7 @@ class Learner(lightning.LightningModule):
         if self.training_config.carry:
             self.carried = _settled(loss.state)
         self.losses.append(nll)
+        self.told.append({name: value.detach() for name, value in (loss.auxiliary | loss.metrics).items()})
         self.read += batch.read
         return loss.total
 
@@ -76,6 +78,20 @@ class Learner(lightning.LightningModule):
 
     def _loss(self, batch: Fed, state: ModelState | None) -> Loss:
         return self.model.loss(batch.tokens, batch.targets, state, positions=batch.positions)
+
+    def measured(self) -> dict[str, float]:
+        """What the layers told in this step, the mean over its forward passes, one number a column of metrics.csv."""
+        if not self.told or not self.told[0]:
+            return {}
+        found: dict[str, float] = {}
+        for name in self.told[0]:
+            mean = torch.stack([told[name].double() for told in self.told]).mean(0)
+            layer, _, metric = name.rpartition(".")
+            if not layer:
+                found[name] = float(mean)
+                continue
+            found |= {f"{metric}.{layer}.{place}": value for place, value in enumerate(mean.tolist())}
+        return found
 
     def diverged(self, step: int, what: str) -> TrainingError:
         """What to tell a user whose loss is no longer a number."""

@@ -5,8 +5,11 @@
     20,4.87,4.91,0.00039,1.12,40960,31177.2
 
 loss and validation_loss are in nats a scored token; the loss is that of the step alone. tokens counts all that were
-read since the run began, padding left out. A run that was killed does its last steps again when it goes on, and so
-may write a step twice, with the same loss: readers take the last line of a step.
+read since the run began, padding left out. A model whose layers tell more has a column for each number behind these:
+balance, the routers' loss, and load.<layer>.<expert>, an expert's share of the choices.
+
+A run that was killed does its last steps again when it goes on, and so may write a step twice, with the same loss:
+readers take the last line of a step.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -29,8 +33,9 @@ Row = dict[str, float]
 class Metrics:
     """Appends lines to a file, each of them handed to the operating system at once: a killed process loses none."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, more: Sequence[str] = ()) -> None:
+        """`more`: columns behind the usual ones. A file that is there keeps its own."""
+        self.file, self.columns = file, (*COLUMNS, *more)
         self.stream: io.TextIOWrapper | None = None
 
     def __enter__(self) -> Metrics:
@@ -38,7 +43,7 @@ class Metrics:
         torn = not fresh and not _ends_in_newline(self.file)
         self.stream = self.file.open("a", encoding="utf-8", newline="")
         if fresh:
-            self._write(list(COLUMNS))
+            self._write(list(self.columns))
         if torn:  # the process died within a line; readers pass over what is left of it
             self.stream.write("\n")
         return self
@@ -52,7 +57,7 @@ class Metrics:
 
     def append(self, row: Row) -> None:
         """One line."""
-        self._write([_spelled(column, row.get(column)) for column in COLUMNS])
+        self._write([_spelled(column, row.get(column)) for column in self.columns])
 
     def _write(self, values: list[str]) -> None:
         assert self.stream is not None

@@ -159,6 +159,7 @@ class Watch(Callback):
             "gradient_norm": learner.norm,
             "tokens": progress.tokens,
             "tokens_per_second": self.rate,
+            **learner.measured(),
         }
         self.reports.row(row if validation is None else {**row, "validation_loss": validation})
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from farfield.architectures.attention import AttentionConfig
+from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
@@ -34,7 +35,10 @@ __all__ = [
     "mixer_kinds",
 ]
 
-MixerConfig = Annotated[AttentionConfig | LongformerConfig | RetNetConfig, Field(discriminator="kind")]
+MixerConfig = Annotated[
+    AttentionConfig | LongformerConfig | RetNetConfig | ExternalConfig,
+    Field(discriminator="kind"),
+]
 
 
 class _One(Config):
@@ -42,8 +46,9 @@ class _One(Config):
 
 
 def mixer_kinds() -> dict[str, type[MixerSettings]]:
-    """The settings class of every mixer by its kind, as the union lists them."""
-    return {kind.model_fields["kind"].default: kind for kind in get_args(get_args(MixerConfig)[0])}
+    """The settings class of every mixer of ours by its kind, as the union lists them."""
+    kinds = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(MixerConfig)[0])}
+    return {name: kind for name, kind in kinds.items() if kind is not ExternalConfig}
 
 
 def build_mixer(config: MixerSettings | Mapping[str, Any], width: int, layer: int = 0, depth: int = 1) -> Mixer:

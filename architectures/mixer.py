@@ -47,6 +47,10 @@ __all__ = [
 class MixerSettings(Config):
     """What the settings of a mixer tell without building it. `layer` of `depth` is the place in the stack."""
 
+    def resolved(self) -> MixerSettings:
+        """The settings that these stand for: themselves, but for a mixer from outside."""
+        return self
+
     @abc.abstractmethod
     def check(self, width: int) -> None:
         """Raise ValueError, in one line that begins with the name of a setting, where `width` does not fit."""

@@ -29,6 +29,15 @@ def test_size_is_laid_over_the_architecture() -> None:
     assert alone["architecture"]["width"] != 64
     assert tiny["architecture"]["layers"] == alone["architecture"]["layers"]
     assert compose("train", [DATA, "size=tiny", "architecture.width=96"])["architecture"]["width"] == 96
+    assert compose("train", [DATA, "size=tiny", "architecture.depth=5"])["architecture"]["depth"] == 5
+
+
+@pytest.mark.parametrize(("length", "depth"), [(1, 12), (3, 12), (5, 15), (8, 16)])
+def test_a_size_has_whole_patterns(length: int, depth: int) -> None:
+    pattern = f"architecture.pattern=[{','.join(['retnet'] * length)}]"
+    architecture = compose("train", [DATA, "size=base", pattern])["architecture"]
+    assert architecture["depth"] == depth
+    assert "least" not in architecture
 
 
 def test_a_key_that_no_yaml_file_names_may_be_set() -> None:

@@ -252,10 +252,19 @@ def _plain(verb: str, config: DictConfig, choices: Mapping[Any, Any]) -> dict[st
     """Plain values, and a name made of the choices where the command has one and none was given."""
     with _mistakes(verb):
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    if isinstance(settings.get("architecture"), dict):
+        _whole_patterns(settings["architecture"])
     parts = [str(choices[group]) for group in NAMING if choices.get(group) not in (None, "none")]
     if settings.get("name", "") is None and parts:
         settings["name"] = "-".join(parts).replace("/", "-")
     return dict(settings)
+
+
+def _whole_patterns(architecture: dict[str, Any]) -> None:
+    """The depth that `least` stands for where none is given: a pattern of eight layers has no size of two."""
+    least, pattern = architecture.pop("least", None), architecture.get("pattern")
+    if architecture.get("depth") is None and isinstance(least, int) and isinstance(pattern, list) and pattern:
+        architecture["depth"] = -(-least // len(pattern)) * len(pattern)
 
 
 def _spelled(override: Override) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from farfield.architectures import KeyedMixer, KeyedSettings, Mixer, MixerConfig, Rows, State, mixer_kinds
+from farfield.architectures import KeyedMixer, KeyedSettings, Mixer, MixerSettings, Rows, State, mixer_kinds
 from farfield.architectures.decoder import Decoder, DecoderConfig
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
@@ -110,17 +110,21 @@ def check_memory(architecture: DecoderConfig, memory: MemoryConfig | None) -> No
 
 def _keyed(architecture: DecoderConfig, memory: MemoryConfig) -> list[tuple[int, KeyedSettings]]:
     """The layers that get the memory: of those it names, the ones with softmax attention."""
-    kinds = {index: architecture.layer(index).mixer for index in memory.places(architecture.depth)}
+    kinds = {index: architecture.layer(index).mixer.resolved() for index in memory.places(architecture.depth)}
     keyed: list[tuple[int, KeyedSettings]] = [
         (index, mixer) for index, mixer in kinds.items() if isinstance(mixer, KeyedSettings)
     ]
     if not keyed or (memory.layers != "all" and len(keyed) < len(kinds)):
-        other = next(mixer.kind for mixer in kinds.values() if not isinstance(mixer, KeyedSettings))
+        other = next(_kind(mixer) for mixer in kinds.values() if not isinstance(mixer, KeyedSettings))
         fit = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
         raise ValueError(
             f"name: '{memory.name}' needs layers with softmax attention, not '{other}'. Kinds that have it: {fit}."
         )
     return keyed
+
+
+def _kind(mixer: MixerSettings) -> str:
+    return str(getattr(mixer, "kind", type(mixer).__name__))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +165,7 @@ class LanguageModel(nn.Module):
     def _mixer(self, index: int) -> Mixer:
         """The mixer of layer `index`, with the memory around it where it has one."""
         architecture, memory = self.config.architecture, self.config.memory
-        settings: MixerConfig = architecture.layer(index).mixer
+        settings = architecture.layer(index).mixer.resolved()
         mixer = settings.build(architecture.width, index, architecture.depth)
         if memory is None or index not in dict(_keyed(architecture, memory)):
             return mixer

@@ -6,6 +6,8 @@ reach its other paths.
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 
 from contract import families
 from farfield.architectures import KeyedMixer, Mixer, MixerSettings, build_mixer, mixer_kinds
+from farfield.architectures.external import ExternalConfig
 from farfield.memory import KeyValueMemoryConfig, WithMemory
 from farfield.model import ModelConfig
 
@@ -132,4 +135,13 @@ def _remembering() -> list[Subject]:
     return found
 
 
-SUBJECTS = [*_plain(), *_remembering()]
+def _external() -> list[Subject]:
+    """A mixer from outside, by FARFIELD_CONTRACT='module:Class {"setting": value}'; see docs."""
+    given = os.environ.get("FARFIELD_CONTRACT")
+    if not given:
+        return []
+    path, _, settings = given.partition(" ")
+    return [Subject("external", ExternalConfig(path=path, settings=json.loads(settings or "{}")), width=16)]
+
+
+SUBJECTS = [*_plain(), *_remembering(), *_external()]

@@ -30,7 +30,7 @@ def with_mixer(**mixer: Any) -> dict[str, Any]:
 MIXERS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown kind": (
         {"kind": "atention"},
-        f": unknown kind 'atention'. Did you mean 'attention'? Known: {', '.join(mixer_kinds())}, external.",
+        f": unknown kind 'atention'. Did you mean 'attention'? Known: {', '.join(sorted([*mixer_kinds(), 'external']))}.",
     ),
     "no kind": ({"heads": 4}, ": 'kind' is missing."),
     "unknown key": (

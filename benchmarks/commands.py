@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from farfield.api import open_model
-from farfield.benchmarks import report
+from farfield.benchmarks import report, training_curves
 from farfield.benchmarks.model_subject import ModelSubject
 from farfield.benchmarks.results import Result, read_result
 from farfield.benchmarks.runner import evaluate as run
@@ -28,12 +28,26 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def report_command(settings: ReportSettings) -> dict[str, Any]:
-    """Turns result files into tables, pictures and a page."""
-    files = [file for place in settings.results for file in _files(Path(place))]
-    first = Path(settings.results[0])
+    """Turns result files into tables, pictures and a page, and runs into a table and a picture of their losses."""
+    places = [Path(place) for place in settings.results]
+    runs = [training_curves.read_run(run) for place in places for run in training_curves.find_runs(place)]
+    files = [file for place in places if not training_curves.find_runs(place) for file in _files(place)]
+    first = places[0]
     folder = Path(settings.out) if settings.out else (first if first.is_dir() else first.parent)
     folder.mkdir(parents=True, exist_ok=True)
-    return _reported([read_result(file) for file in dict.fromkeys(files)], folder)
+    found = _reported([read_result(file) for file in dict.fromkeys(files)], folder) if files else {}
+    return {**found, **_trained(runs, folder, found)} if runs else found
+
+
+def _trained(runs: Sequence[training_curves.Run], folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """What the report says of runs, beside what it has `found` of results."""
+    picture = str(training_curves.draw(runs, folder / "training.png"))
+    console = Console(width=120, highlight=False)
+    with console.capture() as capture:
+        console.print(training_curves.table(runs))
+    text = f"{found.get('text', '')}\n{capture.get()}wrote {picture}".lstrip("\n")
+    written = [*found.get("written", []), picture]
+    return {"runs": training_curves.summary(runs), "written": written, "text": text}
 
 
 def _reported(results: Sequence[Result], folder: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_a_page_of_help(capsys: pytest.CaptureFixture[str]) -> None:
         "Writes report.html and PNG pictures beside the results.\n"
         "\n"
         "settings (key=default)\n"
-        "  results=[results]  result files, or folders that hold them at any depth\n"
+        "  results=[results]  result files, folders that hold them at any depth, and folders of runs\n"
         "  out=null           where pictures and page go; null: the first of results\n"
         f"\n{usage.OPTIONS}\n"
         "\n"

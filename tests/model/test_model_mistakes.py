@@ -27,10 +27,12 @@ def with_mixer(**mixer: Any) -> dict[str, Any]:
     return given
 
 
+KINDS = ", ".join(sorted([*mixer_kinds(), "external"]))
+
 MIXERS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown kind": (
         {"kind": "atention"},
-        f": unknown kind 'atention'. Did you mean 'attention'? Known: {', '.join(sorted([*mixer_kinds(), 'external']))}.",
+        f": unknown kind 'atention'. Did you mean 'attention'? Known: {KINDS}.",
     ),
     "no kind": ({"heads": 4}, ": 'kind' is missing."),
     "unknown key": (

@@ -32,6 +32,9 @@ __all__ = ["Attention", "AttentionConfig", "AttentionState", "banded", "columns"
 class AttentionConfig(KeyedSettings):
     """Softmax attention over the whole document; state grows with length."""
 
+    form = "softmax in blocks, quadratic"
+    source = "arxiv.org/abs/1706.03762"
+
     kind: Literal["attention"] = "attention"
 
     def reach(self, layer: int, depth: int) -> int | None:

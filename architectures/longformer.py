@@ -37,6 +37,9 @@ __all__ = ["Longformer", "LongformerConfig", "LongformerState"]
 class LongformerConfig(KeyedSettings):
     """Sliding window and global prefix tokens; constant state, linear time."""
 
+    form = "softmax in bands, linear"
+    source = "arxiv.org/abs/2004.05150"
+
     kind: Literal["longformer"] = "longformer"
     window: int | tuple[int, ...] = Field(
         64, description="tokens before its own that a token sees; a list from bottom to top"

@@ -19,7 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -46,6 +46,12 @@ __all__ = [
 
 class MixerSettings(Config):
     """What the settings of a mixer tell without building it. `layer` of `depth` is the place in the stack."""
+
+    form: ClassVar[str] = "see its source"
+    """How it is computed in training, in a few words."""
+
+    source: ClassVar[str] = ""
+    """Where it was published: an address without https://."""
 
     def resolved(self) -> MixerSettings:
         """The settings that these stand for: themselves, but for a mixer from outside."""

@@ -35,6 +35,9 @@ __all__ = ["RetNet", "RetNetConfig", "RetNetState"]
 class RetNetConfig(MixerSettings):
     """Multi-scale retention: linear time, constant state, exact recurrent decoding."""
 
+    form = "recurrence in chunks, linear"
+    source = "arxiv.org/abs/2307.08621"
+
     kind: Literal["retnet"] = "retnet"
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head's keys where heads is null")

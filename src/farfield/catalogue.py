@@ -19,7 +19,7 @@ from farfield.usage import options
 
 __all__ = ["models"]
 
-LENGTHS = (1024, 65536)
+LENGTHS = (4096, 131072)
 VOCABULARY = 257
 HOST = "attention"  # the architecture around which memories are told
 
@@ -37,9 +37,18 @@ def models() -> dict[str, Any]:
 
 def _architecture(name: str, text: str) -> dict[str, Any]:
     config = read(DecoderConfig, option("architecture", name), "architecture")
-    mixers = sorted({config.layer(index).mixer.kind for index in range(config.depth)})
-    costs = _costs(ModelConfig(architecture=config, vocabulary=VOCABULARY))
-    return {"name": name, "summary": text, "mixers": mixers, "width": config.width, "depth": config.depth, **costs}
+    mixers = {config.layers[layer].mixer.kind: config.layers[layer].mixer for layer in config.pattern}
+    return {
+        "name": name,
+        "summary": text,
+        "pattern": list(config.pattern),
+        "mixers": sorted(mixers),
+        "forms": {kind: mixer.form for kind, mixer in mixers.items()},
+        "sources": {kind: mixer.source for kind, mixer in mixers.items()},
+        "width": config.width,
+        "depth": config.depth,
+        **_costs(ModelConfig(architecture=config, vocabulary=VOCABULARY)),
+    }
 
 
 def _memory(name: str, text: str) -> dict[str, Any]:
@@ -73,11 +82,18 @@ def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
         for one in found[group]:
             around = f" around {one['around']}" if "around" in one else ""
             lines += [f"  {one['name']:<14}{one['summary']}", f"  {'':<14}{_cost_line(one)}{around}"]
+            lines += [f"  {'':<14}{_form_line(one)}"] if "pattern" in one else []
         lines.append("")
     lines += ["encoders", "  none yet", "", "suites (suite=name)"]
     for one in found["suites"]:
         lines += [f"  {one['name']:<14}{one['summary']}", f"  {'':<14}{one['cells']} cells, {one['samples']:,} samples"]
-    return "\n".join([*lines, "", "State and work are those of one row after 1k and after 64k tokens, in float32."])
+    return "\n".join([*lines, "", "State and work are those of one row after 4k and after 128k tokens, in float32."])
+
+
+def _form_line(one: Mapping[str, Any]) -> str:
+    """The pattern where there is one, and how each mixer is trained."""
+    pattern = f"{', '.join(one['pattern'])}: " if len(one["pattern"]) > 1 else ""
+    return pattern + "; ".join(f"{form} ({one['sources'][kind]})" for kind, form in one["forms"].items())
 
 
 def _cost_line(one: Mapping[str, Any]) -> str:

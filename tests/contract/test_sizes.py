@@ -65,6 +65,8 @@ def test_every_setting_is_described_and_every_kind_has_one_line(kind: str) -> No
     settings: type[MixerSettings] = mixer_kinds()[kind]
     assert settings.__doc__
     assert "\n" not in settings.__doc__.strip()
+    assert settings.form != MixerSettings.form
+    assert settings.source.startswith(("arxiv.org/abs/", "github.com/"))
     told = {"kind", "backend", "position", "base"}
     assert [name for name, field in settings.model_fields.items() if name not in told and not field.description] == []
 

@@ -1,0 +1,61 @@
+"""What is said to be linear is: twice the length makes and moves at most a little more than twice the numbers.
+
+Counted, not timed: the bytes of all tensors that the operations of a forward and a backward pass give, and the largest
+of them. Both are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from contract.runs import in_calls, sample, whole
+from contract.subjects import SUBJECTS, Subject
+from farfield.architectures.ops.attention import DENSE
+
+SHORT = 2048
+# A memory that reads very many keys looks at all there are, up to DENSE for each it reads: linear from there on.
+LINEAR = [
+    subject
+    for subject in SUBJECTS
+    if "linear" in subject.settings.form and (subject.memory is None or DENSE * subject.memory.top < SHORT)
+]
+
+
+class Made(TorchDispatchMode):
+    """The bytes that operations give: the sum, and the most of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                self.sum += tensor.numel() * tensor.element_size()
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+        return out
+
+
+def made(subject: Subject, length: int) -> Made:
+    """By a forward and a backward pass over one document."""
+    mixer = subject.build(torch.float32)
+    x, cotangent = sample(1, length, subject.width, torch.float32)
+    with Made() as counted:
+        in_calls(mixer, x, cotangent, whole(1, length))
+    return counted
+
+
+def test_some_kinds_claim_it() -> None:
+    assert {"longformer", "retnet"} <= {subject.settings.kind for subject in LINEAR}
+
+
+@pytest.mark.parametrize("subject", LINEAR, ids=lambda subject: subject.name)
+def test_twice_the_length_is_twice_the_work(subject: Subject) -> None:
+    """Two lengths so long that a window, a bank or a chunk is short beside them."""
+    once, twice = made(subject, SHORT), made(subject, 2 * SHORT)
+    assert twice.sum <= 2.2 * once.sum
+    assert twice.largest <= 2.2 * once.largest

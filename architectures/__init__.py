@@ -16,6 +16,7 @@ from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
+from farfield.architectures.s2 import S2Config
 from farfield.architectures.state import State
 from farfield.config import Config, ConfigError, read
 
@@ -34,7 +35,7 @@ __all__ = [
     "mixer_kinds",
 ]
 
-MixerConfig = Annotated[AttentionConfig | LongformerConfig | RetNetConfig, Field(discriminator="kind")]
+MixerConfig = Annotated[AttentionConfig | LongformerConfig | RetNetConfig | S2Config, Field(discriminator="kind")]
 FeedForwardConfig = SwiGLUConfig
 
 

@@ -17,6 +17,7 @@ from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
+from farfield.architectures.s2 import S2Config
 from farfield.architectures.state import State
 from farfield.config import Config, ConfigError, read
 
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | LongformerConfig | RetNetConfig | ExternalConfig,
+    AttentionConfig | LongformerConfig | RetNetConfig | S2Config | ExternalConfig,
     Field(discriminator="kind"),
 ]
 

@@ -91,6 +91,18 @@ class Rows:
         return self.document[:, -1]
 
     @lazy
+    def last_position(self) -> Tensor:
+        """(B,) int64: where the last real token of each row stands; -1 for a row of nothing but padding."""
+        column = torch.where(self.real, torch.arange(self.time, device=self.device), -1).amax(1, keepdim=True)
+        return torch.where(column >= 0, self.positions.gather(1, column.clamp(min=0)), -1)[:, 0]
+
+    @lazy
+    def begin(self) -> int | None:
+        """The position of the first column where all rows are the same run of one document; else None."""
+        first = self.positions[:, 0]
+        return int(first[0]) if self.batch and self.plain and bool((first == first[0]).all()) else None
+
+    @lazy
     def padded(self) -> bool:
         """Whether any token is padding."""
         return bool((~self.real).any())
@@ -118,7 +130,7 @@ class Rows:
 
     def settle(self) -> None:
         """Looks at the numbers now, so that no compiled graph has to break for it."""
-        _ = self.plain, self.fresh, self.right_padded
+        _ = self.plain, self.fresh, self.right_padded, self.begin
 
     @lazy
     def _memo(self) -> dict[object, object]:

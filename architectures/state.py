@@ -231,6 +231,13 @@ class KeyValueBuffer(State):
             return self._append_rows(keys, values, rows)
         return self._joined(keys, values, high, tracked)
 
+    def emptied(self, rows: Tensor) -> KeyValueBuffer:
+        """Without the tokens of the rows (B,) bool."""
+        if not bool((rows & (self.length > 0)).any()):
+            return self
+        # The mark stays: what is appended to an emptied row goes to memory of its own.
+        return KeyValueBuffer(self.keys, self.values, self.length.masked_fill(rows, 0), self.mark.clone(), self.limit)
+
     def _fits(self, total: int) -> bool:
         """Whether `total` tokens fit in place: within the slack, at the mark, in memory that may be written here."""
         frozen = self.keys.is_inference() and not torch.is_inference_mode_enabled()
@@ -266,7 +273,9 @@ class KeyValueBuffer(State):
         if tracked:
             joined = [torch.cat(pair, 2) for pair in ((old_keys, new_keys), (old_values, new_values))]
         else:
-            capacity = 2 * count if self.limit is None else count + min(count, self.limit)
+            capacity = _room(count, total, self.limit)
+            if self.limit is not None and not used:  # room that was needed once is needed again, as by segments
+                capacity = max(capacity, min(self.keys.shape[2], self.limit))
             joined = [_with_slack(pair, capacity) for pair in ((old_keys, new_keys), (old_values, new_values))]
         return KeyValueBuffer(joined[0], joined[1], length, length.clone(), self.limit)
 
@@ -292,6 +301,13 @@ def _take(x: Tensor, slots: Tensor) -> Tensor:
     """Columns `slots` (B, n) of x (B, H, S, D)."""
     index = slots[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
     return x.gather(2, index)
+
+
+def _room(count: int, total: int, limit: int | None) -> int:
+    """Slots for the newest `count` of `total` tokens: twice as many; a ring has slack from when it is overfull."""
+    if limit is None:
+        return 2 * count
+    return min(2 * count, limit) if total <= limit else 2 * limit
 
 
 def _with_slack(pair: tuple[Tensor, Tensor], capacity: int) -> Tensor:
@@ -320,6 +336,6 @@ def _gathered(
     index = order.gather(1, slots.clamp(max=max(columns - 1, 0))) if columns else slots
     found = [_take(keys, index), _take(values, index)]
     if slack:
-        capacity = count + (count if limit is None else min(count, limit))
+        capacity = _room(count, int(total.max()) if total.numel() else 0, limit)
         found = [_with_slack((one[:, :, :0], one), capacity) for one in found]
     return KeyValueBuffer(found[0], found[1], length, length.clone(), limit)

@@ -10,9 +10,13 @@ A `Part` pairs queries, keys and values with a layout, which says which query se
 
     Full       every query, every key                          a past that all may read
     Causal     query t sees keys 0 .. t                        the call itself
+    Runs       the same inside runs of columns, apart          segments
     Banded     by document, distance, dilation and position    packed rows, windows: a band of blocks, never T by T
     Labelled   by document and position, columns in any order  global tokens, gathered from where they stand
     Selected   each query names its keys by index              what a memory found
+
+A part may be for some heads and some columns of its queries only: its `Place` says which. The others see none of its
+keys, and nothing is computed for them.
 
 Shapes: B batch, H heads, G heads of keys (H a multiple of G), T queries, S keys, D width of a head, N selected keys.
 """
@@ -37,6 +41,8 @@ __all__ = [
     "Labelled",
     "Layout",
     "Part",
+    "Place",
+    "Runs",
     "Selected",
     "attention",
     "attention_definition",
@@ -68,13 +74,61 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Place:
+    """Some heads, and the same columns of each: every `step`-th, or (B, N) of each row, none of them twice."""
+
+    heads: slice
+    columns: slice | Tensor
+
+    def take(self, x: Tensor) -> Tensor:
+        """What stands there in `x` (B, H, T) or (B, H, T, D)."""
+        if isinstance(self.columns, slice):
+            return x[:, self.heads, self.columns]
+        x = x[:, self.heads]
+        return x.gather(2, self._index(x, self.columns))
+
+    def put(self, into: Tensor, x: Tensor) -> None:
+        """`into` (B, H, T) or (B, H, T, D) with `x` there, in place."""
+        if isinstance(self.columns, slice):
+            into[:, self.heads, self.columns] = x
+        else:
+            into[:, self.heads].scatter_(2, self._index(x, self.columns), x)
+
+    def add(self, into: Tensor, x: Tensor) -> None:
+        """`into` (B, H, T, D) with `x` added there, in place."""
+        if isinstance(self.columns, slice):
+            into[:, self.heads, self.columns] += x
+        else:
+            into[:, self.heads].scatter_add_(2, self._index(x, self.columns), x.to(into.dtype))
+
+    def spread(self, x: Tensor, heads: int, time: int, fill: float) -> Tensor:
+        """(B, heads, time, S) with `x` (B, H, N, S) there and `fill` elsewhere: the definition."""
+        head = torch.arange(heads, device=x.device)[self.heads]
+        columns = self.columns
+        if isinstance(columns, slice):
+            columns = torch.arange(time, device=x.device)[columns].expand(x.shape[0], -1)
+        batch = torch.arange(x.shape[0], device=x.device)[:, None, None]
+        wide = x.new_full((x.shape[0], heads, time, x.shape[3]), fill)
+        return wide.index_put((batch, head[:, None], columns[:, None]), x)
+
+    @staticmethod
+    def _index(x: Tensor, columns: Tensor) -> Tensor:
+        index = columns[:, None].expand(-1, x.shape[1], -1)
+        return index[..., None].expand(-1, -1, -1, x.shape[3]) if x.ndim == 4 else index
+
+
+EVERYWHERE = Place(slice(None), slice(None))
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
-    """Queries (B, H, T, D) over keys and values (B, G, S, D), S > 0."""
+    """Queries (B, H, T, D) over keys and values (B, G, S, D), S > 0; with a place, only the queries there."""
 
     queries: Tensor
     keys: Tensor
     values: Tensor
     layout: Layout
+    place: Place | None = None
 
 
 def merge(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -92,11 +146,17 @@ def attention_definition(parts: Sequence[Part], scale: float) -> tuple[Tensor, T
     """The definition: one dense softmax over the keys of all parts. Output (B, H, T, D), log-sum-exp (B, H, T)."""
     scores, values = [], []
     for part in parts:
-        group = part.queries.shape[1] // part.keys.shape[1]
+        queries = part.queries if part.place is None else part.place.take(part.queries)
+        group = queries.shape[1] // part.keys.shape[1]
         keys, value = (x.repeat_interleave(group, dim=1) for x in (part.keys, part.values))
-        found = part.queries @ keys.transpose(-1, -2)
+        found = queries @ keys.transpose(-1, -2)
         visible = part.layout.mask(found.shape[2], found.shape[3])
-        scores.append((found * scale).masked_fill(~visible, -math.inf))
+        found = (found * scale).masked_fill(~visible, -math.inf)
+        if part.place is not None:
+            heads, time = part.queries.shape[1:3]
+            found = part.place.spread(found, heads, time, -math.inf)
+            value = Place(part.place.heads, slice(None)).spread(value, heads, value.shape[2], 0.0)
+        scores.append(found)
         values.append(value)
     joined = torch.cat(scores, -1)
     lse = joined.logsumexp(-1)
@@ -113,7 +173,7 @@ def attention(parts: Sequence[Part], scale: float, backend: Backend = "auto") ->
     assert all(part.keys.shape[2] for part in parts), "a part without keys: the CPU kernel does not survive it"
     tensors = [tensor for part in parts for tensor in (part.queries, part.keys, part.values)]
     kernel = choose(parts[0].queries, backend)
-    layouts = [part.layout for part in parts]
+    layouts = [(part.layout, part.place) for part in parts]
     found: tuple[Tensor, Tensor] = _Joined.apply(layouts, kernel, scale, *tensors)  # type: ignore[no-untyped-call]
     return found
 
@@ -123,13 +183,18 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, layouts: list[Layout], kernel: Kernel, scale: float, *tensors: Tensor
+        ctx: Any, layouts: list[tuple[Layout, Place | None]], kernel: Kernel, scale: float, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         found = []
-        for layout, (q, k, v) in zip(layouts, _triples(tensors), strict=True):
-            found.append(layout.forward(kernel, q, *_shared(q, k, v), scale))
-        out, lse = found[0] if len(found) == 1 else merge(found)
+        for (layout, place), (q, k, v) in zip(layouts, _triples(tensors), strict=True):
+            taken = q if place is None else place.take(q)
+            found.append(layout.forward(kernel, taken, *_shared(taken, k, v), scale))
+        if any(place is not None for _, place in layouts):
+            out, lse = _placed(found, [place or EVERYWHERE for _, place in layouts], tensors[0])
+        else:
+            out, lse = found[0] if len(found) == 1 else merge(found)
         ctx.layouts, ctx.kernel, ctx.scale = layouts, kernel, scale
+        ctx.first = [next(i for i, other in enumerate(tensors[::3]) if other is q) for q in tensors[::3]]
         ctx.save_for_backward(out, lse, *tensors)
         ctx.mark_non_differentiable(lse)
         return out, lse
@@ -140,12 +205,36 @@ class _Joined(torch.autograd.Function):
         out, lse, *tensors = ctx.saved_tensors
         lse = lse.masked_fill(lse.isneginf(), 0.0)
         gradient = gradient.contiguous()
-        found: list[Tensor] = []
-        for layout, (q, k, v) in zip(ctx.layouts, _triples(tensors), strict=True):
-            shared = _shared(q, k, v)
-            on_q, on_k, on_v = layout.backward(ctx.kernel, gradient, q, *shared, out, lse, ctx.scale)
-            found += [on_q.to(q.dtype), _summed(on_k, k), _summed(on_v, v)]
-        return (None, None, None, *found)
+        found: list[Tensor | None] = []
+        for (layout, place), (q, k, v), first in zip(ctx.layouts, _triples(tensors), ctx.first, strict=True):
+            above = (gradient, q, out, lse)
+            if place is not None:
+                above = tuple(place.take(x).contiguous() for x in above)
+            shared = _shared(above[1], k, v)
+            on_q, on_k, on_v = layout.backward(ctx.kernel, above[0], above[1], *shared, *above[2:], ctx.scale)
+            queries = None
+            if place is None and first == len(found) // 3:
+                queries = on_q
+            else:  # queries that several parts share get one gradient, added up in place
+                queries = _wide(q) if first == len(found) // 3 else None
+                (place or EVERYWHERE).add(found[3 * first] if queries is None else queries, on_q)
+            found += [queries, _summed(on_k, k), _summed(on_v, v)]
+        cast = [x if x is None else x.to(like.dtype) for x, like in zip(found, tensors, strict=True)]
+        return (None, None, None, *cast)
+
+
+def _placed(found: Sequence[tuple[Tensor, Tensor]], places: Sequence[Place], like: Tensor) -> tuple[Tensor, Tensor]:
+    """As `merge`, of parts each of which is for some of the queries: output like `like` (B, H, T, D)."""
+    out = _wide(like)
+    lse = out.new_full(out.shape[:3], -math.inf)
+    for (part, its), place in zip(found, places, strict=True):
+        before = place.take(lse)
+        joined = torch.logaddexp(before, its.to(lse.dtype))
+        finite = joined.masked_fill(joined.isneginf(), 0.0)
+        old, new = ((one - finite).exp()[..., None] for one in (before, its))
+        place.put(out, place.take(out) * old + part * new)
+        place.put(lse, joined)
+    return out.to(like.dtype), lse
 
 
 def _triples(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -228,6 +317,73 @@ class Causal:
             end = min(begin + BLOCK, time)
             lower = torch.ones(end - begin, end, dtype=torch.bool, device=q.device).tril(begin)
             yield slice(begin, end), slice(0, end), lower[None, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Causal inside each run of columns and blind between them: as many keys as queries, `first` columns, then
+    `length` in each further run.
+
+    ```
+    first 1, length 2:   x . . . .
+                         . x . . .
+                         . x x . .
+                         . . . x .
+                         . . . x x
+    ```
+
+    Whole runs are rows of one batch, so work is T length, without a mask.
+    """
+
+    length: int
+    first: int
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        run = (torch.arange(time) - self.first).div(self.length, rounding_mode="floor").clamp(min=-1)
+        return (run[:, None] == run).tril()
+
+    def select(self, heads: Tensor) -> Layout:
+        return self
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for at, runs in self._pieces(q.shape[2]):
+            queries, keys, values = (_rows(x[:, :, at], runs) for x in (q, k, v))
+            found, its = Causal().forward(kernel, queries, keys, values, scale)
+            out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
+        return out, lse
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        found = (_wide(q), _wide(k), _wide(v))
+        for at, runs in self._pieces(q.shape[2]):
+            above, queries, keys, values, result, its = (
+                _rows(x[:, :, at], runs) for x in (gradient, q, k, v, out, lse)
+            )
+            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
+            for into, piece in zip(found, gradients, strict=True):
+                into[:, :, at] = _columns(piece, runs)
+        return found
+
+    def _pieces(self, time: int) -> Iterator[tuple[slice, int]]:
+        """Columns, and how many runs they are: the first run, all whole ones, the ragged last one."""
+        first = min(self.first, time)
+        runs = (time - first) // self.length
+        ends = (first, first + runs * self.length, time)
+        for begin, end, count in zip((0, *ends), ends, (1, runs, 1), strict=False):
+            if end > begin:
+                yield slice(begin, end), count
+
+
+def _rows(x: Tensor, runs: int) -> Tensor:
+    """The runs of x (B, H, runs N, ...) as rows (B runs, H, N, ...)."""
+    return x if runs == 1 else rearrange(x, "b h (r n) ... -> (b r) h n ...", r=runs)
+
+
+def _columns(x: Tensor, runs: int) -> Tensor:
+    """As they were: (B, H, runs N, ...)."""
+    return x if runs == 1 else rearrange(x, "(b r) h n ... -> b h (r n) ...", r=runs)
 
 
 def _forward(

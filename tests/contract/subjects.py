@@ -130,7 +130,10 @@ def _remembering() -> list[Subject]:
         settings = settings_of(kind, **AROUND.get(kind, {}))
         if not isinstance(build_mixer(settings, width), KeyedMixer):
             continue
+        reach = settings.reach(0, 1)  # type: ignore[attr-defined]  # a KeyedMixer's settings
         for name, values in MEMORIES.items():
+            if reach is not None:
+                values = {**values, "segment": min(values["segment"], reach + 1)}
             found.append(Subject(f"{kind}+{name}", settings, width, KeyValueMemoryConfig(**values)))
     return found
 

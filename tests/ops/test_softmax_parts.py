@@ -19,6 +19,8 @@ from farfield.architectures.ops.attention import (
     Full,
     Labelled,
     Part,
+    Place,
+    Runs,
     Selected,
     attention,
     attention_definition,
@@ -97,10 +99,14 @@ def parts_of(name: str, time: int, heads: int, shared: int, width: int, dtype: t
         "band-documents-endless": (Banded(**packed(time, past), reach=None), past + time),
         "band-all": (Banded(**packed(time, past), reach=8, dilation=2, first=3), past + time),
         "labelled": (Labelled(**packed(time, past)), past + time),
+        "runs": (Runs(length=9, first=4), time),
+        "run-of-runs": (Runs(length=500, first=70), time),
         "selected": (selected(heads, time, past, 6), past),  # few keys for each selected one: by a mask
         "selected-of-many": (selected(heads, time, past, 2), past),  # by gathering
     }
     names = {"joined": ["full", "causal"], "three": ["band-first", "labelled", "selected-of-many"]}.get(name, [name])
+    if name == "placed":
+        return placed(q, shared, dtype)
     found = []
     for one in names:
         layout, keys = layouts[one]
@@ -110,7 +116,28 @@ def parts_of(name: str, time: int, heads: int, shared: int, width: int, dtype: t
     return found
 
 
+def placed(q: Tensor, shared: int, dtype: torch.dtype) -> list[Part]:
+    """Parts for some heads and columns: overlapping ones, one of chosen columns, one for all, and queries left out."""
+    time, width = q.shape[2:]
+    chosen = torch.stack([torch.randperm(time - 1)[: (time + 3) // 4] for _ in range(2)]) if time > 1 else None
+    places = [
+        (Place(slice(0, 1), slice(0, None, 3)), Runs(length=5, first=2)),
+        (Place(slice(None), slice(0, time // 2 + 1)), Full()),
+        (Place(slice(0, None, 2), slice(0, 1) if chosen is None else chosen), Causal()),
+    ]
+    found = []
+    for place, layout in places:
+        taken = place.take(q)
+        groups = shared if taken.shape[1] % shared == 0 else 1
+        keys, values = (draw(2, groups, taken.shape[2], width, dtype=dtype) for _ in range(2))
+        found.append(Part(q, keys, values, layout, place))
+    own = slice(0, 1), slice(0, 1)
+    found.append(Part(2 * q, *(draw(2, 1, 4, width, dtype=dtype) for _ in range(2)), Full(), Place(*own)))
+    return found
+
+
 NAMES = (
+    "runs", "run-of-runs", "placed",
     "full", "causal", "band", "band-from-0", "band-endless", "band-first", "band-dilated", "band-documents",
     "band-documents-endless", "band-all", "labelled", "selected", "selected-of-many", "joined", "three",
 )  # fmt: skip
@@ -122,7 +149,9 @@ def leaves(parts: Sequence[Part]) -> tuple[list[Part], list[Tensor]]:
     found, tensors = [], [q]
     for part in parts:
         k, v = part.keys.detach().requires_grad_(), part.values.detach().requires_grad_()
-        found.append(Part(q, k, v, part.layout))
+        own = q if part.queries is parts[0].queries else part.queries.detach().requires_grad_()
+        found.append(Part(own, k, v, part.layout, part.place))
+        tensors += [own] if own is not q else []
         tensors += [k, v]
     return found, tensors
 
@@ -153,7 +182,19 @@ def test_parts_agree_with_the_definition(name: str, dtype: torch.dtype, kind: ba
 @pytest.mark.parametrize("kind", BACKENDS)
 @pytest.mark.parametrize("time", [1, 64, 65, 300])
 @pytest.mark.parametrize(
-    "name", ["band", "band-from-0", "band-first", "band-all", "labelled", "selected", "selected-of-many", "joined"]
+    "name",
+    [
+        "runs",
+        "placed",
+        "band",
+        "band-from-0",
+        "band-first",
+        "band-all",
+        "labelled",
+        "selected",
+        "selected-of-many",
+        "joined",
+    ],
 )
 def test_blocks_of_queries_meet(name: str, time: int, kind: backend.Backend) -> None:
     """Lengths about the sizes of blocks, where one mask serves several of them."""
@@ -163,7 +204,7 @@ def test_blocks_of_queries_meet(name: str, time: int, kind: backend.Backend) -> 
 @pytest.mark.parametrize("kind", BACKENDS)
 @pytest.mark.parametrize("shared", [1, 2, 3])
 @pytest.mark.parametrize(
-    "name", ["full", "causal", "band-documents", "labelled", "selected", "selected-of-many", "three"]
+    "name", ["placed", "full", "causal", "band-documents", "labelled", "selected", "selected-of-many", "three"]
 )
 def test_heads_share_keys(name: str, shared: int, kind: backend.Backend) -> None:
     parts = parts_of(name, 66, heads=6, shared=shared, width=4, dtype=torch.float64)
@@ -185,7 +226,7 @@ def test_kernels_agree_in_bfloat16_as_well_as_the_definition_does(name: str) -> 
 
 
 def _in(part: Part, dtype: torch.dtype) -> Part:
-    return Part(part.queries.to(dtype), part.keys.to(dtype), part.values.to(dtype), part.layout)
+    return Part(part.queries.to(dtype), part.keys.to(dtype), part.values.to(dtype), part.layout, part.place)
 
 
 @pytest.mark.parametrize("kind", BACKENDS)
@@ -414,7 +455,7 @@ def test_selected_keys_are_read_a_block_of_queries_at_a_time(keys: int) -> None:
     check(parts, "auto", 1e-11)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "placed"])
 def test_layouts_of_some_heads(name: str) -> None:
     parts = parts_of(name, 66, heads=4, shared=4, width=4, dtype=torch.float64)
     heads = torch.tensor([3, 1])

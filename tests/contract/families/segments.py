@@ -3,10 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
+from torch import Tensor
 
-FORMULAS: dict[str, Callable[..., Any]] = {}
+from contract.parts import Keys, Softmax
+
+if TYPE_CHECKING:
+    from contract.subjects import Subject
+
+Near = Callable[["Subject", Softmax], Keys]
+
+
+def s2_near(subject: Subject, heads: Softmax) -> Keys:
+    """The earlier tokens of the group; the second half of the heads counts from half a group before the document."""
+    group = subject.settings.group  # type: ignore[attr-defined]
+
+    def near(head: int, time: int) -> list[int]:
+        shift = group // 2 if head >= heads.heads // 2 else 0
+        return [m for m in range(time + 1) if (m + shift) // group == (time + shift) // group]
+
+    return near
+
+
+def softmax(near: Near) -> Callable[[Subject, dict[str, Tensor], Tensor], Tensor]:
+    """A softmax mixer by which keys are near; `contract.dense` knows the memory around it."""
+
+    def formula(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        from contract.dense import softmax_mixer  # it imports the families
+
+        found: Tensor = softmax_mixer(near, lambda heads, out: out)(subject, weights, x)
+        return found
+
+    return formula
+
+
+EXTRA: dict[str, dict[str, dict[str, Any]]] = {
+    "s2": {
+        "grouped-conv": {"heads": 4, "kv_heads": 2, "group": 6, "conv": 4},
+        "shared": {"heads": 6, "kv_heads": 1, "group": 2, "position": "none"},
+        "uneven": {"heads": 6, "kv_heads": 3, "group": 100},
+    },
+}
+
+FORMULAS: dict[str, Callable[..., Any]] = {"s2": softmax(s2_near)}
 
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}

@@ -1,0 +1,268 @@
+"""Sparse attention as full attention over derived rows: the tokens that a group of heads keeps, cut into segments.
+
+    position   0 1 2 3 4 5 6 7 8 9      segment 4, rate 2, offset 1
+    kept         x   x   x   x   x
+    derived      0   1   0   1   0      the position in the segment: 0 starts one, as it starts a document in `Rows`
+
+Each group is causal softmax attention inside its segments. Groups may overlap in heads: all of a head's groups are
+parts of one softmax over the multiset of their keys. A head sees itself through some group of rate 1.
+
+State: of each group the keys and values that it kept of the open segment, none before it has kept one.
+Work a token: 4 W times the keys that its heads see. Linear in length, forward and backward.
+Shapes: B batch, T time, N kept, D width, H heads, G heads of keys and values, W width of a head.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from farfield.architectures.attention import banded
+from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
+from farfield.architectures.ops.attention import Causal, Full, Part, Place, Runs
+from farfield.architectures.ops.short_convolution import ConvolutionState
+from farfield.architectures.projection import Projection, Rotation
+from farfield.architectures.rows import Rows
+from farfield.architectures.state import KeyValueBuffer, State
+
+__all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Heads, and the tokens that they keep: those at `offset` modulo `rate` in segments of `segment` tokens.
+
+    `rate` divides `segment`; a document's first segment has `first` tokens where that is not 0, and then the rate is 1.
+    """
+
+    heads: range
+    segment: int
+    rate: int = 1
+    offset: int = 0
+    first: int = 0
+
+    @property
+    def place(self) -> slice:
+        return slice(self.heads.start, self.heads.stop, self.heads.step)
+
+    @property
+    def length(self) -> int:
+        """Tokens kept of a whole segment."""
+        return self.segment // self.rate
+
+    def within(self, position: int) -> int:
+        """The place of a position in its segment."""
+        return position if position < self.first else (position - self.first) % self.segment
+
+    def held(self, tokens: int) -> int:
+        """Tokens kept of the open segment after `tokens` tokens."""
+        return (self.within(tokens - 1) - self.offset) // self.rate + 1 if tokens else 0
+
+    def left(self, position: int) -> int:
+        """Tokens kept from the one at `position`, itself kept, to the end of its segment."""
+        whole = self.first if position < self.first else self.length
+        return whole - self.within(position) // self.rate
+
+    def segments(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of the segment of each position, and the place in it."""
+        early = position < self.first
+        later = position - self.first
+        number = torch.where(early, -1, later.div(self.segment, rounding_mode="floor"))
+        return number, torch.where(early, position, later % self.segment)
+
+    def compress(self, rows: Rows) -> tuple[Tensor, Rows]:
+        """Columns (B, N) of the kept tokens of each row, and the derived rows; padding where a row has fewer."""
+
+        def make() -> tuple[Tensor, Rows]:
+            _, within = self.segments(rows.positions)
+            kept = rows.real & (within % self.rate == self.offset)
+            count = max(1, int(kept.sum(1).max()))
+            columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+            derived = torch.where(kept, within // self.rate, -1).gather(1, columns)
+            return columns, Rows(derived, derived, self.length)
+
+        return rows.once(("derived", self.segment, self.rate, self.offset, self.first), make)
+
+    def left_behind(self, rows: Rows) -> Tensor:
+        """(B,) bool: rows whose call ends in a segment of which nothing has been kept yet."""
+
+        def make() -> Tensor:
+            _, within = self.segments(rows.last_position)
+            return (rows.last_position >= 0) & (within < self.offset)
+
+        return rows.once(("left behind", self.segment, self.rate, self.offset, self.first), make)
+
+    def serving(self, heads: int, kv_heads: int) -> list[int]:
+        """The heads of keys that serve these heads of queries: each once where they serve equally many, in order."""
+        share = heads // kv_heads
+        each = [head // share for head in self.heads]
+        once = sorted(set(each))
+        count = len(each) // len(once)
+        return once if [head for head in once for _ in range(count)] == each else each
+
+
+class DerivedSettings(KeyedSettings):
+    """Settings of attention over derived rows: they name the groups."""
+
+    @abc.abstractmethod
+    def groups(self, heads: int) -> list[Group]:
+        """What the heads keep."""
+
+    def build(self, width: int, layer: int, depth: int) -> DerivedAttention:
+        return DerivedAttention(self, width, self.reach(layer, depth))
+
+    def parameters(self, width: int, layer: int, depth: int) -> int:
+        return Projection.count(width, *self.sizes(width), self.conv)
+
+    def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
+        heads, kv_heads, head_width = self.sizes(width)
+        buffers = sum(
+            group.held(tokens) * 2 * len(group.serving(heads, kv_heads)) * head_width * element + 8
+            for group in self.groups(heads)
+        )
+        return buffers + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
+
+    def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        heads, _, head_width = self.sizes(width)
+        seen = sum(
+            group.held(tokens + 1) * len(group.heads)
+            for group in self.groups(heads)
+            if group.within(tokens) % group.rate == group.offset
+        )
+        return 2 * self.parameters(width, layer, depth) + 4 * head_width * seen
+
+
+@dataclass(frozen=True, eq=False)
+class DerivedState(State):
+    """The convolution's inputs, and of each group the rotated keys and the values of its open segment."""
+
+    conv: ConvolutionState | None
+    near: tuple[KeyValueBuffer, ...]
+
+
+class DerivedAttention(KeyedMixer):
+    """See the file's head."""
+
+    def __init__(self, config: DerivedSettings, width: int, reach: int | None) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.sizes(width)
+        self.scale, self.backend, self.reach = self.head_width**-0.5, config.backend, reach
+        self.groups = config.groups(self.heads)
+        self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
+        self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+
+    def start(self, batch: int) -> DerivedState:
+        weight = self.projection.qkv.weight
+        near = (
+            KeyValueBuffer.empty(batch, len(self._serving(group)), self.head_width, weight, group.length)
+            for group in self.groups
+        )
+        return DerivedState(self.projection.start(batch), tuple(near))
+
+    def project(self, x: Tensor, rows: Rows, state: State) -> tuple[Heads, State]:
+        assert isinstance(state, DerivedState)
+        heads, conv = self.projection.split(x, rows, state.conv)
+        return heads, replace(state, conv=conv)
+
+    def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
+        assert isinstance(state, DerivedState)
+        q, k = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows)
+        parts: list[Part] = []
+        after = []
+        for group, buffer in zip(self.groups, state.near, strict=True):
+            serving = self._serving(group)
+            found, buffer = attend_group(
+                group, q, _some(k, serving), _some(heads.values, serving), rows, buffer.cast(k.dtype)
+            )
+            parts += found
+            after.append(buffer)
+        return join(parts, reads, self.scale, self.backend), replace(state, near=tuple(after))
+
+    def _serving(self, group: Group) -> list[int]:
+        return group.serving(self.heads, self.kv_heads)
+
+    def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
+        return self.projection.join(out, rows)
+
+    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
+        return self.rotation.at(x, phase)
+
+    def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
+        batch, time = query_position.shape
+        shape = (batch, self.heads, time, key_position.shape[1])
+        seen = torch.zeros(shape, dtype=torch.bool, device=query_position.device)
+        for group in self.groups:
+            seen[:, group.place] |= group_sees(group, query_position, key_position)[:, None]
+        return seen & (key_position >= 0)[:, None, None, :]
+
+
+def group_sees(group: Group, query_position: Tensor, key_position: Tensor) -> Tensor:
+    """Bool (B, T, S) of positions (B, T) and (B, S) in one document."""
+    query, key = group.segments(query_position), group.segments(key_position)
+    kept = [within % group.rate == group.offset for _, within in (query, key)]
+    same = query[0][:, :, None] == key[0][:, None]
+    return same & kept[0][:, :, None] & kept[1][:, None] & (key_position[:, None] <= query_position[:, :, None])
+
+
+def attend_group(
+    group: Group, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer
+) -> tuple[list[Part], KeyValueBuffer]:
+    """The parts of a group's attention, placed among the queries (B, H, T, W), and its buffer behind the call.
+
+    Args:
+        k, v: the heads (B, G, T, W) that serve the group.
+    """
+    begin = rows.begin
+    if begin is not None:
+        first = begin + (group.offset - begin) % group.rate  # the first position that is kept
+        past = group.within(first) // group.rate
+        if first >= begin + rows.time:
+            return [], before if group.held(begin + rows.time) else before.emptied(rows.real[:, 0])
+        if not past or before.extent() == (past, past):
+            return _attend_run(group, q, k, v, begin, first, before)
+    columns, derived = group.compress(rows)
+    every = Place(slice(None), columns)
+    k, v = every.take(k), every.take(v)
+    past_k, past_v, valid = before.read()
+    layout = banded(derived, past_k.shape[2], valid, group.length - 1)
+    part = Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout, Place(group.place, columns))
+    return [part], before.append(k, v, derived).emptied(group.left_behind(rows))
+
+
+def _attend_run(
+    group: Group, q: Tensor, k: Tensor, v: Tensor, begin: int, first: int, before: KeyValueBuffer
+) -> tuple[list[Part], KeyValueBuffer]:
+    """All rows are the same run of positions from `begin`, of which `first` is the first that is kept: no masks."""
+    time, rate = q.shape[2], group.rate
+    columns = slice(first - begin, None, rate)
+    k, v = k[:, :, columns], v[:, :, columns]
+    count, past, left = k.shape[2], group.within(first) // rate, group.left(first)
+    fresh = left + (count - left - 1) // group.length * group.length if count > left else 0  # where the last begins
+    at = torch.arange(count - fresh, device=q.device) + (0 if fresh else past)
+    after = before.append(k[:, :, fresh:], v[:, :, fresh:], Rows.at(at.expand(q.shape[0], -1)))
+    parts = []
+    if count == 1 and past:
+        keys, values, _ = after.read()
+        parts = [Part(q, keys, values, Full(), Place(group.place, columns))]
+    else:
+        layout = Causal() if count <= left else Runs(group.length, left)
+        parts = [Part(q, k, v, layout, Place(group.place, columns))]
+        if past:
+            keys, values, _ = before.read()
+            reading = slice(columns.start, columns.start + (min(count, left) - 1) * rate + 1, rate)
+            parts.append(Part(q, keys, values, Full(), Place(group.place, reading)))
+    if not group.held(begin + time):
+        after = after.emptied(torch.ones_like(after.length, dtype=torch.bool))
+    return parts, after
+
+
+def _some(x: Tensor, heads: list[int]) -> Tensor:
+    """The heads of x (B, G, T, W), a view where they are evenly spaced."""
+    step = heads[1] - heads[0] if len(heads) > 1 else 1
+    if step > 0 and heads == list(range(heads[0], heads[-1] + 1, step)):
+        return x[:, heads[0] : heads[-1] + 1 : step]
+    return x.index_select(1, torch.tensor(heads, device=x.device))

@@ -1,0 +1,24 @@
+"""Settings of mixers over parts of a document that do not fit are told in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from farfield.architectures import build_mixer
+from farfield.config import ConfigError
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "s2", "group": 7}, "mixer.group: 7 given; groups are shifted by half, so an even number is needed."),
+    ({"kind": "s2", "group": 0}, "mixer.group: 0"),
+    ({"kind": "s2", "heads": 1}, "mixer.heads: 1 given; half of them are shifted, so an even number is needed."),
+]
+
+
+@pytest.mark.parametrize(("mixer", "text"), MISTAKES, ids=lambda value: str(value)[:40])
+def test_what_does_not_fit_is_told(mixer: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as mistake:
+        build_mixer(mixer, width=64)
+    assert str(mistake.value).startswith(text)
+    assert "\n" not in str(mistake.value)

@@ -13,6 +13,7 @@ from pydantic import Field
 from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import FeedForwardConfig
+from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | LongformerConfig | RetNetConfig | S2Config | ExternalConfig,
+    AttentionConfig | GatedDeltaNetConfig | LongformerConfig | RetNetConfig | S2Config | ExternalConfig,
     Field(discriminator="kind"),
 ]
 

@@ -107,7 +107,11 @@ def test_3_forms_agree(subject: Subject, dtype: torch.dtype, split: str) -> None
 
 @clause(length=(63, 130))
 def test_4_bfloat16_is_as_good_as_the_definition_in_bfloat16(subject: Subject, length: int) -> None:
-    """Errors are root mean squares of the output and of each gradient; weights and input are the same in all three."""
+    """Errors are root mean squares of the output and of each gradient; weights and input are the same in all three.
+
+    How far a gradient of a few numbers is off, such as that of a rate a head, is luck: it is allowed the error of the
+    worst in the definition.
+    """
     rounded = subject.build(torch.bfloat16)
     exact = subject.build(torch.float64)
     exact.load_state_dict(rounded.state_dict())
@@ -120,7 +124,10 @@ def test_4_bfloat16_is_as_good_as_the_definition_in_bfloat16(subject: Subject, l
     with replayed(choices), defined():
         definition = in_calls(rounded, x, cotangent, calls)
     assert found.y.dtype == torch.bfloat16
-    for name, far in off(definition, truth).items():
+    allowed = off(definition, truth)
+    few = {name for name, gradient in truth.gradients.items() if gradient.numel() < 64}
+    for name in allowed:
+        far = max(allowed.values()) if name in few else allowed[name]
         assert off(found, truth)[name] <= 2 * far + 2**-9, name
 
 

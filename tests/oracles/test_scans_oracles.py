@@ -1,0 +1,117 @@
+"""Parity of delta rules and state spaces with other people's, where they are installed (the extra `oracles`).
+
+    pip install -e '.[oracles]'
+    pip install --no-deps gated-state-spaces-pytorch
+
+Each is run with the weights of ours; what differs by convention is said where it is undone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import types
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from contract.runs import assert_close
+from torch import Tensor
+
+from farfield.architectures import Mixer, Rows, build_mixer
+from farfield.architectures.ops.gated_delta_rule import gated_delta_rule
+
+WIDTH, TIME = 32, 130
+FLOAT32 = 1e-5
+"""Where theirs, run in float64, computes some steps in float32: the recurrence, norms, decays."""
+
+
+def installed(name: str) -> types.ModuleType:
+    """The module, or a skipped test. Its own warnings are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            pytest.skip(f"{name.partition('.')[0]} is not installed: {error}")
+
+
+def mixer(**settings: Any) -> Mixer:
+    """A mixer in float64, none of its weights at a special value."""
+    torch.manual_seed(0)
+    ours = build_mixer(settings, WIDTH)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    return ours.double()
+
+
+def check(ours: Mixer, theirs: Any, tolerance: float) -> None:
+    """Output and the gradient of the input, over two rows; prints the largest difference."""
+    x = torch.randn(2, TIME, WIDTH, dtype=torch.float64, requires_grad=True)
+    found, _ = ours(x, Rows.fresh_documents(2, TIME), ours.start(2))
+    expected = theirs(x)
+    above = torch.randn_like(found)
+    mine, other = (torch.autograd.grad((y * above).sum(), x)[0] for y in (found, expected))
+    print(f"output {(found - expected).abs().max():.1e}, gradient {(mine - other).abs().max():.1e}")
+    assert_close(found.detach(), expected.detach(), tolerance)
+    assert_close(mine, other, 10 * tolerance)
+
+
+def qwen3_next(heads: int, value_heads: int, key: int, value: int) -> Any:
+    """Their layer with random weights, in float64."""
+    qwen = installed("transformers.models.qwen3_next.modeling_qwen3_next")
+    transformers = installed("transformers")
+    config = transformers.Qwen3NextConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        layer_types=["linear_attention"],
+        linear_num_key_heads=heads,
+        linear_num_value_heads=value_heads,
+        linear_key_head_dim=key,
+        linear_value_head_dim=value,
+        rms_norm_eps=1e-6,
+    )
+    return qwen.Qwen3NextGatedDeltaNet(config, 0).double()
+
+
+@pytest.mark.parametrize(("heads", "value_heads", "ratio"), [(4, 4, 2), (2, 6, 1), (1, 2, 3)])
+def test_gated_deltanet_is_qwen3_nexts(heads: int, value_heads: int, ratio: int) -> None:
+    """Theirs keeps what belongs to a head of keys together: q, k, its values and gates, in this order."""
+    key = WIDTH // heads
+    theirs = qwen3_next(heads, value_heads, key, key * ratio)
+    ours: Any = mixer(kind="gated_deltanet", heads=heads, value_heads=value_heads, value_ratio=ratio)
+    q, k, v = (part.unflatten(0, (heads, -1)) for part in ours.qkv.weight.split(ours.sizes))
+    gate = ours.gate.weight.unflatten(0, (heads, -1))
+    steps, strengths = (part.unflatten(0, (heads, -1)) for part in ours.rates.weight.chunk(2))
+    weights = {
+        "in_proj_qkvz.weight": torch.cat((q, k, v, gate), 1).flatten(0, 1),
+        "in_proj_ba.weight": torch.cat((strengths, steps), 1).flatten(0, 1),
+        "conv1d.weight": swapped(ours.taps),
+        "dt_bias": ours.step_bias,
+        "A_log": ours.log_rate,
+        "norm.weight": ours.gain,
+        "out_proj.weight": ours.out.weight,
+    }
+    theirs.load_state_dict(weights)
+    check(ours, theirs, FLOAT32)
+
+
+@pytest.mark.parametrize("form", ["torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule"])
+def test_the_gated_delta_rule_is_qwen3_nexts(form: str) -> None:
+    """From a carried state, and the state behind it; theirs scales the queries itself and runs in float32."""
+    theirs = getattr(installed("transformers.models.qwen3_next.modeling_qwen3_next"), form)
+    q, k, v = (torch.randn(2, 3, TIME, width) for width in (8, 8, 12))
+    k, decay, beta = torch.nn.functional.normalize(k, dim=-1), -torch.rand(2, 3, TIME), torch.rand(2, 3, TIME)
+    state = torch.randn(2, 3, 8, 12)
+    rows = Rows.at(torch.arange(5, 5 + TIME).expand(2, -1))
+    found, last = gated_delta_rule(q * 8**-0.5, k, v, decay, beta, rows, state)
+    first = [part.transpose(1, 2) for part in (q, k, v, decay, beta)]
+    expected, after = theirs(*first, initial_state=state.clone(), output_final_state=True)
+    assert_close(found, expected.transpose(1, 2), FLOAT32)
+    assert_close(last, after, FLOAT32)
+
+
+def swapped(taps: Tensor) -> Tensor:
+    """Taps (C, K) as the weights of torch's convolution, oldest first."""
+    return taps.flip(1)[:, None]

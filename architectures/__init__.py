@@ -12,6 +12,7 @@ from pydantic import Field
 
 from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.feedforward import SwiGLUConfig
+from farfield.architectures.lightning import LightningConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
@@ -34,7 +35,9 @@ __all__ = [
     "mixer_kinds",
 ]
 
-MixerConfig = Annotated[AttentionConfig | LongformerConfig | RetNetConfig, Field(discriminator="kind")]
+MixerConfig = Annotated[
+    AttentionConfig | LightningConfig | LongformerConfig | RetNetConfig, Field(discriminator="kind")
+]
 FeedForwardConfig = SwiGLUConfig
 
 

@@ -14,6 +14,7 @@ from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
+from farfield.architectures.lightning import LightningConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
@@ -38,7 +39,13 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | GatedDeltaNetConfig | LongformerConfig | RetNetConfig | S2Config | ExternalConfig,
+    AttentionConfig
+    | GatedDeltaNetConfig
+    | LightningConfig
+    | LongformerConfig
+    | RetNetConfig
+    | S2Config
+    | ExternalConfig,
     Field(discriminator="kind"),
 ]
 

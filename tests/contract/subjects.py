@@ -119,6 +119,8 @@ def _plain() -> list[Subject]:
             width = 4 * values.get("heads", 4)
             listed = any(isinstance(values.get(key), list) for key in ("window",))
             place = {"layer": 1, "depth": 2} if listed else {}
+            if f"{kind}.{name}" in families.PLACES:
+                place = dict(zip(("layer", "depth"), families.PLACES[f"{kind}.{name}"], strict=True))
             found.append(Subject(f"{kind}.{name}", settings_of(kind, **values), width, **place))
     return found
 

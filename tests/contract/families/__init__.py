@@ -2,6 +2,7 @@
 
 EXTRA        by kind and name: settings that reach paths which the default ones do not
 FORMULAS     by kind: the answer (T, D) to one document (T, D) from the weights by name, see contract.dense
+PLACES       by the name of a subject: layer and depth, where they are not 0 of 1
 DEFINITIONS  an op, and the definition that stands for it in clauses 3 and 4, see contract.definitions
 """
 
@@ -16,8 +17,10 @@ FAMILIES = (linear, scans, segments)
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
 FORMULAS: dict[str, Callable[..., Any]] = {}
+PLACES: dict[str, tuple[int, int]] = {}
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
 for family in FAMILIES:
     EXTRA |= family.EXTRA
     FORMULAS |= family.FORMULAS
+    PLACES |= getattr(family, "PLACES", {})
     DEFINITIONS |= family.DEFINITIONS

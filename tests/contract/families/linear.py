@@ -1,12 +1,58 @@
-"""Linear attention: kinds whose state is a matrix of keys by values, with decay."""
+"""Linear attention: kinds whose state is a matrix of keys by values, with decay.
+
+Shapes of the formulas: T time, D width, H heads, W width of a head.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
+import torch
+from torch import Tensor
 
-FORMULAS: dict[str, Callable[..., Any]] = {}
+from contract.parts import convolved
+
+if TYPE_CHECKING:
+    from contract.subjects import Subject
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def lightning(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """O = (Q K^T * M) V a head, M_nm = exp(-s (n - m)) for n >= m; slopes read off ALiBi's table."""
+    settings: Any = subject.settings
+    heads = settings.heads or subject.width // settings.head_width
+    at_two, at_four = [1 / 16, 1 / 256], [1 / 4, 1 / 16, 1 / 64, 1 / 256]
+    table = {2: at_two, 3: [*at_two, 1 / 4], 4: at_four, 6: [*at_four, 1 / 2, 1 / 8]}[heads]
+    share = 1 + 1e-5 if subject.depth == 1 else 1 - subject.layer / (subject.depth - 1) + 1e-5
+    mixed = silu(convolved(x @ weights["projection.qkv.weight"].T, weights.get("projection.taps")))
+    q, k, v = (part.reshape(x.shape[0], heads, -1) for part in mixed.split(subject.width, 1))
+    rows = []
+    for n in range(x.shape[0]):
+        joined = []
+        for head, slope in enumerate(table):
+            pairs = [math.exp(-slope * share * (n - m)) * (q[n, head] @ k[m, head]) * v[m, head] for m in range(n + 1)]
+            joined.append(torch.stack(pairs).sum(0))
+        out = torch.cat(joined)
+        out = out / (out.square().mean() + 1e-6).sqrt() * weights["norm.weight"]
+        rows.append(out / (1 + torch.exp(-(weights["gate.weight"] @ x[n]))))
+    return torch.stack(rows) @ weights["projection.out.weight"].T
+
+
+EXTRA: dict[str, dict[str, dict[str, Any]]] = {
+    "lightning": {
+        "conv-chunk": {"heads": 4, "conv": 4, "chunk": 16},
+        "last": {"heads": 3, "chunk": 1000},
+        "middle": {"heads": 6},
+    },
+}
+
+PLACES: dict[str, tuple[int, int]] = {"lightning.last": (2, 3), "lightning.middle": (1, 4)}
+
+FORMULAS: dict[str, Callable[..., Any]] = {"lightning": lightning}
 
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}

@@ -1,0 +1,88 @@
+"""Parity of the linear attention kinds with other people's implementations, where they are installed.
+
+    pip install -e '.[oracles]'
+
+Each is run in float64 as far as it goes, with the weights of ours; what differs by convention is said where it is
+undone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import types
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from contract.runs import assert_close
+from torch import Tensor
+
+from farfield.architectures import Mixer, Rows, build_mixer
+from farfield.architectures.lightning import slopes
+
+WIDTH = 32
+FLOAT32 = 1e-5
+"""Where theirs, run in float64, computes some steps in float32: norms, decays."""
+
+
+def installed(name: str) -> types.ModuleType:
+    """The module, or a skipped test. Its own warnings are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            pytest.skip(f"{name.partition('.')[0]} is not installed: {error}")
+
+
+def mixer(settings: dict[str, Any], layer: int = 0, depth: int = 1) -> Mixer:
+    """With weights at no special value."""
+    torch.manual_seed(0)
+    built = build_mixer(settings, WIDTH, layer, depth)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape)
+    return built.double()
+
+
+def check(ours: Mixer, theirs: Any, time: int = 63) -> None:
+    """Values and the gradient of the input of one document; `theirs` takes x (B, T, D)."""
+    x = torch.randn(2, time, WIDTH, dtype=torch.float64, requires_grad=True)
+    found, _ = ours(x, Rows.fresh_documents(2, time), ours.start(2))
+    expected = theirs(x)
+    assert_close(found.detach(), expected.detach(), FLOAT32)
+    above = torch.randn_like(found)
+    mine, other = (torch.autograd.grad((y * above).sum(), x)[0] for y in (found, expected))
+    assert_close(mine, other, FLOAT32)
+
+
+def interleaved(weight: Tensor, heads: int) -> Tensor:
+    """Ours holds all queries, all keys, all values; theirs holds q, k, v of each head in turn."""
+    return weight.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_lightning_is_minimaxs(layer: int) -> None:
+    """Its share of the slopes has another 1e-5, in the denominator; slopes are set to theirs, and are as good as."""
+    minimax = installed("transformers.models.minimax.modeling_minimax")
+    heads, depth = 4, 4
+    ours = mixer({"kind": "lightning", "heads": heads}, layer, depth)
+    config = minimax.MiniMaxConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=heads,
+        head_dim=WIDTH // heads,
+        num_hidden_layers=depth,
+        block_size=16,
+        layer_types=["linear_attention"] * depth,
+    )
+    theirs = minimax.MiniMaxLightningAttention(config, layer).double()
+    theirs.query_decay, theirs.key_decay, theirs.diagonal_decay = theirs.decay_factors(theirs.slope_rate)
+    assert_close(slopes(heads, layer, depth), theirs.slope_rate[:, 0, 0], 3e-6 if layer < depth - 1 else 0.5)
+    ours.slopes = theirs.slope_rate[:, 0, 0]
+    theirs.norm.load_state_dict(ours.norm.state_dict())
+    theirs.norm.variance_epsilon = 1e-6
+    theirs.qkv_proj.weight.data = interleaved(ours.projection.qkv.weight, heads)
+    theirs.output_gate.weight.data = ours.gate.weight
+    theirs.out_proj.weight.data = ours.projection.out.weight
+    check(ours, lambda x: theirs(x, None, None)[0])

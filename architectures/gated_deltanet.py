@@ -36,6 +36,9 @@ __all__ = ["GatedDeltaNet", "GatedDeltaNetConfig", "GatedDeltaNetState"]
 class GatedDeltaNetConfig(MixerSettings):
     """The gated delta rule: linear time, constant state, and a memory whose entries are overwritten."""
 
+    form = "delta rule in chunks, linear"
+    source = "arxiv.org/abs/2412.06464"
+
     kind: Literal["gated_deltanet"] = "gated_deltanet"
     heads: int | None = Field(None, ge=1, description="heads of queries and keys; null: width / head_width")
     head_width: int = Field(32, ge=1, description="width of a head's keys where heads is null")

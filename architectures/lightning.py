@@ -37,6 +37,9 @@ __all__ = ["Lightning", "LightningConfig", "LightningState", "slopes"]
 class LightningConfig(MixerSettings):
     """Lightning Attention-2: linear time, constant state, decay by ALiBi's slopes and by the layer's place."""
 
+    form = "recurrence in chunks, linear"
+    source = "arxiv.org/abs/2401.04658"
+
     kind: Literal["lightning"] = "lightning"
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=1, description="width of a head where heads is null")

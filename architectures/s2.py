@@ -28,6 +28,9 @@ __all__ = ["S2Config"]
 class S2Config(DerivedSettings):
     """LongLoRA's shifted groups of tokens; bounded state, linear time."""
 
+    form = "softmax in groups, linear"
+    source = "arxiv.org/abs/2309.12307"
+
     kind: Literal["s2"] = "s2"
     group: int = Field(16, ge=2, description="tokens in a group; even")
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from farfield import cli, usage
+from farfield.architectures import KeyedSettings, mixer_kinds
 from farfield.config import FarfieldError, printable
 
 TRAIN = ["train", "data=needle"]
+KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 ARCHITECTURES = ", ".join(usage.options("architecture"))
 KNOWN = "architecture, data, memory, name, resume, root, seed, size, training"
 KNOWN_TO_QUERY = (
@@ -171,7 +173,7 @@ TYPED = {
     "memory and architecture": (
         [*TRAIN, "memory=knn"],
         "memory.name: 'knn' needs layers with softmax attention, not 'retnet'. "
-        "Kinds that have it: attention, longformer.",
+        f"Kinds that have it: {KEYED}.",
     ),
     "a name that leads out": (
         [*TRAIN, "name=../x"],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from models import VOCABULARY, mapping, model_of
 
-from farfield.architectures import build_mixer, mixer_kinds
+from farfield.architectures import KeyedSettings, build_mixer, mixer_kinds
 from farfield.config import ConfigError, ModelError, read
 from farfield.model import ModelConfig
 
@@ -27,6 +27,7 @@ def with_mixer(**mixer: Any) -> dict[str, Any]:
     return given
 
 
+KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 KINDS = ", ".join(sorted([*mixer_kinds(), "external"]))
 
 MIXERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -130,12 +131,12 @@ MEMORIES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no softmax": (
         ["retnet"],
         {},
-        "name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: attention, longformer.",
+        f"name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {KEYED}.",
     ),
     "a layer without softmax": (
         ["retnet", "attention"],
         {"layers": [0, 1]},
-        "name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: attention, longformer.",
+        f"name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {KEYED}.",
     ),
     "layer": (["attention"], {"layers": [2]}, "layers: 2 given, but the model has layers 0 to 1."),
     "layer from the top": (["attention"], {"layers": [-3]}, "layers: -3 given, but the model has layers 0 to 1."),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from farfield.architectures.attention import AttentionConfig
+from farfield.architectures.dilated import DilatedConfig
 from farfield.architectures.feedforward import SwiGLUConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
@@ -35,7 +36,9 @@ __all__ = [
     "mixer_kinds",
 ]
 
-MixerConfig = Annotated[AttentionConfig | LongformerConfig | RetNetConfig | S2Config, Field(discriminator="kind")]
+MixerConfig = Annotated[
+    AttentionConfig | DilatedConfig | LongformerConfig | RetNetConfig | S2Config, Field(discriminator="kind")
+]
 FeedForwardConfig = SwiGLUConfig
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from farfield.architectures.attention import AttentionConfig
+from farfield.architectures.dilated import DilatedConfig
 from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
@@ -40,6 +41,7 @@ __all__ = [
 
 MixerConfig = Annotated[
     AttentionConfig
+    | DilatedConfig
     | GatedDeltaNetConfig
     | LightningConfig
     | LongformerConfig

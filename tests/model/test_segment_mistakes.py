@@ -10,6 +10,17 @@ from farfield.architectures import build_mixer
 from farfield.config import ConfigError
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"kind": "dilated", "branches": [[8, 2]]},
+        "mixer.branches: none has rate 1, so that some tokens would see nothing. Add one, as [16, 1].",
+    ),
+    (
+        {"kind": "dilated", "branches": [[8, 1], [16, 3]]},
+        "mixer.branches: rate 3 does not divide the segment 16. Nearest segment: 15.",
+    ),
+    ({"kind": "dilated", "branches": [[0, 1]]}, "mixer.branches: [0, 1] given; both are at least 1."),
+    ({"kind": "dilated", "branches": [[4, -1]]}, "mixer.branches: [4, -1] given; both are at least 1."),
+    ({"kind": "dilated", "branches": []}, "mixer.branches: none has rate 1"),
     ({"kind": "s2", "group": 7}, "mixer.group: 7 given; groups are shifted by half, so an even number is needed."),
     ({"kind": "s2", "group": 0}, "mixer.group: 0"),
     ({"kind": "s2", "heads": 1}, "mixer.heads: 1 given; half of them are shifted, so an even number is needed."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,22 @@ def s2_near(subject: Subject, heads: Softmax) -> Keys:
     return near
 
 
+def dilated_near(subject: Subject, heads: Softmax) -> Keys:
+    """The kept tokens of each branch, as often as branches keep them."""
+    settings: Any = subject.settings
+
+    def near(head: int, time: int) -> list[int]:
+        seen = []
+        for segment, rate in settings.branches:
+            offset = head % rate if settings.offsets == "modulo" else head // math.ceil(heads.heads / rate)
+            for m in range(time + 1):
+                if m // segment == time // segment and all(p % segment % rate == offset for p in (m, time)):
+                    seen.append(m)
+        return seen
+
+    return near
+
+
 def softmax(near: Near) -> Callable[[Subject, dict[str, Tensor], Tensor], Tensor]:
     """A softmax mixer by which keys are near; `contract.dense` knows the memory around it."""
 
@@ -39,6 +56,12 @@ def softmax(near: Near) -> Callable[[Subject, dict[str, Tensor], Tensor], Tensor
 
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
+    "dilated": {
+        "grouped-conv": {"heads": 4, "kv_heads": 2, "branches": ((3, 1), (8, 4)), "conv": 4},
+        "modulo": {"heads": 6, "kv_heads": 3, "branches": ((8, 2), (4, 1), (8, 4)), "offsets": "modulo"},
+        "uneven": {"heads": 6, "kv_heads": 2, "branches": ((6, 3), (8, 1), (16, 4)), "position": "none"},
+        "twice": {"heads": 2, "branches": ((5, 1), (5, 1), (100, 5), (1, 1))},
+    },
     "s2": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "group": 6, "conv": 4},
         "shared": {"heads": 6, "kv_heads": 1, "group": 2, "position": "none"},
@@ -46,6 +69,9 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-FORMULAS: dict[str, Callable[..., Any]] = {"s2": softmax(s2_near)}
+FORMULAS: dict[str, Callable[..., Any]] = {
+    "dilated": softmax(dilated_near),
+    "s2": softmax(s2_near),
+}
 
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}

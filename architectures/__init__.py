@@ -14,6 +14,7 @@ from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.feedforward import SwiGLUConfig
 from farfield.architectures.lightning import LightningConfig
 from farfield.architectures.longformer import LongformerConfig
+from farfield.architectures.mamba2 import Mamba2Config
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | LightningConfig | LongformerConfig | RetNetConfig, Field(discriminator="kind")
+    AttentionConfig | LightningConfig | LongformerConfig | Mamba2Config | RetNetConfig, Field(discriminator="kind")
 ]
 FeedForwardConfig = SwiGLUConfig
 

@@ -12,13 +12,16 @@ it is a masked matrix product and between chunks one product with the carried st
 Documents packed into a row (reference: the masks of Mamba-2's `seq_idx`, https://arxiv.org/abs/2405.21060): pairs of
 different documents are masked, the carried state reaches only tokens of the document that it belongs to.
 
-Shapes: B batch, H heads, T time, K width of a key, V width of a value, C chunk, N chunks.
+Queries and keys may have fewer heads than values, G groups of them: R = H / G heads of values share one head of queries
+and keys (Mamba-2), whose products are made once.
+
+Shapes: B batch, H heads, G groups, R heads a group, T time, K width of a key, V width of a value, C chunk, N chunks.
 """
 
 from __future__ import annotations
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 from farfield.architectures.rows import Rows
@@ -30,7 +33,8 @@ def linear_attention_definition(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, rows: Rows, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The definition, token by token: o (B, H, T, V) and the state (B, H, K, V). Arguments as in the chunked form."""
-    decay = log_decay.exp().expand(q.shape[0], q.shape[1], q.shape[2])
+    decay = log_decay.exp().expand(v.shape[0], v.shape[1], v.shape[2])
+    q, k = (repeat(x, "b g t k -> b (g r) t k", r=v.shape[1] // q.shape[1]) for x in (q, k))
     outputs = []
     for t in range(q.shape[2]):
         state = torch.where((rows.positions[:, t] == 0)[:, None, None, None], 0.0, state)
@@ -47,7 +51,7 @@ def linear_attention(
     """o (B, H, T, V) in the dtype of `v`, and the state after the last token (B, H, K, V) in its own dtype.
 
     Args:
-        q, k: (B, H, T, K); v: (B, H, T, V).
+        q, k: (B, G, T, K); v: (B, H, T, V). G divides H; head h of the values reads group h // R.
         log_decay: g, at most 0, broadcastable to (B, H, T); (1, H, 1) is a constant decay a head and the fastest.
         rows: documents and padding of the call.
         state: (B, H, K, V), usually float32; it is not looked at where a row begins a document.
@@ -78,10 +82,11 @@ def linear_attention(
 
 def _step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token: the recurrence itself, in the state's dtype."""
-    kind = state.dtype
-    decay = log_decay.to(kind).exp()[..., None]
-    state = decay * state + k.to(kind).transpose(2, 3) * v.to(kind)
-    return (q.to(kind) @ state).to(v.dtype), state
+    kind, groups = state.dtype, q.shape[1]
+    q, k = q.to(kind)[:, :, None], k.to(kind)[:, :, None]  # (B, G, 1, 1, K)
+    added = k.transpose(3, 4) * v.to(kind).unflatten(1, (groups, -1))
+    state = log_decay.to(kind).exp()[..., None] * state + added.flatten(1, 2)
+    return (q @ state.unflatten(1, (groups, -1))).flatten(1, 2).to(v.dtype), state
 
 
 def _chunks(
@@ -95,31 +100,34 @@ def _chunks(
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """Whole chunks. `document` (B, T) or None; `last` (B,) the document that `state` belongs to, None for 0."""
-    kind, dtype = state.dtype, v.dtype
-    cut = "b h (n c) d -> n b h c d"
-    q, k, v = (rearrange(x, cut, c=chunk) for x in (q, k, v))
+    kind, dtype, heads, groups = state.dtype, v.dtype, v.shape[1], q.shape[1]
+    q, k = (rearrange(x, "b g (n c) k -> n b g c k", c=chunk) for x in (q, k))
+    v = rearrange(v, "b (g r) (n c) v -> n b g r c v", g=groups, c=chunk)
+    log_decay = log_decay.to(kind).expand(-1, heads, -1)
     if log_decay.shape[2] == 1:  # one decay a head: the same masks for every chunk
-        log_decay = log_decay.to(kind).expand(-1, -1, chunk)[None]
+        log_decay = log_decay.expand(-1, -1, chunk)[None]
     else:
-        log_decay = rearrange(log_decay.to(kind), "b h (n c) -> n b h c", c=chunk)
+        log_decay = rearrange(log_decay, "b h (n c) -> n b h c", c=chunk)
+    since = log_decay[..., None].expand(*log_decay.shape, chunk).tril(-1).cumsum(-2)  # sum over j < l <= i
     running = log_decay.cumsum(-1)
-    lower = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
-    visible, from_state, to_state, keep = lower, None, None, None
+    visible = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
+    into, whole = running.exp(), running[..., -1:].exp()
     if document is not None:
         ids = rearrange(document, "b (n c) -> n b 1 c", c=chunk)
         first = torch.zeros_like(ids[0, :, 0, 0]) if last is None else last
         owner = torch.cat((first[None, :, None, None], ids[:-1, ..., -1:]))
-        visible = lower & (ids[..., :, None] == ids[..., None, :])
-        from_state, to_state, keep = ids == owner, ids == ids[..., -1:], ids[..., -1:] == owner
-    gap = (running[..., :, None] - running[..., None, :]).masked_fill(~visible, -torch.inf)
-    inside = ((q @ k.transpose(-1, -2)) * gap.exp().to(dtype)) @ v
-    into, out_of, whole = running.exp(), (running[..., -1:] - running).exp(), running[..., -1:].exp()
-    if from_state is not None and to_state is not None and keep is not None:
-        into, out_of, whole = into * from_state, out_of * to_state, whole * keep
-    added = (k * out_of[..., None].to(dtype)).transpose(-1, -2) @ v
-    states, state = _carry(added.to(kind), whole[..., None], state)
-    across = (q * into[..., None].to(dtype)) @ states.to(dtype)
-    return rearrange(inside + across, "n b h c d -> b h (n c) d"), state
+        visible = visible & (ids[..., :, None] == ids[..., None, :])
+        into, whole = into * (ids == owner), whole * (ids[..., -1:] == owner)
+    decay = since.exp().masked_fill(~visible, 0.0)
+    decay, into = (x.to(dtype).unflatten(2, (groups, -1)) for x in (decay, into))
+    out_of = decay[..., -1, :]
+    inside = ((q @ k.transpose(-1, -2))[:, :, :, None] * decay) @ v
+    added = k.transpose(-1, -2) @ rearrange(v * out_of[..., None], "n b g r c v -> n b g c (r v)")
+    added = rearrange(added.to(kind), "n b g k (r v) -> n b (g r) k v", r=heads // groups)
+    states, state = _carry(added, whole[..., None], state)
+    across = q @ rearrange(states.to(dtype), "n b (g r) k v -> n b g k (r v)", g=groups)
+    across = rearrange(across, "n b g c (r v) -> n b g r c v", r=heads // groups) * into[..., None]
+    return rearrange(inside + across, "n b g r c v -> b (g r) (n c) v"), state
 
 
 def _carry(added: Tensor, decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

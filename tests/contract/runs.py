@@ -48,7 +48,8 @@ def compare(subject: Subject, x: Tensor, cotangent: Tensor, found: Run, expected
     """Both runs of the subject's mixer agree in values and gradients, in the dtype of x; returns what was found.
 
     Float32 may be farther apart where the mixer itself is badly conditioned, as a norm is of nearly nothing: there what
-    is found is at most twice as far from the expected run in float64 as the expected run in float32 is.
+    is found is at most twice as far from the expected run in float64 as the expected run in float32 is; five times,
+    where a gradient is a handful of numbers, such as one a head: the error of so few is chance, in either run.
     """
     mixer = subject.build(x.dtype)
     ours, theirs = found(mixer, x, cotangent), expected(mixer, x, cotangent)
@@ -57,7 +58,8 @@ def compare(subject: Subject, x: Tensor, cotangent: Tensor, found: Run, expected
     if x.dtype != torch.float64 and max(off.values()) > tolerance:
         truth = expected(subject.build(), x.double(), cotangent.double())
         far, off = _errors(theirs, truth), _errors(ours, truth)
-        off = {name: 0.0 if off[name] <= 2 * far[name] else off[name] for name in off}
+        few = {name for name, gradient in ours.gradients.items() if gradient.numel() < 16}
+        off = {name: 0.0 if off[name] <= (5 if name in few else 2) * far[name] else off[name] for name in off}
     worst = max(off, key=lambda name: off[name])
     assert off[worst] <= tolerance, f"{worst}: off by {off[worst]:.2e} of the largest, {tolerance:.0e} is allowed"
     return ours

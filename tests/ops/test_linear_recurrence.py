@@ -31,13 +31,13 @@ LAYOUTS = {
 }
 
 
-def inputs(batch: int, time: int, dtype: torch.dtype) -> list[Tensor]:
-    shapes = ((HEADS, time, KEY), (HEADS, time, KEY), (HEADS, time, VALUE), (HEADS, KEY, VALUE))
+def inputs(batch: int, time: int, dtype: torch.dtype, heads: int = HEADS, groups: int = HEADS) -> list[Tensor]:
+    shapes = ((groups, time, KEY), (groups, time, KEY), (heads, time, VALUE), (heads, KEY, VALUE))
     return [torch.randn(batch, *shape, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
 
 
-def check(rows: Rows, decay: Tensor, chunk: int, dtype: torch.dtype) -> None:
-    q, k, v, state = inputs(rows.batch, rows.time, dtype)
+def check(rows: Rows, decay: Tensor, chunk: int, dtype: torch.dtype, heads: int = HEADS, groups: int = HEADS) -> None:
+    q, k, v, state = inputs(rows.batch, rows.time, dtype, heads, groups)
     decay = decay.to(dtype).requires_grad_()
     leaves = [q, k, v, state, decay]
     found = linear_attention(q, k, v, decay, rows, state, chunk)
@@ -63,6 +63,26 @@ def check(rows: Rows, decay: Tensor, chunk: int, dtype: torch.dtype) -> None:
 def test_chunks_agree_with_the_loop(decay: str, layout: str, chunk: int) -> None:
     rows = Rows.at(positions_of(*LAYOUTS[layout]))
     check(rows, DECAYS[decay](3, 70), chunk, torch.float64)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize(("heads", "groups"), [(6, 1), (6, 3)])
+def test_heads_of_values_share_queries_and_keys(heads: int, groups: int, constant: bool, layout: str) -> None:
+    rows, decay = (
+        Rows.at(positions_of(*LAYOUTS[layout])),
+        -torch.rand(1 if constant else 3, heads, 1 if constant else 70),
+    )
+    for chunk in (16, 200):
+        check(rows, decay, chunk, torch.float64, heads, groups)
+
+
+@pytest.mark.parametrize("time", [1, 63, 130])
+@pytest.mark.parametrize("begins", [0, 7])
+def test_shared_queries_and_keys_at_odd_lengths(begins: int, time: int) -> None:
+    """One token is a step of its own."""
+    rows = Rows.at(torch.arange(begins, begins + time).expand(2, -1))
+    check(rows, -torch.rand(2, 4, time), 64, torch.float64, heads=4, groups=2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

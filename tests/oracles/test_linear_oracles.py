@@ -86,3 +86,34 @@ def test_lightning_is_minimaxs(layer: int) -> None:
     theirs.output_gate.weight.data = ours.gate.weight
     theirs.out_proj.weight.data = ours.projection.out.weight
     check(ours, lambda x: theirs(x, None, None)[0])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_mamba2_is_transformers(groups: int) -> None:
+    """The whole layer, chunked; theirs computes the scan and the norm in float32."""
+    transformers = installed("transformers.models.mamba2.modeling_mamba2")
+    ours = mixer({"kind": "mamba2", "heads": 4, "groups": groups, "state": 8, "chunk": 16})
+    config = transformers.Mamba2Config(
+        hidden_size=WIDTH,
+        num_heads=4,
+        head_dim=16,
+        state_size=8,
+        n_groups=groups,
+        chunk_size=16,
+        num_hidden_layers=1,
+        vocab_size=7,
+        use_cache=False,
+    )
+    theirs = transformers.Mamba2Mixer(config, 0).double().eval()
+    names = {
+        "in_proj.weight": ours.into.weight,
+        "conv1d.weight": ours.taps.flip(1)[:, None],  # theirs begin with the oldest token
+        "conv1d.bias": ours.taps_bias,
+        "dt_bias": ours.dt_bias,
+        "A_log": ours.A_log,
+        "D": ours.D,
+        "norm.weight": ours.gain,
+        "out_proj.weight": ours.out.weight,
+    }
+    theirs.load_state_dict(names)
+    check(ours, theirs)

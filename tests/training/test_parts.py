@@ -74,6 +74,12 @@ def test_what_is_decayed() -> None:
     }
 
 
+def test_decays_steps_and_skips_of_a_state_space_are_not_decayed() -> None:
+    found = {name.removeprefix("decoder.layers.0.mixer.") for name in decayed(model("mamba2"))}
+    assert {"into.weight", "out.weight"} <= found
+    assert not found & {"A_log", "D", "dt_bias", "gain", "taps", "taps_bias"}
+
+
 def test_decay_is_kept_from_what_asks_for_it() -> None:
     made = nn.Linear(4, 4)
     assert decayed(made) == {"weight"}

@@ -43,16 +43,44 @@ def lightning(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor
     return torch.stack(rows) @ weights["projection.out.weight"].T
 
 
+def mamba2(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The recurrence, token by token: S = exp(dt A) S + dt x B^T, y = S C + D x, the gate before the norm."""
+    settings: Any = subject.settings
+    inner, width, groups = settings.expand * subject.width, settings.state, settings.groups
+    heads = settings.heads or inner // settings.head_width
+    part = inner // heads
+    z, mixed, dt = (x @ weights["into.weight"].T).split([inner, inner + 2 * groups * width, heads], 1)
+    mixed = silu(convolved(mixed, weights["taps"]) + weights["taps_bias"])
+    dt = torch.log(1 + torch.exp(dt + weights["dt_bias"]))
+    states, rows = [torch.zeros(part, width, dtype=x.dtype)] * heads, []
+    for n in range(x.shape[0]):
+        y = []
+        for head in range(heads):
+            group = head * groups // heads
+            u = mixed[n, head * part : (head + 1) * part]
+            b, c = (mixed[n, start + group * width :][:width] for start in (inner, inner + groups * width))
+            decay = torch.exp(-dt[n, head] * torch.exp(weights["A_log"][head]))
+            states[head] = decay * states[head] + dt[n, head] * torch.outer(u, b)
+            y.append(states[head] @ c + weights["D"][head] * u)
+        pieces = (torch.cat(y) * silu(z[n])).chunk(groups)
+        rows.append(torch.cat([piece / (piece.square().mean() + 1e-5).sqrt() for piece in pieces]) * weights["gain"])
+    return torch.stack(rows) @ weights["out.weight"].T
+
+
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "lightning": {
         "conv-chunk": {"heads": 4, "conv": 4, "chunk": 16},
         "last": {"heads": 3, "chunk": 1000},
         "middle": {"heads": 6},
     },
+    "mamba2": {
+        "groups": {"heads": 4, "groups": 2, "state": 5, "chunk": 16},
+        "own": {"heads": 3, "expand": 1, "groups": 3, "state": 4, "conv": 1, "chunk": 1000},
+    },
 }
 
 PLACES: dict[str, tuple[int, int]] = {"lightning.last": (2, 3), "lightning.middle": (1, 4)}
 
-FORMULAS: dict[str, Callable[..., Any]] = {"lightning": lightning}
+FORMULAS: dict[str, Callable[..., Any]] = {"lightning": lightning, "mamba2": mamba2}
 
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}

@@ -32,6 +32,9 @@ __all__ = ["DilatedConfig"]
 class DilatedConfig(DerivedSettings):
     """LongNet's dilated segments; bounded state, linear time."""
 
+    form = "softmax in dilated segments, linear"
+    source = "arxiv.org/abs/2307.02486"
+
     kind: Literal["dilated"] = "dilated"
     branches: tuple[tuple[int, int], ...] = Field(
         ((4, 1), (8, 2), (16, 4)), description="[segment in tokens, rate] of each branch; a rate divides its segment"

@@ -37,6 +37,9 @@ __all__ = ["Mamba2", "Mamba2Config", "Mamba2State"]
 class Mamba2Config(MixerSettings):
     """Mamba-2: linear time, constant state, decay chosen by each token."""
 
+    form = "recurrence in chunks, linear"
+    source = "arxiv.org/abs/2405.21060"
+
     kind: Literal["mamba2"] = "mamba2"
     expand: int = Field(2, ge=1, description="inner width over the width")
     heads: int | None = Field(None, ge=1, description="number of heads; null: inner width / head_width")

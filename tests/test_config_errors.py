@@ -172,8 +172,7 @@ TYPED = {
     ),
     "memory and architecture": (
         [*TRAIN, "memory=knn"],
-        "memory.name: 'knn' needs layers with softmax attention, not 'retnet'. "
-        f"Kinds that have it: {KEYED}.",
+        f"memory.name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {KEYED}.",
     ),
     "a name that leads out": (
         [*TRAIN, "name=../x"],

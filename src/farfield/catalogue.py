@@ -77,16 +77,20 @@ def _costs(model: ModelConfig) -> dict[str, Any]:
 def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
     """The same for a person, in the width of a terminal."""
     lines = []
+    width = max(len(one["name"]) for one in found["architectures"]) + 2
     for group, key in (("architectures", "architecture"), ("memories", "memory")):
         lines.append(f"{group} ({key}=name)")
         for one in found[group]:
             around = f" around {one['around']}" if "around" in one else ""
-            lines += [f"  {one['name']:<14}{one['summary']}", f"  {'':<14}{_cost_line(one)}{around}"]
-            lines += [f"  {'':<14}{_form_line(one)}"] if "pattern" in one else []
+            lines += [f"  {one['name']:<{width}}{one['summary']}", f"  {'':<{width}}{_cost_line(one)}{around}"]
+            lines += [f"  {'':<{width}}{_form_line(one)}"] if "pattern" in one else []
         lines.append("")
     lines += ["encoders", "  none yet", "", "suites (suite=name)"]
     for one in found["suites"]:
-        lines += [f"  {one['name']:<14}{one['summary']}", f"  {'':<14}{one['cells']} cells, {one['samples']:,} samples"]
+        lines += [
+            f"  {one['name']:<{width}}{one['summary']}",
+            f"  {'':<{width}}{one['cells']} cells, {one['samples']:,} samples",
+        ]
     return "\n".join([*lines, "", "State and work are those of one row after 4k and after 128k tokens, in float32."])
 
 

@@ -14,6 +14,7 @@ from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.feedforward import SwiGLUConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
 from farfield.architectures.longformer import LongformerConfig
+from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | LongformerConfig | RetNetConfig | GatedDeltaNetConfig, Field(discriminator="kind")
+    AttentionConfig | LongformerConfig | RetNetConfig | GatedDeltaNetConfig | MambaConfig, Field(discriminator="kind")
 ]
 FeedForwardConfig = SwiGLUConfig
 

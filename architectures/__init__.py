@@ -17,6 +17,7 @@ from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
 from farfield.architectures.lightning import LightningConfig
 from farfield.architectures.longformer import LongformerConfig
+from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mamba2 import Mamba2Config
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
@@ -47,6 +48,7 @@ MixerConfig = Annotated[
     | LightningConfig
     | LongformerConfig
     | Mamba2Config
+    | MambaConfig
     | RetNetConfig
     | S2Config
     | ExternalConfig,

@@ -71,7 +71,18 @@ def test_every_setting_is_described_and_every_kind_has_one_line(kind: str) -> No
     assert [name for name, field in settings.model_fields.items() if name not in told and not field.description] == []
 
 
-@pytest.mark.parametrize("kind", mixer_kinds())
+ANY_WIDTH = ("mamba",)
+"""Kinds without heads, which every width fits."""
+
+
+@pytest.mark.parametrize("kind", ANY_WIDTH)
+def test_every_width_fits(kind: str) -> None:
+    for width in (1, 63):
+        x, _ = sample(2, 9, width, torch.float32)
+        assert in_calls(build_mixer({"kind": kind}, width), x, x, whole(2, 9)).y.shape == x.shape
+
+
+@pytest.mark.parametrize("kind", [kind for kind in mixer_kinds() if kind not in ANY_WIDTH])
 def test_a_width_that_does_not_fit_is_told_in_one_line(kind: str) -> None:
     with pytest.raises(ConfigError) as mistake:
         build_mixer({"kind": kind}, width=63)

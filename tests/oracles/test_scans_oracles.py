@@ -112,6 +112,53 @@ def test_the_gated_delta_rule_is_qwen3_nexts(form: str) -> None:
     assert_close(last, after, FLOAT32)
 
 
+def mamba_weights(ours: Any, norms: str = "bc") -> dict[str, Tensor]:
+    """Ours by the names that Mamba, Jamba and mambapy share but for those of two norms."""
+    names = {"in_proj": ours.input, "x_proj": ours.select, "dt_proj": ours.step, "out_proj": ours.out}
+    found = {f"{name}.weight": module.weight for name, module in names.items()}
+    found |= {"dt_proj.bias": ours.step.bias, "A_log": ours.A_log, "D": ours.D}
+    found |= {"conv1d.weight": swapped(ours.taps), "conv1d.bias": ours.conv_bias}
+    if ours.gain is not None:
+        found |= dict(zip((f"{n}_layernorm.weight" for n in ("dt", *norms)), ours.gain.split(ours.inner), strict=True))
+    return found
+
+
+@pytest.mark.parametrize(("states", "taps"), [(16, 4), (5, 3)])
+def test_mamba_is_transformers(states: int, taps: int) -> None:
+    """Their layer; it runs the recurrence in float32."""
+    module, transformers = installed("transformers.models.mamba.modeling_mamba"), installed("transformers")
+    config = transformers.MambaConfig(hidden_size=WIDTH, num_hidden_layers=1, state_size=states, conv_kernel=taps)
+    theirs = module.MambaMixer(config, 0).double()
+    ours = mixer(kind="mamba", states=states, conv=taps)
+    theirs.load_state_dict(mamba_weights(ours))
+    check(ours, theirs, FLOAT32)
+
+
+def test_mamba_with_inner_norms_is_jambas() -> None:
+    module, transformers = installed("transformers.models.jamba.modeling_jamba"), installed("transformers")
+    config = transformers.JambaConfig(
+        hidden_size=WIDTH, num_hidden_layers=1, mamba_dt_rank=3, use_mamba_kernels=False, rms_norm_eps=1e-6
+    )
+    theirs = module.JambaMambaMixer(config, 0).double()
+    ours = mixer(kind="mamba", rank=3, inner_norm=True)
+    theirs.load_state_dict(mamba_weights(ours))
+    check(ours, theirs, FLOAT32)
+
+
+@pytest.mark.parametrize("inner_norm", [False, True])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_mamba_is_mambapys(parallel: bool, inner_norm: bool) -> None:
+    """By its loop and by its parallel scan; rates are float32 there."""
+    module = installed("mambapy.mamba")
+    config = module.MambaConfig(
+        d_model=WIDTH, n_layers=1, pscan=parallel, inner_layernorms=inner_norm, rms_norm_eps=1e-6
+    )
+    theirs = module.MambaBlock(config).double()
+    ours = mixer(kind="mamba", inner_norm=inner_norm)
+    theirs.load_state_dict(mamba_weights(ours, "BC"))
+    check(ours, theirs, FLOAT32)
+
+
 def swapped(taps: Tensor) -> Tensor:
     """Taps (C, K) as the weights of torch's convolution, oldest first."""
     return taps.flip(1)[:, None]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import nn
 
+from farfield.architectures import build_mixer
 from farfield.config import TrainingError, read
 from farfield.data import Batch
 from farfield.model import LanguageModel, ModelConfig
@@ -85,6 +86,11 @@ def test_decay_is_kept_from_what_asks_for_it() -> None:
     assert decayed(made) == {"weight"}
     made.weight._no_weight_decay = True  # type: ignore[assignment]  # a mark, as published models set it
     assert decayed(made) == set()
+
+
+def test_rates_of_state_spaces_are_not_decayed() -> None:
+    found = decayed(build_mixer({"kind": "mamba"}, 32))
+    assert found == {f"{name}.weight" for name in ("input", "select", "step", "out")}
 
 
 def test_every_parameter_is_in_one_group() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from contract.parts import convolved
 from farfield.architectures import Rows
 from farfield.architectures.ops.gated_delta_rule import gated_delta_rule, gated_delta_rule_definition
+from farfield.architectures.ops.selective_scan import selective_scan, selective_scan_definition
 
 if TYPE_CHECKING:
     from contract.subjects import Subject
@@ -20,6 +21,10 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "gated_deltanet": {
         "values-chunk": {"heads": 2, "value_heads": 6, "value_ratio": 3, "chunk": 16},
         "narrow": {"heads": 4, "value_ratio": 1, "conv": 0, "chunk": 1000},
+    },
+    "mamba": {
+        "jamba": {"states": 3, "rank": 2, "conv": 1, "inner_norm": True},
+        "wide": {"states": 1, "expand": 3, "rank": 5, "conv": 2},
     },
 }
 
@@ -56,7 +61,35 @@ def gated_delta_net(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> 
     return torch.cat(outputs, 1) @ weights["out.weight"].T
 
 
+def mamba(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Channel by channel: h_t = exp(Delta_t A) h_(t-1) + Delta_t u_t B_t, y_t = C_t . h_t + D u_t."""
+    settings: Any = subject.settings
+    channels, states = settings.expand * subject.width, settings.states
+    u, gate = (x @ weights["input.weight"].T).split([channels, channels], 1)
+    u = silu(convolved(u, weights["taps"]) + weights["conv_bias"])
+    rank = settings.rank or math.ceil(subject.width / 16)
+    low, into, out_of = (u @ weights["select.weight"].T).split([rank, states, states], 1)
+    if settings.inner_norm:
+        gains = weights["gain"].split([rank, states, states])
+        low, into, out_of = (
+            part / (part.square().mean(1, keepdim=True) + 1e-6).sqrt() * gain
+            for part, gain in zip((low, into, out_of), gains, strict=True)
+        )
+    step = torch.log(1 + torch.exp(low @ weights["step.weight"].T + weights["step.bias"]))
+    columns = []
+    for channel in range(channels):
+        state, column = torch.zeros(states, dtype=x.dtype), []
+        rates = -weights["A_log"][channel].exp()
+        for t in range(x.shape[0]):
+            delta, value = step[t, channel], u[t, channel]
+            state = torch.exp(delta * rates) * state + delta * into[t] * value
+            column.append(out_of[t] @ state + weights["D"][channel] * value)
+        columns.append(torch.stack(column))
+    return (torch.stack(columns, 1) * silu(gate)) @ weights["out.weight"].T
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {
+    "mamba": mamba,
     "gated_deltanet": gated_delta_net,
 }
 
@@ -77,6 +110,16 @@ def _gated_delta_rule(
     return out.to(v.dtype), state
 
 
+def _selective_scan(
+    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, rows: Rows, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loop in the dtype of the state."""
+    wide = (part.to(state.dtype) for part in (x, delta, A, B, C, D))
+    out, state = selective_scan_definition(*wide, rows, state)
+    return out.to(x.dtype), state
+
+
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    selective_scan: _selective_scan,
     gated_delta_rule: _gated_delta_rule,
 }

@@ -36,8 +36,11 @@ __all__ = ["Mamba", "MambaConfig", "MambaState"]
 class MambaConfig(MixerSettings):
     """Mamba, a selective state space: linear time, constant state."""
 
+    form = "selective scan in chunks, linear"
+    source = "arxiv.org/abs/2312.00752"
+
     kind: Literal["mamba"] = "mamba"
-    states: int = Field(16, ge=1, description="states a channel")
+    state: int = Field(16, ge=1, description="states a channel")
     expand: int = Field(2, ge=1, description="channels over the width")
     rank: int | None = Field(None, ge=1, description="rank of the map to the steps; null: width / 16, rounded up")
     conv: int = Field(4, ge=1, le=16, description="taps of the short convolution before the scan")
@@ -45,7 +48,7 @@ class MambaConfig(MixerSettings):
 
     def sizes(self, width: int) -> tuple[int, int, int]:
         """Channels, rank of the steps, states a channel."""
-        return self.expand * width, self.rank or math.ceil(width / 16), self.states
+        return self.expand * width, self.rank or math.ceil(width / 16), self.state
 
     def check(self, width: int) -> None:
         channels, rank, _ = self.sizes(width)

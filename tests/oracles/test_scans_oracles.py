@@ -129,7 +129,7 @@ def test_mamba_is_transformers(states: int, taps: int) -> None:
     module, transformers = installed("transformers.models.mamba.modeling_mamba"), installed("transformers")
     config = transformers.MambaConfig(hidden_size=WIDTH, num_hidden_layers=1, state_size=states, conv_kernel=taps)
     theirs = module.MambaMixer(config, 0).double()
-    ours = mixer(kind="mamba", states=states, conv=taps)
+    ours = mixer(kind="mamba", state=states, conv=taps)
     theirs.load_state_dict(mamba_weights(ours))
     check(ours, theirs, FLOAT32)
 

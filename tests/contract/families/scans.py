@@ -23,8 +23,8 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "narrow": {"heads": 4, "value_ratio": 1, "conv": 0, "chunk": 1000},
     },
     "mamba": {
-        "jamba": {"states": 3, "rank": 2, "conv": 1, "inner_norm": True},
-        "wide": {"states": 1, "expand": 3, "rank": 5, "conv": 2},
+        "jamba": {"state": 3, "rank": 2, "conv": 1, "inner_norm": True},
+        "wide": {"state": 1, "expand": 3, "rank": 5, "conv": 2},
     },
 }
 
@@ -64,7 +64,7 @@ def gated_delta_net(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> 
 def mamba(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     """Channel by channel: h_t = exp(Delta_t A) h_(t-1) + Delta_t u_t B_t, y_t = C_t . h_t + D u_t."""
     settings: Any = subject.settings
-    channels, states = settings.expand * subject.width, settings.states
+    channels, states = settings.expand * subject.width, settings.state
     u, gate = (x @ weights["input.weight"].T).split([channels, channels], 1)
     u = silu(convolved(u, weights["taps"]) + weights["conv_bias"])
     rank = settings.rank or math.ceil(subject.width / 16)

@@ -16,6 +16,7 @@ from farfield.architectures.lightning import LightningConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mamba2 import Mamba2Config
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
+from farfield.architectures.performer import PerformerConfig
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
@@ -37,7 +38,8 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | LightningConfig | LongformerConfig | Mamba2Config | RetNetConfig, Field(discriminator="kind")
+    AttentionConfig | LightningConfig | LongformerConfig | Mamba2Config | PerformerConfig | RetNetConfig,
+    Field(discriminator="kind"),
 ]
 FeedForwardConfig = SwiGLUConfig
 

@@ -20,6 +20,7 @@ from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mamba2 import Mamba2Config
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
+from farfield.architectures.performer import PerformerConfig
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
 from farfield.architectures.s2 import S2Config
@@ -49,6 +50,7 @@ MixerConfig = Annotated[
     | LongformerConfig
     | Mamba2Config
     | MambaConfig
+    | PerformerConfig
     | RetNetConfig
     | S2Config
     | ExternalConfig,

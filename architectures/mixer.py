@@ -19,7 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -39,6 +39,7 @@ __all__ = [
     "KeyedSettings",
     "Mixer",
     "MixerSettings",
+    "Stepped",
     "head_sizes",
     "join",
 ]
@@ -118,6 +119,14 @@ class Mixer(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         """The mixed sequence (B, T, D) of `x` (B, T, D), zero at padding, and the state behind it."""
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """A module that changes by more than gradients, such as random features that are drawn anew."""
+
+    def stepped(self, step: int) -> None:
+        """Called by training after each step, with how many are done: what it does is a function of that number."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ def test_12_the_formula_agrees(subject: Subject, length: int, split: str) -> Non
     found = in_calls(mixer, x, cotangent, calls)
     x.requires_grad_()
     weights = dict(mixer.named_parameters())
-    y = formula_of(subject)(subject, weights, x[0])[None]
+    y = formula_of(subject)(subject, weights | dict(mixer.named_buffers()), x[0])[None]
     assert_close(found.y, y.detach(), 1e-9, "output")
     expected = torch.autograd.grad((y * cotangent).sum(), [x, *weights.values()], allow_unused=True)
     for name, gradient in zip(("x", *weights), expected, strict=True):

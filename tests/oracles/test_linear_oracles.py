@@ -1,6 +1,7 @@
 """Parity of the linear attention kinds with other people's implementations, where they are installed.
 
     pip install -e '.[oracles]'
+    pip install --no-deps performer-pytorch local-attention axial-positional-embedding hyper-connections
 
 Each is run in float64 as far as it goes, with the weights of ours; what differs by convention is said where it is
 undone.
@@ -117,3 +118,22 @@ def test_mamba2_is_transformers(groups: int) -> None:
     }
     theirs.load_state_dict(names)
     check(ours, theirs)
+
+
+@pytest.mark.parametrize("features", ["favor", "relu"])
+def test_features_are_performer_pytorchs(features: str) -> None:
+    """Ratios of a row's products, which alone count; without the epsilon that theirs adds behind the maximum."""
+    theirs = installed("performer_pytorch.performer_pytorch")
+    ours = mixer({"kind": "performer", "heads": 4, "features": features, "position": "none"})
+    x = torch.randn(1, 40, WIDTH, dtype=torch.float64)
+    found, _ = ours(x, Rows.fresh_documents(1, 40), ours.start(1))
+    q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in ours.projection.qkv(x).split(WIDTH, -1))
+    if features == "favor":
+        q = theirs.softmax_kernel(q, projection_matrix=ours.matrix, is_query=True, eps=0.0)
+        k = theirs.softmax_kernel(k, projection_matrix=ours.matrix, is_query=False, eps=0.0)
+    else:
+        q, k = (theirs.generalized_kernel(part, projection_matrix=ours.matrix) for part in (q, k))
+    pairs = (q @ k.transpose(2, 3)).tril()
+    out = pairs / pairs.sum(-1, keepdim=True) @ v
+    expected = ours.projection.out(out.transpose(1, 2).flatten(2))
+    assert_close(found.detach(), expected.detach(), 1e-9)

@@ -15,6 +15,7 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
+from farfield.architectures.mixer import Stepped
 from farfield.config import TrainingError
 from farfield.model import LanguageModel, Loss, ModelState
 from farfield.pretrained import OURS
@@ -49,6 +50,12 @@ class Learner(lightning.LightningModule):
     def begin_step(self) -> None:
         """Forgets the step before."""
         self.losses, self.told, self.read = [], [], 0
+
+    def end_step(self) -> None:
+        """Tells the modules that change by steps how many are done."""
+        for module in self.model.modules():
+            if isinstance(module, Stepped):
+                module.stepped(self.progress.step)
 
     def training_step(self, batch: Fed, index: int) -> Tensor:
         """The loss to minimise.

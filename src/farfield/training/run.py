@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from farfield.architectures.performer import PerformerConfig
 from farfield.config import ConfigError
 from farfield.data import TextData, open_source
 from farfield.model import LanguageModel, ModelConfig
@@ -75,7 +76,10 @@ def _answering(rank: int) -> Iterator[None]:
 
 
 def _check(settings: TrainSettings) -> None:
-    """Carrying states and reading streams go together: each without the other teaches something that is not so."""
+    """Raise ConfigError for what teaches something that is not so.
+
+    Carrying states and reading streams go together; neither goes with states that cannot be read after some steps.
+    """
     streams = isinstance(settings.data, TextData) and settings.data.order == "streams"
     if settings.training.carry and not streams:
         raise ConfigError(
@@ -87,6 +91,12 @@ def _check(settings: TrainSettings) -> None:
             "data.order: the rows of streams go on with a past that only a carried state knows. "
             "Use training.carry=true, or data.order=shuffled."
         )
+    for name, layer in settings.architecture.layers.items():
+        if settings.training.carry and isinstance(layer.mixer, PerformerConfig) and layer.mixer.redraw:
+            raise ConfigError(
+                f"architecture.layers.{name}.mixer.redraw: {layer.mixer.redraw} given, but a carried state is of the "
+                "features it was made with. Use redraw=0, or training.carry=false."
+            )
 
 
 def _train(settings: TrainSettings, rank: int) -> None:

@@ -95,6 +95,7 @@ class Watch(Callback):
             return
         assert isinstance(pl_module, Learner)
         self._count(trainer, pl_module)
+        pl_module.end_step()
         step = pl_module.progress.step
         asked = trainer.strategy.reduce_boolean_decision(self.interrupt.asked, all=False)
         last = step == self.training.steps

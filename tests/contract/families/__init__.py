@@ -1,7 +1,7 @@
 """What the contract suite needs of each kind: further settings, formulas, definitions of ops of its own.
 
 EXTRA        by kind and name: settings that reach paths which the default ones do not
-FORMULAS     by kind: the answer (T, D) to one document (T, D) from the weights by name, see contract.dense
+FORMULAS     by kind: the answer (T, D) to one document (T, D) from weights and buffers by name, see contract.dense
 PLACES       by the name of a subject: layer and depth, where they are not 0 of 1
 DEFINITIONS  an op, and the definition that stands for it in clauses 3 and 4, see contract.definitions
 """

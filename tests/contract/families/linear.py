@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from contract.parts import convolved
+from contract.parts import convolved, rope
+from farfield.architectures.ops.random_features import running_maximum, running_maximum_definition
 
 if TYPE_CHECKING:
     from contract.subjects import Subject
@@ -67,6 +68,31 @@ def mamba2(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     return torch.stack(rows) @ weights["out.weight"].T
 
 
+def performer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Weights of all pairs from the features as they are, without any maximum taken out: float64 holds them."""
+    settings: Any = subject.settings
+    heads = settings.heads or subject.width // settings.head_width
+    width = subject.width // heads
+    mixed = convolved(x @ weights["projection.qkv.weight"].T, weights.get("projection.taps"))
+    q, k, v = (part.reshape(x.shape[0], heads, width) for part in mixed.split(subject.width, 1))
+
+    def phi(y: Tensor, n: int) -> Tensor:
+        if settings.position == "rope":
+            y = rope(y, n, settings.base)
+        y = y / width**0.25
+        projected = weights["matrix"] @ y
+        if settings.features == "relu":
+            return projected.clamp(min=0) + 1e-3
+        return torch.exp(projected - y @ y / 2)
+
+    outputs = []
+    for head in range(heads):
+        queries, keys = (torch.stack([phi(part[n, head], n) for n in range(x.shape[0])]) for part in (q, k))
+        pairs = (queries @ keys.T).tril()
+        outputs.append(pairs / pairs.sum(1, keepdim=True) @ v[:, head])
+    return torch.cat(outputs, 1) @ weights["projection.out.weight"].T
+
+
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "lightning": {
         "conv-chunk": {"heads": 4, "conv": 4, "chunk": 16},
@@ -77,10 +103,15 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "groups": {"heads": 4, "groups": 2, "state": 5, "chunk": 16},
         "own": {"heads": 3, "expand": 1, "groups": 3, "state": 4, "conv": 1, "chunk": 1000},
     },
+    "performer": {
+        "conv-chunk": {"heads": 4, "count": 9, "conv": 4, "chunk": 16, "position": "none"},
+        "constant": {"heads": 2, "scaling": "constant", "position": "none", "redraw": 3},
+        "relu": {"heads": 2, "features": "relu", "count": 20},
+    },
 }
 
 PLACES: dict[str, tuple[int, int]] = {"lightning.last": (2, 3), "lightning.middle": (1, 4)}
 
-FORMULAS: dict[str, Callable[..., Any]] = {"lightning": lightning, "mamba2": mamba2}
+FORMULAS: dict[str, Callable[..., Any]] = {"lightning": lightning, "mamba2": mamba2, "performer": performer}
 
-DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
+DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {running_maximum: running_maximum_definition}

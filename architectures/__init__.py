@@ -18,6 +18,7 @@ from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyVa
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
 from farfield.architectures.s2 import S2Config
+from farfield.architectures.sparse import SparseConfig
 from farfield.architectures.state import State
 from farfield.config import Config, ConfigError, read
 
@@ -37,7 +38,8 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | DilatedConfig | LongformerConfig | RetNetConfig | S2Config, Field(discriminator="kind")
+    AttentionConfig | DilatedConfig | LongformerConfig | RetNetConfig | S2Config | SparseConfig,
+    Field(discriminator="kind"),
 ]
 FeedForwardConfig = SwiGLUConfig
 

@@ -24,6 +24,7 @@ from farfield.architectures.performer import PerformerConfig
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
 from farfield.architectures.s2 import S2Config
+from farfield.architectures.sparse import SparseConfig
 from farfield.architectures.state import State
 from farfield.config import Config, ConfigError, read
 
@@ -53,6 +54,7 @@ MixerConfig = Annotated[
     | PerformerConfig
     | RetNetConfig
     | S2Config
+    | SparseConfig
     | ExternalConfig,
     Field(discriminator="kind"),
 ]

@@ -7,6 +7,8 @@
 Each group is causal softmax attention inside its segments. Groups may overlap in heads: all of a head's groups are
 parts of one softmax over the multiset of their keys. A head sees itself through some group of rate 1.
 
+Other patterns of attention stand beside groups, each with a buffer of its own: see `sparse`.
+
 State: of each group the keys and values that it kept of the open segment, none before it has kept one.
 Work a token: 4 W times the keys that its heads see. Linear in length, forward and backward.
 Shapes: B batch, T time, N kept, D width, H heads, G heads of keys and values, W width of a head.
@@ -17,6 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +32,37 @@ from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group"]
+__all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group", "Pattern"]
+
+
+class Pattern(Protocol):
+    """Which tokens some heads see, and how that is computed from one buffer of keys and values."""
+
+    @property
+    def heads(self) -> range:
+        """The heads of queries."""
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that the buffer holds; None: as many as there are."""
+
+    def held(self, tokens: int) -> int:
+        """Tokens in the buffer after `tokens` tokens."""
+
+    def seen(self, position: int) -> int:
+        """Keys that a query at `position` sees."""
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        """Bool (B, heads or 1, T, S) of positions (B, T) and (B, S) in one document."""
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer
+    ) -> tuple[list[Part], KeyValueBuffer]:
+        """The parts of the softmax, placed among the queries (B, H, T, W) of all heads, and the buffer behind the call.
+
+        Args:
+            k, v: the heads (B, G, T, W) that serve the pattern's.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,8 +79,8 @@ class Group:
     first: int = 0
 
     @property
-    def place(self) -> slice:
-        return slice(self.heads.start, self.heads.stop, self.heads.step)
+    def limit(self) -> int:
+        return self.length
 
     @property
     def length(self) -> int:
@@ -61,6 +94,14 @@ class Group:
     def held(self, tokens: int) -> int:
         """Tokens kept of the open segment after `tokens` tokens."""
         return (self.within(tokens - 1) - self.offset) // self.rate + 1 if tokens else 0
+
+    def seen(self, position: int) -> int:
+        return self.held(position + 1) if self.within(position) % self.rate == self.offset else 0
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        (block, within), (key_block, key_within) = self.segments(query), self.segments(key)
+        kept = (within % self.rate == self.offset)[:, :, None] & (key_within % self.rate == self.offset)[:, None]
+        return (kept & (block[:, :, None] == key_block[:, None]) & (key[:, None] <= query[:, :, None]))[:, None]
 
     def left(self, position: int) -> int:
         """Tokens kept from the one at `position`, itself kept, to the end of its segment."""
@@ -96,24 +137,60 @@ class Group:
 
         return rows.once(("left behind", self.segment, self.rate, self.offset, self.first), make)
 
-    def serving(self, heads: int, kv_heads: int) -> list[int]:
-        """The heads of keys that serve these heads of queries: each once where they serve equally many, in order."""
-        share = heads // kv_heads
-        each = [head // share for head in self.heads]
-        once = sorted(set(each))
-        count = len(each) // len(once)
-        return once if [head for head in once for _ in range(count)] == each else each
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer
+    ) -> tuple[list[Part], KeyValueBuffer]:
+        begin = rows.begin
+        if begin is not None:
+            first = begin + (self.offset - begin) % self.rate  # the first position that is kept
+            past = self.within(first) // self.rate
+            if first >= begin + rows.time:
+                return [], before if self.held(begin + rows.time) else before.emptied(rows.real[:, 0])
+            if not past or before.extent() == (past, past):
+                return self._attend_run(q, k, v, begin, first, before)
+        columns, derived = self.compress(rows)
+        every = Place(slice(None), columns)
+        k, v = every.take(k), every.take(v)
+        past_k, past_v, valid = before.read()
+        layout = banded(derived, past_k.shape[2], valid, self.length - 1)
+        place = Place(cut(self.heads), columns)
+        part = Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout, place)
+        return [part], before.append(k, v, derived).emptied(self.left_behind(rows))
+
+    def _attend_run(
+        self, q: Tensor, k: Tensor, v: Tensor, begin: int, first: int, before: KeyValueBuffer
+    ) -> tuple[list[Part], KeyValueBuffer]:
+        """All rows are the same run of positions from `begin`, of which `first` is the first that is kept: no masks."""
+        heads, columns = cut(self.heads), slice(first - begin, None, self.rate)
+        k, v = k[:, :, columns], v[:, :, columns]
+        count, past, left = k.shape[2], self.within(first) // self.rate, self.left(first)
+        fresh = left + (count - left - 1) // self.length * self.length if count > left else 0  # the last one's start
+        at = torch.arange(count - fresh, device=q.device) + (0 if fresh else past)
+        after = before.append(k[:, :, fresh:], v[:, :, fresh:], Rows.at(at.expand(q.shape[0], -1)))
+        if count == 1 and past:
+            keys, values, _ = after.read()
+            parts = [Part(q, keys, values, Full(), Place(heads, columns))]
+        else:
+            layout = Causal() if count <= left else Runs(self.length, left)
+            parts = [Part(q, k, v, layout, Place(heads, columns))]
+            if past:
+                keys, values, _ = before.read()
+                reading = slice(columns.start, columns.start + (min(count, left) - 1) * self.rate + 1, self.rate)
+                parts.append(Part(q, keys, values, Full(), Place(heads, reading)))
+        if not self.held(begin + q.shape[2]):
+            after = after.emptied(torch.ones_like(after.length, dtype=torch.bool))
+        return parts, after
 
 
 class DerivedSettings(KeyedSettings):
     """Settings of attention over derived rows: they name the groups."""
 
     @abc.abstractmethod
-    def groups(self, heads: int) -> list[Group]:
-        """What the heads keep."""
+    def patterns(self, heads: int, layer: int) -> Sequence[Pattern]:
+        """What the heads see; one of them for each token at least itself."""
 
     def build(self, width: int, layer: int, depth: int) -> DerivedAttention:
-        return DerivedAttention(self, width, self.reach(layer, depth))
+        return DerivedAttention(self, width, layer, depth)
 
     def parameters(self, width: int, layer: int, depth: int) -> int:
         return Projection.count(width, *self.sizes(width), self.conv)
@@ -121,24 +198,20 @@ class DerivedSettings(KeyedSettings):
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
         buffers = sum(
-            group.held(tokens) * 2 * len(group.serving(heads, kv_heads)) * head_width * element + 8
-            for group in self.groups(heads)
+            pattern.held(tokens) * 2 * len(serving(pattern.heads, heads, kv_heads)) * head_width * element + 8
+            for pattern in self.patterns(heads, layer)
         )
         return buffers + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
         heads, _, head_width = self.sizes(width)
-        seen = sum(
-            group.held(tokens + 1) * len(group.heads)
-            for group in self.groups(heads)
-            if group.within(tokens) % group.rate == group.offset
-        )
+        seen = sum(pattern.seen(tokens) * len(pattern.heads) for pattern in self.patterns(heads, layer))
         return 2 * self.parameters(width, layer, depth) + 4 * head_width * seen
 
 
 @dataclass(frozen=True, eq=False)
 class DerivedState(State):
-    """The convolution's inputs, and of each group the rotated keys and the values of its open segment."""
+    """The convolution's inputs, and of each pattern the rotated keys and the values that it keeps."""
 
     conv: ConvolutionState | None
     near: tuple[KeyValueBuffer, ...]
@@ -147,19 +220,19 @@ class DerivedState(State):
 class DerivedAttention(KeyedMixer):
     """See the file's head."""
 
-    def __init__(self, config: DerivedSettings, width: int, reach: int | None) -> None:
+    def __init__(self, config: DerivedSettings, width: int, layer: int, depth: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
-        self.scale, self.backend, self.reach = self.head_width**-0.5, config.backend, reach
-        self.groups = config.groups(self.heads)
+        self.scale, self.backend, self.reach = self.head_width**-0.5, config.backend, config.reach(layer, depth)
+        self.patterns = config.patterns(self.heads, layer)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
 
     def start(self, batch: int) -> DerivedState:
         weight = self.projection.qkv.weight
         near = (
-            KeyValueBuffer.empty(batch, len(self._serving(group)), self.head_width, weight, group.length)
-            for group in self.groups
+            KeyValueBuffer.empty(batch, len(self._serving(pattern)), self.head_width, weight, pattern.limit)
+            for pattern in self.patterns
         )
         return DerivedState(self.projection.start(batch), tuple(near))
 
@@ -173,17 +246,16 @@ class DerivedAttention(KeyedMixer):
         q, k = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows)
         parts: list[Part] = []
         after = []
-        for group, buffer in zip(self.groups, state.near, strict=True):
-            serving = self._serving(group)
-            found, buffer = attend_group(
-                group, q, _some(k, serving), _some(heads.values, serving), rows, buffer.cast(k.dtype)
-            )
+        for pattern, buffer in zip(self.patterns, state.near, strict=True):
+            some = self._serving(pattern)
+            keys, values = _some(k, some), _some(heads.values, some)
+            found, buffer = pattern.attend(q, keys, values, rows, buffer.cast(k.dtype))
             parts += found
             after.append(buffer)
         return join(parts, reads, self.scale, self.backend), replace(state, near=tuple(after))
 
-    def _serving(self, group: Group) -> list[int]:
-        return group.serving(self.heads, self.kv_heads)
+    def _serving(self, pattern: Pattern) -> list[int]:
+        return serving(pattern.heads, self.heads, self.kv_heads)
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)
@@ -195,69 +267,23 @@ class DerivedAttention(KeyedMixer):
         batch, time = query_position.shape
         shape = (batch, self.heads, time, key_position.shape[1])
         seen = torch.zeros(shape, dtype=torch.bool, device=query_position.device)
-        for group in self.groups:
-            seen[:, group.place] |= group_sees(group, query_position, key_position)[:, None]
+        for pattern in self.patterns:
+            seen[:, cut(pattern.heads)] |= pattern.sees(query_position, key_position)
         return seen & (key_position >= 0)[:, None, None, :]
 
 
-def group_sees(group: Group, query_position: Tensor, key_position: Tensor) -> Tensor:
-    """Bool (B, T, S) of positions (B, T) and (B, S) in one document."""
-    query, key = group.segments(query_position), group.segments(key_position)
-    kept = [within % group.rate == group.offset for _, within in (query, key)]
-    same = query[0][:, :, None] == key[0][:, None]
-    return same & kept[0][:, :, None] & kept[1][:, None] & (key_position[:, None] <= query_position[:, :, None])
+def cut(heads: range) -> slice:
+    """The heads as a slice."""
+    return slice(heads.start, heads.stop, heads.step)
 
 
-def attend_group(
-    group: Group, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer
-) -> tuple[list[Part], KeyValueBuffer]:
-    """The parts of a group's attention, placed among the queries (B, H, T, W), and its buffer behind the call.
-
-    Args:
-        k, v: the heads (B, G, T, W) that serve the group.
-    """
-    begin = rows.begin
-    if begin is not None:
-        first = begin + (group.offset - begin) % group.rate  # the first position that is kept
-        past = group.within(first) // group.rate
-        if first >= begin + rows.time:
-            return [], before if group.held(begin + rows.time) else before.emptied(rows.real[:, 0])
-        if not past or before.extent() == (past, past):
-            return _attend_run(group, q, k, v, begin, first, before)
-    columns, derived = group.compress(rows)
-    every = Place(slice(None), columns)
-    k, v = every.take(k), every.take(v)
-    past_k, past_v, valid = before.read()
-    layout = banded(derived, past_k.shape[2], valid, group.length - 1)
-    part = Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout, Place(group.place, columns))
-    return [part], before.append(k, v, derived).emptied(group.left_behind(rows))
-
-
-def _attend_run(
-    group: Group, q: Tensor, k: Tensor, v: Tensor, begin: int, first: int, before: KeyValueBuffer
-) -> tuple[list[Part], KeyValueBuffer]:
-    """All rows are the same run of positions from `begin`, of which `first` is the first that is kept: no masks."""
-    time, rate = q.shape[2], group.rate
-    columns = slice(first - begin, None, rate)
-    k, v = k[:, :, columns], v[:, :, columns]
-    count, past, left = k.shape[2], group.within(first) // rate, group.left(first)
-    fresh = left + (count - left - 1) // group.length * group.length if count > left else 0  # where the last begins
-    at = torch.arange(count - fresh, device=q.device) + (0 if fresh else past)
-    after = before.append(k[:, :, fresh:], v[:, :, fresh:], Rows.at(at.expand(q.shape[0], -1)))
-    parts = []
-    if count == 1 and past:
-        keys, values, _ = after.read()
-        parts = [Part(q, keys, values, Full(), Place(group.place, columns))]
-    else:
-        layout = Causal() if count <= left else Runs(group.length, left)
-        parts = [Part(q, k, v, layout, Place(group.place, columns))]
-        if past:
-            keys, values, _ = before.read()
-            reading = slice(columns.start, columns.start + (min(count, left) - 1) * rate + 1, rate)
-            parts.append(Part(q, keys, values, Full(), Place(group.place, reading)))
-    if not group.held(begin + time):
-        after = after.emptied(torch.ones_like(after.length, dtype=torch.bool))
-    return parts, after
+def serving(some: range, heads: int, kv_heads: int) -> list[int]:
+    """The heads of keys that serve `some` of the queries': each once where they serve equally many, in order."""
+    share = heads // kv_heads
+    each = [head // share for head in some]
+    once = sorted(set(each))
+    count = len(each) // len(once)
+    return once if [head for head in once for _ in range(count)] == each else each
 
 
 def _some(x: Tensor, heads: list[int]) -> Tensor:

@@ -60,7 +60,7 @@ class DilatedConfig(DerivedSettings):
         if all(rate > 1 for _, rate in self.branches):
             raise ValueError("branches: none has rate 1, so that some tokens would see nothing. Add one, as [16, 1].")
 
-    def groups(self, heads: int) -> list[Group]:
+    def patterns(self, heads: int, layer: int) -> list[Group]:
         found = []
         for segment, rate in self.branches:
             share = -(-heads // rate)

@@ -45,6 +45,6 @@ class S2Config(DerivedSettings):
         if self.group % 2:
             raise ValueError(f"group: {self.group} given; groups are shifted by half, so an even number is needed.")
 
-    def groups(self, heads: int) -> list[Group]:
+    def patterns(self, heads: int, layer: int) -> list[Group]:
         half = heads // 2
         return [Group(range(half), self.group), Group(range(half, heads), self.group, first=self.group // 2)]

@@ -11,6 +11,8 @@ A `Part` pairs queries, keys and values with a layout, which says which query se
     Full       every query, every key                          a past that all may read
     Causal     query t sees keys 0 .. t                        the call itself
     Runs       the same inside runs of columns, apart          segments
+    Aligned    the same with all keys of the run               chosen blocks
+    Strided    query t sees keys t, t - s, t - 2 s, ...        columns of a picture
     Banded     by document, distance, dilation and position    packed rows, windows: a band of blocks, never T by T
     Labelled   by document and position, columns in any order  global tokens, gathered from where they stand
     Selected   each query names its keys by index              what a memory found
@@ -35,6 +37,7 @@ from torch import Tensor
 from farfield.architectures.ops.backend import Backend, Gradients, Kernel, choose
 
 __all__ = [
+    "Aligned",
     "Banded",
     "Causal",
     "Full",
@@ -44,6 +47,7 @@ __all__ = [
     "Place",
     "Runs",
     "Selected",
+    "Strided",
     "attention",
     "attention_definition",
     "merge",
@@ -374,6 +378,112 @@ class Runs:
         for begin, end, count in zip((0, *ends), ends, (1, runs, 1), strict=False):
             if end > begin:
                 yield slice(begin, end), count
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Every query of a run of `length` columns sees every key of the same run, which the last queries need not fill.
+
+    ```
+    length 2, 3 queries:   x x . .
+                           x x . .
+                           . . x x
+    ```
+    """
+
+    length: int
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        return torch.arange(time)[:, None] // self.length == torch.arange(keys) // self.length
+
+    def select(self, heads: Tensor) -> Layout:
+        return self
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for at, seen, runs in self._pieces(q.shape[2]):
+            keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
+            found, its = Full().forward(kernel, _rows(q[:, :, at], runs), keys, values, scale)
+            out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
+        return out, lse
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        on_q, on_k, on_v = _wide(q), _wide(k), _wide(v)
+        for at, seen, runs in self._pieces(q.shape[2]):
+            above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
+            keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
+            found = Full().backward(kernel, above, queries, keys, values, result, its, scale)
+            on_q[:, :, at] = _columns(found[0], runs)
+            on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
+        return on_q, on_k, on_v
+
+    def _pieces(self, time: int) -> Iterator[tuple[slice, slice, int]]:
+        """Columns of queries and of keys, and how many runs they are: all whole ones, the ragged last one."""
+        runs = time // self.length
+        whole = runs * self.length
+        if runs:
+            yield slice(0, whole), slice(0, whole), runs
+        if time > whole:
+            yield slice(whole, time), slice(whole, whole + self.length), 1
+
+
+@dataclass(frozen=True, eq=False)
+class Strided:
+    """Query t sees keys t, t - stride, t - 2 stride, ... of as many keys as queries.
+
+    The residues modulo the stride are rows of one batch, so work is T^2 / stride, without a mask.
+    """
+
+    stride: int
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        distance = torch.arange(time)[:, None] - torch.arange(keys)
+        return (distance >= 0) & (distance % self.stride == 0)
+
+    def select(self, heads: Tensor) -> Layout:
+        return self
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for at, residues in self._pieces(q.shape[2]):
+            queries, keys, values = (_turned(x[:, :, at], residues) for x in (q, k, v))
+            found, its = Causal().forward(kernel, queries, keys, values, scale)
+            out[:, :, at], lse[:, :, at] = _back(found, residues), _back(its, residues)
+        return out, lse
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        found = (_wide(q), _wide(k), _wide(v))
+        for at, residues in self._pieces(q.shape[2]):
+            above, queries, keys, values, result, its = (
+                _turned(x[:, :, at], residues) for x in (gradient, q, k, v, out, lse)
+            )
+            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
+            for into, piece in zip(found, gradients, strict=True):
+                into[:, :, at] = _back(piece, residues).to(into.dtype)
+        return found
+
+    def _pieces(self, time: int) -> Iterator[tuple[Tensor, int]]:
+        """Columns of the residues that are met once more than the others, and of those; how many residues each are."""
+        column = torch.arange(time)
+        often = time % self.stride
+        rare = self.stride - often if time >= self.stride else 0
+        for some, residues in ((column % self.stride < often, often), (column % self.stride >= often, rare)):
+            if bool(some.any()):
+                yield column[some], residues
+
+
+def _turned(x: Tensor, residues: int) -> Tensor:
+    """The residues of x (B, H, N residues, ...) as rows (B residues, H, N, ...)."""
+    return rearrange(x, "b h (n r) ... -> (b r) h n ...", r=residues)
+
+
+def _back(x: Tensor, residues: int) -> Tensor:
+    """As they were: (B, H, N residues, ...)."""
+    return rearrange(x, "(b r) h n ... -> b h (n r) ...", r=residues)
 
 
 def _rows(x: Tensor, runs: int) -> Tensor:

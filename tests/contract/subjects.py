@@ -41,6 +41,7 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
 AROUND: dict[str, dict[str, Any]] = {
     "attention": {"heads": 4, "kv_heads": 2, "conv": 4},
     "longformer": {"heads": 4, "kv_heads": 2, "window": 7, "dilation": [1, 2], "globals": 2},
+    "sparse": {"heads": 4, "kv_heads": 2, "pattern": "bigbird", "stride": 4, "globals": 3},
 }
 """By kind: the settings of the mixer that memories are put around; the default ones for a kind that is not listed."""
 

@@ -23,6 +23,12 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"kind": "dilated", "branches": []}, "mixer.branches: none has rate 1"),
     ({"kind": "s2", "group": 7}, "mixer.group: 7 given; groups are shifted by half, so an even number is needed."),
     ({"kind": "s2", "group": 0}, "mixer.group: 0"),
+    (
+        {"kind": "sparse", "pattern": "fixed", "stride": 4, "summary": 5},
+        "mixer.summary: 5 columns of blocks of 4 tokens. At most 4.",
+    ),
+    ({"kind": "sparse", "stride": 1}, "mixer.stride: 1"),
+    ({"kind": "sparse", "pattern": "bigbird", "random": 0}, "mixer.random: 0"),
     ({"kind": "s2", "heads": 1}, "mixer.heads: 1 given; half of them are shifted, so an even number is needed."),
 ]
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from farfield.architectures.ops import attention as op
 from farfield.architectures.ops import backend
 from farfield.architectures.ops.attention import (
+    Aligned,
     Banded,
     Causal,
     Full,
@@ -22,6 +23,7 @@ from farfield.architectures.ops.attention import (
     Place,
     Runs,
     Selected,
+    Strided,
     attention,
     attention_definition,
     merge,
@@ -101,6 +103,10 @@ def parts_of(name: str, time: int, heads: int, shared: int, width: int, dtype: t
         "labelled": (Labelled(**packed(time, past)), past + time),
         "runs": (Runs(length=9, first=4), time),
         "run-of-runs": (Runs(length=500, first=70), time),
+        "aligned": (Aligned(length=9), -(-time // 9) * 9),
+        "strided": (Strided(stride=9), time),
+        "strided-whole": (Strided(stride=14), time),
+        "strided-far": (Strided(stride=100), time),
         "selected": (selected(heads, time, past, 6), past),  # few keys for each selected one: by a mask
         "selected-of-many": (selected(heads, time, past, 2), past),  # by gathering
     }
@@ -137,7 +143,7 @@ def placed(q: Tensor, shared: int, dtype: torch.dtype) -> list[Part]:
 
 
 NAMES = (
-    "runs", "run-of-runs", "placed",
+    "runs", "run-of-runs", "aligned", "strided", "strided-whole", "strided-far", "placed",
     "full", "causal", "band", "band-from-0", "band-endless", "band-first", "band-dilated", "band-documents",
     "band-documents-endless", "band-all", "labelled", "selected", "selected-of-many", "joined", "three",
 )  # fmt: skip
@@ -184,6 +190,8 @@ def test_parts_agree_with_the_definition(name: str, dtype: torch.dtype, kind: ba
 @pytest.mark.parametrize(
     "name",
     [
+        "aligned",
+        "strided",
         "runs",
         "placed",
         "band",

@@ -43,6 +43,41 @@ def dilated_near(subject: Subject, heads: Softmax) -> Keys:
     return near
 
 
+def scrambled(*parts: int) -> int:
+    """The hash of the random blocks, of 32 bits: seed, layer, head, block, slot."""
+    found = parts[0]
+    for part in parts[1:]:
+        found = ((found ^ part) * 2654435761 + 974711) % 2**32
+        found ^= found >> 15
+    return found
+
+
+def sparse_near(subject: Subject, heads: Softmax) -> Keys:
+    """Child et al.'s sets of indices, and bands, prefixes and random blocks."""
+    settings: Any = subject.settings
+    stride, count = settings.stride, settings.random
+    begin = math.ceil(settings.globals / stride)
+
+    def drawn(head: int, block: int) -> list[int]:
+        found = []
+        for slot in range(count):
+            candidates = list(range(begin + slot, block - 1, count))
+            if candidates:
+                found.append(candidates[scrambled(settings.seed, subject.layer, head, block, slot) % len(candidates)])
+        return found
+
+    def sees(head: int, n: int, m: int) -> bool:
+        if settings.pattern == "local":
+            return n - m < stride
+        if settings.pattern == "strided":
+            return n - m < stride or (n - m) % stride == 0
+        if settings.pattern == "fixed":
+            return n // stride == m // stride or m % stride >= stride - settings.summary
+        return n - m <= stride or m < settings.globals or m // stride in drawn(head, n // stride)
+
+    return lambda head, time: [m for m in range(time + 1) if sees(head, time, m)]
+
+
 def softmax(near: Near) -> Callable[[Subject, dict[str, Tensor], Tensor], Tensor]:
     """A softmax mixer by which keys are near; `contract.dense` knows the memory around it."""
 
@@ -57,21 +92,31 @@ def softmax(near: Near) -> Callable[[Subject, dict[str, Tensor], Tensor], Tensor
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "dilated": {
-        "grouped-conv": {"heads": 4, "kv_heads": 2, "branches": ((3, 1), (8, 4)), "conv": 4},
+        "grouped-conv": {"heads": 4, "kv_heads": 2, "branches": ((4, 1), (8, 4)), "conv": 4},
         "modulo": {"heads": 6, "kv_heads": 3, "branches": ((8, 2), (4, 1), (8, 4)), "offsets": "modulo"},
         "uneven": {"heads": 6, "kv_heads": 2, "branches": ((6, 3), (8, 1), (16, 4)), "position": "none"},
-        "twice": {"heads": 2, "branches": ((5, 1), (5, 1), (100, 5), (1, 1))},
+        "twice": {"heads": 2, "branches": ((5, 1), (5, 1), (20, 5), (1, 1))},
     },
     "s2": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "group": 6, "conv": 4},
         "shared": {"heads": 6, "kv_heads": 1, "group": 2, "position": "none"},
         "uneven": {"heads": 6, "kv_heads": 3, "group": 100},
     },
+    "sparse": {
+        "local-conv": {"heads": 4, "kv_heads": 2, "stride": 5, "conv": 4},
+        "strided": {"heads": 4, "kv_heads": 2, "pattern": "strided", "stride": 4},
+        "strided-far": {"heads": 2, "pattern": "strided", "stride": 40, "position": "none"},
+        "fixed": {"heads": 4, "kv_heads": 1, "pattern": "fixed", "stride": 5, "summary": 2},
+        "fixed-conv": {"heads": 2, "pattern": "fixed", "stride": 8, "summary": 8, "conv": 3},
+        "bigbird": {"heads": 4, "kv_heads": 2, "pattern": "bigbird", "stride": 4, "globals": 6, "random": 3},
+        "bigbird-alone": {"heads": 2, "pattern": "bigbird", "stride": 2, "globals": 0, "random": 1, "seed": 7},
+    },
 }
 
 FORMULAS: dict[str, Callable[..., Any]] = {
     "dilated": softmax(dilated_near),
     "s2": softmax(s2_near),
+    "sparse": softmax(sparse_near),
 }
 
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}

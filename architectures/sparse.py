@@ -1,0 +1,345 @@
+"""Sparse attention in fixed patterns: Sparse Transformer's local, strided and fixed ones, and BigBird's random blocks.
+
+    stride s, block i of position n: i = floor(n / s); m <= n always; a key counts once
+
+    local    n - m < s                                                     a band
+    strided  n - m < s,  or  (n - m) mod s = 0                             a band and a comb
+    fixed    m in block i,  or  m in an earlier block with m mod s >= s - c    own block, summaries of c columns
+    bigbird  n - m <= s,  or  m < g,  or  m in one of r blocks before i - 1    a band, a prefix, random blocks
+
+Slot j of the r random blocks draws among the blocks z + j, z + j + r, z + j + 2 r, ... up to i - 2, with z the first
+block that begins behind the prefix, by a hash of (seed, layer, head, i, j): no block is drawn twice, a document sees
+the same blocks wherever it stands, and early blocks have fewer. Child et al., https://arxiv.org/abs/1904.10509 (GPT-3
+alternates `local` with dense layers: a pattern of layers); Zaheer et al., https://arxiv.org/abs/2007.14062, as a
+causal form.
+
+State: local keeps s tokens. The others grow: strided and bigbird keep every token, since the comb and the draws of
+later blocks may meet any; fixed keeps the open block and c of every s tokens.
+Work a token at position n: 4 H W times the keys seen: s; s + n / s; s + c n / s; (1 + r) s + g. local and bigbird are
+linear in length; strided and fixed are quadratic with a factor of 1 / s and c / s.
+Shapes: B batch, T time, H heads, G heads of keys and values, W width of a head, S keys, R slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from farfield.architectures.attention import banded, columns
+from farfield.architectures.derived import DerivedSettings, Group, Pattern
+from farfield.architectures.ops.attention import (
+    Aligned,
+    Banded,
+    Full,
+    Labelled,
+    Layout,
+    Part,
+    Place,
+    Selected,
+    Strided,
+)
+from farfield.architectures.rows import Rows
+from farfield.architectures.state import KeyValueBuffer
+
+__all__ = ["SparseConfig", "draw"]
+
+Found = tuple[list[Part], KeyValueBuffer]
+
+
+class SparseConfig(DerivedSettings):
+    """Sparse Transformer's local, strided and fixed patterns, and BigBird's random blocks."""
+
+    kind: Literal["sparse"] = "sparse"
+    pattern: Literal["local", "strided", "fixed", "bigbird"] = Field(
+        "local", description="local: a band; strided: band and comb; fixed: block and summaries; bigbird: random blocks"
+    )
+    stride: int = Field(16, ge=2, description="tokens of the band, of a block, and between the teeth of the comb")
+    summary: int = Field(2, ge=1, description="fixed: columns at the end of a block that later blocks see")
+    globals: int = Field(2, ge=0, description="bigbird: positions at the start of a document that every token sees")
+    random: int = Field(2, ge=1, description="bigbird: earlier blocks that are drawn for each block")
+    seed: int = Field(0, ge=0, lt=2**31, description="bigbird: what the draws depend on, with layer, head and block")
+
+    def reach(self, layer: int, depth: int) -> int | None:
+        return {"local": self.stride - 1, "strided": self.stride, "fixed": 0, "bigbird": self.stride}[self.pattern]
+
+    def check(self, width: int) -> None:
+        self.sizes(width)
+        if self.pattern == "fixed" and self.summary > self.stride:
+            raise ValueError(
+                f"summary: {self.summary} columns of blocks of {self.stride} tokens. At most {self.stride}."
+            )
+
+    def patterns(self, heads: int, layer: int) -> Sequence[Pattern]:
+        every = range(heads)
+        if self.pattern == "local":
+            return [Local(every, self.stride)]
+        if self.pattern == "strided":
+            return [Comb(every, self.stride)]
+        if self.pattern == "fixed":
+            return [Group(every, self.stride), Summaries(every, self.stride, self.summary)]
+        return [RandomBlocks(every, self.stride, self.globals, self.random, self.seed, layer)]
+
+
+def window(q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, reach: int, first: int = 0) -> Part:
+    """The tokens at most `reach` before each query's own and from position `first` on."""
+    past_k, past_v, valid = before.read()
+    low = 0 if rows.fresh else max(0, past_k.shape[2] - reach)
+    if rows.fresh:
+        past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
+    past_k, past_v = past_k[:, :, low:], past_v[:, :, low:]
+    layout = banded(rows, past_k.shape[2], None if valid is None else valid[:, low:], reach, first=first)
+    return Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)
+
+
+def labels(rows: Rows) -> Tensor:
+    """The document (B, T) of each query, -2 for padding."""
+    return torch.where(rows.real, rows.document, -2)
+
+
+def distance(query: Tensor, key: Tensor) -> Tensor:
+    """(B, 1, T, S)."""
+    return (query[:, :, None] - key[:, None])[:, None]
+
+
+@dataclass(frozen=True)
+class Local:
+    """The last `stride` tokens, the query's own among them."""
+
+    heads: range
+    stride: int
+
+    @property
+    def limit(self) -> int:
+        return self.stride
+
+    def held(self, tokens: int) -> int:
+        return min(tokens, self.stride)
+
+    def seen(self, position: int) -> int:
+        return min(position + 1, self.stride)
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        apart = distance(query, key)
+        return (apart >= 0) & (apart < self.stride)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+        after = before.append(k, v, rows)
+        if rows.time == 1 and rows.begin is not None:
+            keys, values, _ = after.read()
+            return [Part(q, keys, values, Full())], after
+        return [window(q, k, v, rows, before, self.stride - 1)], after
+
+
+@dataclass(frozen=True)
+class Comb:
+    """The last `stride` tokens, and every `stride`-th before them."""
+
+    heads: range
+    stride: int
+    limit: None = None
+
+    def held(self, tokens: int) -> int:
+        return tokens
+
+    def seen(self, position: int) -> int:
+        return min(position + 1, self.stride) + position // self.stride
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        apart = distance(query, key)
+        return (apart >= 0) & ((apart < self.stride) | (apart % self.stride == 0))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+        after, begin, stride = before.append(k, v, rows), rows.begin, self.stride
+        if begin is not None and rows.time == 1:
+            keys, values, _ = after.read()
+            near = slice(max(0, begin + 1 - stride), None)
+            parts = [Part(q, keys[:, :, near], values[:, :, near], Full())]
+            if begin >= stride:
+                teeth = slice(begin % stride, begin + 1 - stride, stride)
+                parts.append(Part(q, keys[:, :, teeth], values[:, :, teeth], Full()))
+            return parts, after
+        parts = [window(q, k, v, rows, before, stride - 1)]
+        if begin == 0:
+            if rows.time > stride:
+                place = Place(slice(None), slice(stride, None))
+                parts.append(Part(q, k[:, :, :-stride], v[:, :, :-stride], Strided(stride), place))
+            return parts, after
+        past_k, past_v, valid = before.read()
+        position, document = columns(rows, past_k.shape[2], valid)
+        # A key stands `stride` later than it does, so that the band begins where the window ends.
+        layout = Banded(rows.positions, labels(rows), position + stride, document, None, stride)
+        parts.append(Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout))
+        return parts, after
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """The last `count` columns of every block of `stride` tokens that is before the query's."""
+
+    heads: range
+    stride: int
+    count: int
+    limit: None = None
+
+    def held(self, tokens: int) -> int:
+        return tokens // self.stride * self.count + max(0, tokens % self.stride - self.stride + self.count)
+
+    def seen(self, position: int) -> int:
+        return position // self.stride * self.count
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        block, own = (x.div(self.stride, rounding_mode="floor") for x in (key, query))
+        kept = key % self.stride >= self.stride - self.count
+        return (kept[:, None] & (block[:, None] < own[:, :, None]))[:, None]
+
+    def compress(self, rows: Rows) -> tuple[Tensor, Rows, Tensor]:
+        """Columns (B, N) of the kept tokens, their rows by the number in the document, and their documents."""
+
+        def make() -> tuple[Tensor, Rows, Tensor]:
+            within = rows.positions % self.stride - (self.stride - self.count)
+            kept = rows.real & (within >= 0)
+            column = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
+            number = torch.where(kept, rows.positions // self.stride * self.count + within, -1).gather(1, column)
+            document = torch.where(number >= 0, rows.document.gather(1, column), -1)
+            return column, Rows.at(number), document
+
+        return rows.once(("summaries", self.stride, self.count), make)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+        column, kept, document = self.compress(rows)
+        every = Place(slice(None), column)
+        past_k, past_v, valid = before.read()
+        own_k, own_v = every.take(k), every.take(v)
+        after = before
+        if column.shape[1]:
+            after = before.append(own_k, own_v, kept)
+        none = (rows.last_position >= 0) & (rows.last_position < self.stride - self.count)
+        after = after.emptied(none)
+        seen = self.seen(rows.begin) if rows.begin is not None else 0
+        if rows.begin is not None and rows.time == 1:
+            return [Part(q, past_k[:, :, :seen], past_v[:, :, :seen], Full())] if seen else [], after
+        past = past_k.shape[2]
+        if not past + column.shape[1]:
+            return [], after
+        number = torch.arange(past, device=q.device) - past + before.length[:, None]
+        held = torch.zeros_like(number) if valid is None else torch.where(valid, 0, -1)
+        last = rows.positions.div(self.stride, rounding_mode="floor") * self.count - 1
+        number, document = torch.cat((number, kept.positions), 1), torch.cat((held, document), 1)
+        layout = Labelled(last, labels(rows), number, document)
+        return [Part(q, torch.cat((past_k, own_k), 2), torch.cat((past_v, own_v), 2), layout)], after
+
+
+@dataclass(frozen=True)
+class RandomBlocks:
+    """A band of `stride` tokens before the query's own, a prefix, and `random` blocks further back."""
+
+    heads: range
+    stride: int
+    globals: int
+    random: int
+    seed: int
+    layer: int
+    limit: None = None
+
+    @property
+    def first(self) -> int:
+        """The first block that begins behind the prefix."""
+        return -(-self.globals // self.stride)
+
+    def held(self, tokens: int) -> int:
+        return tokens
+
+    def seen(self, position: int) -> int:
+        low = max(0, position - self.stride)
+        drawn = min(self.random, max(0, position // self.stride - 1 - self.first))
+        return position + 1 - low + min(low, self.globals) + drawn * self.stride
+
+    def drawn(self, block: Tensor) -> Tensor:
+        """The blocks (..., H, R) that blocks `block` (...) draw, -1 where there is none."""
+        head = torch.arange(len(self.heads), device=block.device)[:, None]
+        slot = torch.arange(self.random, device=block.device)
+        block = block[..., None, None]
+        count = (block - 1 - self.first - slot + self.random - 1).div(self.random, rounding_mode="floor")
+        chosen = self.first + slot + self.random * (draw(self.seed, self.layer, head, block, slot) % count.clamp(min=1))
+        return torch.where(count > 0, chosen, -1)
+
+    def sees(self, query: Tensor, key: Tensor) -> Tensor:
+        apart = distance(query, key)
+        seen = (apart >= 0) & ((apart <= self.stride) | (key < self.globals)[:, None, None])
+        block = key.div(self.stride, rounding_mode="floor")[:, None, None]
+        for chosen in self.drawn(query.div(self.stride, rounding_mode="floor")).transpose(1, 2).unbind(-1):
+            seen = seen | (chosen[..., None] == block) & (chosen[..., None] >= 0)
+        return seen
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+        after = before.append(k, v, rows)
+        parts = [window(q, k, v, rows, before, self.stride, self.globals)]
+        if rows.begin == 0:
+            return parts + self._prefix(q, k, v, rows) + self._whole(q, k, v), after
+        if rows.time == 1:
+            before = after
+        keys, values, _ = before.read()
+        past = keys.shape[2]
+        if rows.time > 1:
+            keys, values = torch.cat((keys, k), 2), torch.cat((values, v), 2)
+        layout = self._selected(rows, past, keys.shape[2])
+        return [*parts, Part(q, keys, values, layout)], after
+
+    def _prefix(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> list[Part]:
+        count = min(self.globals, q.shape[2])
+        slots = rows.positions[:, :count]
+        layout = Labelled(rows.positions, rows.document, slots, rows.document[:, :count])
+        return [Part(q, k[:, :, :count], v[:, :, :count], layout)] if count else []
+
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> list[Part]:
+        """Rows are whole documents: each slot's blocks of keys are put beside the blocks of queries."""
+        time, stride, parts = q.shape[2], self.stride, []
+        blocks = -(-time // stride)
+        full = time // stride * stride
+        serve = torch.arange(q.shape[1], device=q.device) // (q.shape[1] // k.shape[1])
+        by_block = [x[:, :, :full].unflatten(2, (-1, stride)) for x in (k, v)]
+        chosen = self.drawn(torch.arange(blocks, device=q.device))
+        for slot in range(self.random):
+            first = self.first + 2 + slot  # the first block that has something to draw
+            if first < blocks:
+                index = chosen[first:, :, slot].T
+                keys, values = (x[:, serve[:, None], index].flatten(2, 3) for x in by_block)
+                place = Place(slice(None), slice(first * stride, None))
+                parts.append(Part(q, keys, values, Aligned(stride), place))
+        return parts
+
+    def _selected(self, rows: Rows, past: int, keys: int) -> Layout:
+        """Each query names the columns of its prefix and of its blocks, among [past, call].
+
+        The past ends before the first of the call's tokens that go on with it; of as many keys, with the only token.
+        """
+        own = rows.positions[:, None, :, None]
+        drawn = self.drawn(rows.positions.clamp(min=0) // self.stride).transpose(1, 2)
+        inside = torch.arange(self.stride, device=rows.device)
+        blocks = torch.where(drawn[..., None] >= 0, drawn[..., None] * self.stride + inside, -1).flatten(3)
+        prefix = torch.arange(self.globals, device=rows.device).expand(*blocks.shape[:3], -1)
+        position = torch.cat((torch.where(prefix <= own, prefix, -1), blocks), -1)
+        visible = (position >= 0) & rows.real[:, None, :, None]
+        if keys == past:
+            column = past - 1 - own + position
+        else:
+            far = torch.iinfo(torch.int64).max
+            following = torch.where(rows.continued, rows.positions, far).amin(1)[:, None, None, None]
+            following = torch.where(rows.document[:, None, :, None] == 0, following, 0)
+            at = past + torch.arange(rows.time, device=rows.device)[:, None]
+            column = torch.where(position < following, past - following + position, at - own + position)
+        return Selected(column.clamp(0, keys - 1), visible)
+
+
+def draw(seed: int, layer: int, head: Tensor, block: Tensor, slot: Tensor) -> Tensor:
+    """A number in [0, 2^32) for each head, block and slot (broadcast, int64): an avalanche of multiplications."""
+    found = torch.full_like(block, seed)
+    for part in (torch.full_like(block, layer), head, block, slot):
+        found = ((found ^ part) * 2654435761 + 974711) & 0xFFFFFFFF
+        found = found ^ (found >> 15)
+    return found

@@ -45,6 +45,9 @@ FLOOR = 0.75  # a denominator is at least this power of the least number: gradie
 class PerformerConfig(MixerSettings):
     """FAVOR+: softmax attention by positive orthogonal random features, linear in time."""
 
+    form = "recurrence in chunks, linear"
+    source = "arxiv.org/abs/2009.14794"
+
     kind: Literal["performer"] = "performer"
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")

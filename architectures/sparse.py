@@ -54,6 +54,9 @@ Found = tuple[list[Part], KeyValueBuffer]
 class SparseConfig(DerivedSettings):
     """Sparse Transformer's local, strided and fixed patterns, and BigBird's random blocks."""
 
+    form = "softmax in sparse patterns"
+    source = "arxiv.org/abs/1904.10509"
+
     kind: Literal["sparse"] = "sparse"
     pattern: Literal["local", "strided", "fixed", "bigbird"] = Field(
         "local", description="local: a band; strided: band and comb; fixed: block and summaries; bigbird: random blocks"

@@ -13,6 +13,7 @@ from pydantic import Field
 from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.feedforward import SwiGLUConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
+from farfield.architectures.gss import GSSConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
@@ -37,7 +38,8 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | LongformerConfig | RetNetConfig | GatedDeltaNetConfig | MambaConfig, Field(discriminator="kind")
+    AttentionConfig | LongformerConfig | RetNetConfig | GatedDeltaNetConfig | MambaConfig | GSSConfig,
+    Field(discriminator="kind"),
 ]
 FeedForwardConfig = SwiGLUConfig
 

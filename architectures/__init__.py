@@ -15,6 +15,7 @@ from farfield.architectures.dilated import DilatedConfig
 from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
+from farfield.architectures.gss import GSSConfig
 from farfield.architectures.lightning import LightningConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mamba import MambaConfig
@@ -46,6 +47,7 @@ __all__ = [
 MixerConfig = Annotated[
     AttentionConfig
     | DilatedConfig
+    | GSSConfig
     | GatedDeltaNetConfig
     | LightningConfig
     | LongformerConfig

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Rows"]
+__all__ = ["Bucket", "Rows"]
 
 V = TypeVar("V")
 
@@ -33,6 +33,14 @@ class lazy(Generic[V]):  # noqa: N801  # used as a decorator
             return self  # type: ignore[return-value]  # looked up on the class, as documentation tools do
         value = owner.__dict__[self.name] = self.make(owner)
         return value
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Documents of about the same length, each a row of its own: `token` (N, S) among all B T, and which are `real`."""
+
+    token: Tensor
+    real: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,3 +165,35 @@ class Rows:
             return x
         keep = self.real.unflatten(1, (self.time, *([1] * (x.ndim - 2))))
         return torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    @lazy
+    def buckets(self) -> list[Bucket]:
+        """Every document of this call, in buckets by the next power of two of its length: each half full or more."""
+        before = torch.cat((self.real.new_zeros(self.batch, 1), self.real[:, :-1]), dim=1)
+        begins = (self.real & ((self.positions == 0) | ~before)).flatten()
+        first, number = begins.nonzero()[:, 0], begins.cumsum(0)[self.real.flatten()] - 1
+        length = torch.bincount(number, minlength=len(first))
+        powers = 2 ** torch.arange(40, device=self.device)
+        size = powers[torch.searchsorted(powers, length)]
+        found = []
+        for width in size.unique().tolist():
+            place = torch.arange(width, device=self.device)
+            chosen = size == width
+            real = place < length[chosen, None]
+            found.append(Bucket(torch.where(real, first[chosen, None] + place, 0), real))
+        return found
+
+    def unpack(self, x: Tensor) -> list[Tensor]:
+        """Of `x` (B, T, ...), each document a row of its own, (N, S, ...) for each bucket; zeros behind its end."""
+        flat = x.flatten(0, 1)
+        pieces = [
+            (flat[bucket.token], bucket.real.unflatten(1, (-1, *([1] * (x.ndim - 2))))) for bucket in self.buckets
+        ]
+        return [torch.where(real, piece, torch.zeros((), dtype=x.dtype, device=x.device)) for piece, real in pieces]
+
+    def repack(self, pieces: list[Tensor], like: Tensor) -> Tensor:
+        """What `unpack` took apart, back in (B, T, ...) of `like`, with zeros at the padding."""
+        flat: Tensor = torch.zeros_like(like).flatten(0, 1)
+        for bucket, piece in zip(self.buckets, pieces, strict=True):
+            flat = flat.index_put((bucket.token[bucket.real],), piece[bucket.real])
+        return flat.reshape(like.shape)

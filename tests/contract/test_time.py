@@ -18,7 +18,11 @@ from farfield.architectures.ops.backend import Kernel, choose
 
 SPLITS = {"tokens": [1], "random": [5, 17, 1, 1, 30, 2, 40, 3], "pieces": [1, 63, 130], "63": [63]}
 
-NOT_BITWISE: dict[str, str] = {}
+NOT_BITWISE: dict[str, str] = {
+    subject.name: "every output of a Fourier transform is a sum over all of its inputs"
+    for subject in SUBJECTS
+    if subject.group == "gss"
+}
 """By name of a subject, why the future may change the last bits of the past (an op by Fourier transform, say)."""
 
 SEES_PHASE: dict[str, str] = {
@@ -46,8 +50,8 @@ def test_1_future_does_not_change_the_past(subject: Subject, dtype: torch.dtype,
         before, _ = through(mixer, x, whole(2, length))
         for time in (1, 17, length - 1):
             after, _ = through(mixer, changed_from(x, time), whole(2, length))
-            if subject.name in NOT_BITWISE:
-                assert_close(after[:, :time], before[:, :time], 1e-9 if dtype == torch.float64 else 1e-5)
+            if subject.name in NOT_BITWISE:  # in bfloat16, last bits may move the rounding of the answer
+                assert_close(after[:, :time], before[:, :time], TOLERANCE.get(dtype, 2**-7))
             else:
                 assert torch.equal(after[:, :time], before[:, :time])
             assert not torch.equal(after[:, time:], before[:, time:])
@@ -59,7 +63,10 @@ def test_1_no_gradient_flows_back_from_the_future(subject: Subject, dtype: torch
     y, _ = through(subject.build(dtype), x, whole(2, length))
     for time in (0, 17, length - 2):
         (gradient,) = torch.autograd.grad(y[:, time].square().sum(), x, retain_graph=True)
-        assert not gradient[:, time + 1 :].any()
+        if subject.name in NOT_BITWISE:
+            assert gradient[:, time + 1 :].abs().max() <= TOLERANCE[dtype] * gradient.abs().max()
+        else:
+            assert not gradient[:, time + 1 :].any()
         assert gradient[:, time].any()
 
 

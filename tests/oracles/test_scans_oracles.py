@@ -159,6 +159,21 @@ def test_mamba_is_mambapys(parallel: bool, inner_norm: bool) -> None:
     check(ours, theirs, FLOAT32)
 
 
+def test_gss_is_lucidrains() -> None:
+    """Their layer within its norm and around its residual, which are the decoder's here; kernels are float32 there."""
+    gss = installed("gated_state_spaces_pytorch").GSS
+    theirs = gss(dim=WIDTH, dim_expansion_factor=3, dss_kernel_N=7, dss_kernel_H=5).double()
+    theirs.norm = torch.nn.Identity()
+    ours: Any = mixer(kind="gss", expand=3, channels=5, states=7)
+    names = {"to_u.0": ours.gate, "to_v.0": ours.input, "to_gate": ours.spread, "to_out": ours.out}
+    weights = {f"{name}.weight": module.weight for name, module in names.items()} | {"to_out.bias": ours.out.bias}
+    weights |= {f"dss.norm.{name}": weight for name, weight in ours.norm.named_parameters()}
+    weights |= {"dss.Lambda_real": ours.log_decay, "dss.Lambda_imag": ours.log_frequency, "dss.param_D": ours.skip}
+    weights |= dict(zip(("dss.C_real", "dss.C_imag"), ours.read.unbind(-1), strict=True))
+    theirs.load_state_dict(weights)
+    check(ours, lambda x: theirs(x) - x, FLOAT32)
+
+
 def swapped(taps: Tensor) -> Tensor:
     """Taps (C, K) as the weights of torch's convolution, oldest first."""
     return taps.flip(1)[:, None]

@@ -12,6 +12,7 @@ from torch import Tensor
 from contract.parts import convolved
 from farfield.architectures import Rows
 from farfield.architectures.ops.gated_delta_rule import gated_delta_rule, gated_delta_rule_definition
+from farfield.architectures.ops.long_convolution import long_convolution, long_convolution_definition
 from farfield.architectures.ops.selective_scan import selective_scan, selective_scan_definition
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "gated_deltanet": {
         "values-chunk": {"heads": 2, "value_heads": 6, "value_ratio": 3, "chunk": 16},
         "narrow": {"heads": 4, "value_ratio": 1, "conv": 0, "chunk": 1000},
+    },
+    "gss": {
+        "narrow": {"channels": 3, "states": 5, "expand": 1},
     },
     "mamba": {
         "jamba": {"state": 3, "rank": 2, "conv": 1, "inner_norm": True},
@@ -88,7 +92,25 @@ def mamba(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     return (torch.stack(columns, 1) * silu(gate)) @ weights["out.weight"].T
 
 
+def gelu(x: Tensor) -> Tensor:
+    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+
+
+def gated_state_spaces(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The kernel of each channel, K_l = Re sum_n C_n (e^L_n - 1) / L_n e^(L_n l), and its convolution written out."""
+    u, v = gelu(x @ weights["gate.weight"].T), gelu(x @ weights["input.weight"].T)
+    centred = v - v.mean(1, keepdim=True)
+    v = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * weights["norm.weight"] + weights["norm.bias"]
+    rates = -weights["log_decay"].exp() + 1j * weights["log_frequency"].exp()
+    read = weights["read"][..., 0] + 1j * weights["read"][..., 1]
+    times = range(x.shape[0])
+    kernel = [(read * (torch.exp(rates) - 1) / rates * torch.exp(rates * t)).sum(1).real for t in times]
+    y = [sum(kernel[n] * v[t - n] for n in range(t + 1)) + weights["skip"] * v[t] for t in times]
+    return ((torch.stack(y) @ weights["spread.weight"].T) * u) @ weights["out.weight"].T + weights["out.bias"]
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {
+    "gss": gated_state_spaces,
     "mamba": mamba,
     "gated_deltanet": gated_delta_net,
 }
@@ -119,7 +141,14 @@ def _selective_scan(
     return out.to(x.dtype), state
 
 
+def _long_convolution(v: Tensor, rates: Tensor, C: Tensor, rows: Rows, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The loop in the dtype of the state."""
+    out, state = long_convolution_definition(v.to(state.dtype), rates, C, rows, state)
+    return out.to(v.dtype), state
+
+
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    long_convolution: _long_convolution,
     selective_scan: _selective_scan,
     gated_delta_rule: _gated_delta_rule,
 }

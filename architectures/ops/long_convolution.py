@@ -1,0 +1,144 @@
+"""A state space whose recurrence is the same at every token, which makes it a convolution as long as the document.
+
+    s_t = exp(L) s_{t-1} + v_t            s: (E, N), complex; L: (N,), of negative real part
+    y_t = Re(C s_t)                       so that y = K * v with K_l = Re sum_n C_n exp(L_n l)
+
+`long_convolution_definition` is the recurrence, which also decodes. `long_convolution` multiplies Fourier transforms,
+each document in a row of its own (Gupta et al., https://arxiv.org/abs/2203.14343), and goes on from a state exactly:
+
+    y_t += Re(C exp(L) s exp(L t))            what the state s that is handed in adds to the token t after it
+    s   <- exp(L T) s + sum_t exp(L (T - 1 - t)) v_t
+
+All three sums over powers of exp(L) are matrix products with the same table of PIECE powers, a piece of time after the
+other. Exponents are float64, all else is computed in the dtype of the state. By the transforms, the future moves the
+past in its last bits.
+
+Shapes: B batch, T time, E channels, N states a channel, P tokens in a piece.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from farfield.architectures.rows import Rows
+
+__all__ = ["long_convolution", "long_convolution_definition"]
+
+PIECE = 512
+
+
+def long_convolution_definition(
+    v: Tensor, rates: Tensor, C: Tensor, rows: Rows, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The definition, token by token: y (B, T, E) and the state (B, E, N, 2). Arguments as in the other form."""
+    now = torch.view_as_complex(state)
+    decay, outputs = rates.exp().to(now.dtype), []
+    for t in range(v.shape[1]):
+        now = torch.where((rows.positions[:, t] == 0)[:, None, None], 0.0, now)
+        real = rows.real[:, t, None, None]
+        now = torch.where(real, decay * now + v[:, t, :, None], now)
+        outputs.append(torch.where(real[..., 0], (C.to(now.dtype) * now).sum(-1).real, 0.0))
+    return torch.stack(outputs, dim=1), torch.view_as_real(now)
+
+
+def long_convolution(v: Tensor, rates: Tensor, C: Tensor, rows: Rows, state: Tensor) -> tuple[Tensor, Tensor]:
+    """y (B, T, E) in the dtype of `v`, and the state after the last token (B, E, N, 2) in its own dtype.
+
+    Args:
+        v: (B, T, E).
+        rates: L (N,), complex128, of negative real part; C: (E, N), complex.
+        rows: documents and padding of the call.
+        state: (B, E, N, 2), real and imaginary parts, usually float32; not looked at where a row begins a document.
+    """
+    dtype = v.dtype
+    before = torch.view_as_complex(torch.zeros_like(state) if rows.fresh else state)
+    v, C = rows.masked(v.to(state.dtype)), C.to(before.dtype)
+    with torch.autocast(v.device.type, enabled=False):  # its products would be of half precision
+        if rows.plain and rows.time == 1:
+            before = rates.exp().to(before.dtype) * before + v[:, 0, :, None]
+            return (C * before).sum(-1).real[:, None].to(dtype), torch.view_as_real(before)
+        y = _convolved(v, rates, C, rows)
+        if not rows.fresh:
+            y = y + _from_state(rates, C, rows, before)
+        return y.to(dtype), torch.view_as_real(_last_state(v, rates, rows, before))
+
+
+def _convolved(v: Tensor, rates: Tensor, C: Tensor, rows: Rows) -> Tensor:
+    """y (B, T, E) of v (B, T, E), every document from nothing."""
+    if rows.plain:
+        return _by_fourier(v, _powers_read(C, rates, rows.time))
+    documents = rows.unpack(v)
+    if not documents:
+        return v
+    kernel = _powers_read(C, rates, max(document.shape[1] for document in documents))
+    return rows.repack([_by_fourier(document, kernel[:, : document.shape[1]]) for document in documents], v)
+
+
+def _by_fourier(v: Tensor, kernel: Tensor) -> Tensor:
+    """sum_l K_l v_{t-l} (B, T, E) of v (B, T, E) and K (E, T): a product of transforms of twice the length."""
+    size = 2 ** (2 * v.shape[1] - 1).bit_length()
+    product = torch.fft.rfft(v, n=size, dim=1) * torch.fft.rfft(kernel.transpose(0, 1), n=size, dim=0)
+    y: Tensor = torch.fft.irfft(product, n=size, dim=1)
+    return y[:, : v.shape[1]]
+
+
+def _table(rates: Tensor, count: int, kind: torch.dtype) -> Tensor:
+    """exp(L j) (N, P) for j = 0 .. count - 1."""
+    return (rates[:, None] * torch.arange(count, device=rates.device)).exp().to(kind)
+
+
+def _powers_read(z: Tensor, rates: Tensor, time: int) -> Tensor:
+    """Re sum_n z_n exp(L_n t) (..., T) of z (..., N), for t = 0 .. T - 1."""
+    piece = min(PIECE, time)
+    table = _table(rates, piece, z.dtype)
+    parts, further = torch.cat((table.real, -table.imag)), (rates * piece).exp().to(z.dtype)
+    found = []
+    for _ in range(0, time, piece):
+        found.append(torch.cat((z.real, z.imag), dim=-1) @ parts)
+        z = z * further
+    return torch.cat(found, dim=-1)[..., :time]
+
+
+def _from_state(rates: Tensor, C: Tensor, rows: Rows, before: Tensor) -> Tensor:
+    """What the state (B, E, N) adds to the tokens (B, T, E) that go on with its document."""
+    place = rows.continued.cumsum(1) - 1
+    time = int(place.max()) + 1
+    if not time:
+        return torch.zeros((), dtype=before.real.dtype, device=before.device)
+    read = _powers_read(C * rates.exp().to(C.dtype) * before, rates, time).transpose(1, 2)
+    read = read.gather(1, place.clamp(min=0)[..., None].expand(-1, -1, read.shape[2]))
+    return torch.where(rows.continued[..., None], read, 0.0)
+
+
+def _last_state(v: Tensor, rates: Tensor, rows: Rows, before: Tensor) -> Tensor:
+    """The state (B, E, N) of each row's open document."""
+    time = rows.time
+    if not rows.plain:
+        v, kept = _at_the_end(v, rows)
+    else:
+        kept = torch.full((rows.batch,), time, device=v.device)
+    piece = min(PIECE, time)
+    table = _table(rates, piece, before.dtype).flip(1)
+    parts, further = torch.cat((table.real, table.imag)).transpose(0, 1), (rates * piece).exp().to(before.dtype)
+    state = torch.zeros_like(before)
+    for part in pad(v, (0, 0, -time % piece, 0)).split(piece, dim=1):  # zeros before the first change nothing
+        real, imaginary = (part.transpose(1, 2) @ parts).chunk(2, dim=-1)
+        state = further * state + torch.complex(real, imaginary)
+    if rows.fresh:
+        return state
+    carried = (rates * kept[:, None]).exp().to(before.dtype)[:, None, :] * before
+    return state + torch.where((rows.last_document == 0)[:, None, None], carried, 0.0)
+
+
+def _at_the_end(v: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """v (B, T, E) of each row's open document alone, moved so that it ends in the last column, and its length (B,)."""
+    kept = rows.real & (rows.document == rows.last_document[:, None])
+    place = torch.arange(rows.time, device=v.device)
+    behind = rows.time - 1 - torch.where(rows.real, place, -1).amax(1, keepdim=True)
+    source = place - behind
+    index = source.clamp(min=0)
+    chosen = (source >= 0) & kept.gather(1, index)
+    moved = v.gather(1, index[..., None].expand(-1, -1, v.shape[2]))
+    return torch.where(chosen[..., None], moved, 0.0), kept.sum(1)

@@ -13,6 +13,7 @@ from pydantic import Field
 from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.dilated import DilatedConfig
 from farfield.architectures.feedforward import SwiGLUConfig
+from farfield.architectures.linformer import LinformerConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.retnet import RetNetConfig
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 MixerConfig = Annotated[
-    AttentionConfig | DilatedConfig | LongformerConfig | RetNetConfig | S2Config | SparseConfig,
+    AttentionConfig | DilatedConfig | LinformerConfig | LongformerConfig | RetNetConfig | S2Config | SparseConfig,
     Field(discriminator="kind"),
 ]
 FeedForwardConfig = SwiGLUConfig

@@ -17,6 +17,7 @@ from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
 from farfield.architectures.gss import GSSConfig
 from farfield.architectures.lightning import LightningConfig
+from farfield.architectures.linformer import LinformerConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mamba2 import Mamba2Config
@@ -50,6 +51,7 @@ MixerConfig = Annotated[
     | GSSConfig
     | GatedDeltaNetConfig
     | LightningConfig
+    | LinformerConfig
     | LongformerConfig
     | Mamba2Config
     | MambaConfig

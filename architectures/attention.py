@@ -26,7 +26,7 @@ from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = ["Attention", "AttentionConfig", "AttentionState", "banded", "columns"]
+__all__ = ["Attention", "AttentionConfig", "AttentionState", "banded", "columns", "located"]
 
 
 class AttentionConfig(KeyedSettings):
@@ -141,6 +141,20 @@ def columns(rows: Rows, past: int, valid: Tensor | None) -> tuple[Tensor, Tensor
         return torch.cat((position, rows.positions), 1), torch.cat((seen, document), 1)
 
     return make() if valid is not None else rows.once(("columns", past), make)
+
+
+def located(position: Tensor, column: Tensor, rows: Rows, past: int) -> Tensor:
+    """The key columns in [past, call] of positions (B, N, ...) of the documents of the call's columns (B, N).
+
+    The past ends just before the first token that goes on with it. Meaningless for padding and before a document.
+    """
+    far = torch.iinfo(torch.int64).max
+    following = torch.where(rows.continued, rows.positions, far).amin(1, keepdim=True)
+    following = torch.where(rows.document.gather(1, column) == 0, following, 0)
+    own = rows.positions.gather(1, column)
+    wide = (*column.shape, *([1] * (position.ndim - 2)))
+    following, shift = following.view(wide), (past + column - own).view(wide)
+    return torch.where(position < following, past - following, shift) + position
 
 
 def banded(rows: Rows, past: int, valid: Tensor | None, reach: int | None, dilation: int = 1, first: int = 0) -> Banded:

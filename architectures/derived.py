@@ -26,13 +26,15 @@ from torch import Tensor
 
 from farfield.architectures.attention import banded
 from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
-from farfield.architectures.ops.attention import Causal, Full, Part, Place, Runs
+from farfield.architectures.ops.attention import Causal, Full, Labelled, Part
+from farfield.architectures.ops.place import Place
+from farfield.architectures.ops.runs import Runs, Steps
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group", "Pattern"]
+__all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group", "Pattern", "blocks_before", "labels"]
 
 
 class Pattern(Protocol):
@@ -270,6 +272,53 @@ class DerivedAttention(KeyedMixer):
         for pattern in self.patterns:
             seen[:, cut(pattern.heads)] |= pattern.sees(query_position, key_position)
         return seen & (key_position >= 0)[:, None, None, :]
+
+
+def labels(rows: Rows) -> Tensor:
+    """The document (B, T) of each query, -2 for padding."""
+    return torch.where(rows.real, rows.document, -2)
+
+
+def blocks_before(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    number: Tensor,
+    document: Tensor,
+    rows: Rows,
+    before: KeyValueBuffer,
+    stride: int,
+    count: int,
+    begins: int,
+) -> tuple[list[Part], KeyValueBuffer]:
+    """Attention over the `count` keys that stand for each block of `stride` tokens, by queries of later blocks.
+
+    Args:
+        k, v: those of the call's blocks (B, G, N, W), with their `number` (B, N) in the document, which `before` holds
+            from 0 on, and their `document` (B, N); -1 where a row has fewer.
+        begins: the position from which on a document has such keys.
+    """
+    past_k, past_v, valid = before.read()
+    after = before.append(k, v, Rows.at(number)) if k.shape[2] else before
+    after = after.emptied((rows.last_position >= 0) & (rows.last_position < begins))
+    seen = 0 if rows.begin is None else rows.begin // stride * count
+    if rows.begin is not None and rows.time == 1:
+        return [Part(q, past_k[:, :, :seen], past_v[:, :, :seen], Full())] if seen else [], after
+    past = past_k.shape[2]
+    if not past + k.shape[2]:
+        return [], after
+    if rows.begin is not None:
+        skip = max(0, stride - rows.begin)  # the first block of a document has none before it
+        place = Place(slice(None), slice(skip, None))
+        old = slice(0, past if rows.begin else 0)
+        keys, values = torch.cat((past_k[:, :, old], k), 2), torch.cat((past_v[:, :, old], v), 2)
+        layout = Steps(stride, count, rows.begin + skip)
+        return [Part(q, keys, values, layout, place)] if skip < rows.time else [], after
+    held = torch.arange(past, device=q.device) - past + before.length[:, None]
+    owner = torch.zeros_like(held) if valid is None else torch.where(valid, 0, -1)
+    last = rows.positions.div(stride, rounding_mode="floor") * count - 1
+    labelled = Labelled(last, labels(rows), torch.cat((held, number), 1), torch.cat((owner, document), 1))
+    return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), labelled)], after
 
 
 def cut(heads: range) -> slice:

@@ -42,6 +42,7 @@ __all__ = [
     "Stepped",
     "head_sizes",
     "join",
+    "softmax_sizes",
 ]
 
 
@@ -96,13 +97,7 @@ class KeyedSettings(MixerSettings):
         Raises:
             ValueError: they do not divide.
         """
-        heads, head_width = head_sizes(width, self.heads, self.head_width)
-        kv_heads = self.kv_heads or heads
-        if heads % kv_heads:
-            raise ValueError(f"kv_heads: {kv_heads} does not divide the {heads} heads.")
-        if self.position == "rope" and head_width % 2:
-            raise ValueError(f"position: rope needs heads of even width, and this one is {head_width} wide.")
-        return heads, kv_heads, head_width
+        return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, self.position == "rope")
 
     @abc.abstractmethod
     def reach(self, layer: int, depth: int) -> int | None:
@@ -204,6 +199,23 @@ def join(near: Sequence[Part], reads: Sequence[KeyValue], scale: float, backend:
             weight = torch.sigmoid(read.gate)[None, :, None] * ~found.isneginf()
             out = out + weight[..., None].to(out.dtype) * (remembered - out)
     return Attended(out, lse)
+
+
+def softmax_sizes(
+    width: int, heads: int | None, head_width: int, kv_heads: int | None, rotated: bool
+) -> tuple[int, int, int]:
+    """Heads, heads of keys and values, width of a head; what is None follows from the others.
+
+    Raises:
+        ValueError: they do not divide, or heads of odd width are to be rotated.
+    """
+    heads, head_width = head_sizes(width, heads, head_width)
+    kv_heads = kv_heads or heads
+    if heads % kv_heads:
+        raise ValueError(f"kv_heads: {kv_heads} does not divide the {heads} heads.")
+    if rotated and head_width % 2:
+        raise ValueError(f"position: rope needs heads of even width, and this one is {head_width} wide.")
+    return heads, kv_heads, head_width
 
 
 def head_sizes(width: int, heads: int | None, head_width: int) -> tuple[int, int]:

@@ -30,19 +30,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from farfield.architectures.attention import banded, columns
-from farfield.architectures.derived import DerivedSettings, Group, Pattern
-from farfield.architectures.ops.attention import (
-    Aligned,
-    Banded,
-    Full,
-    Labelled,
-    Layout,
-    Part,
-    Place,
-    Selected,
-    Strided,
-)
+from farfield.architectures.attention import banded, columns, located
+from farfield.architectures.derived import DerivedSettings, Group, Pattern, blocks_before, labels
+from farfield.architectures.ops.attention import Banded, Full, Labelled, Layout, Part, Selected
+from farfield.architectures.ops.place import Place
+from farfield.architectures.ops.runs import Aligned, Strided
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer
 
@@ -97,11 +89,6 @@ def window(q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, 
     past_k, past_v = past_k[:, :, low:], past_v[:, :, low:]
     layout = banded(rows, past_k.shape[2], None if valid is None else valid[:, low:], reach, first=first)
     return Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)
-
-
-def labels(rows: Rows) -> Tensor:
-    """The document (B, T) of each query, -2 for padding."""
-    return torch.where(rows.real, rows.document, -2)
 
 
 def distance(query: Tensor, key: Tensor) -> Tensor:
@@ -200,41 +187,24 @@ class Summaries:
         kept = key % self.stride >= self.stride - self.count
         return (kept[:, None] & (block[:, None] < own[:, :, None]))[:, None]
 
-    def compress(self, rows: Rows) -> tuple[Tensor, Rows, Tensor]:
-        """Columns (B, N) of the kept tokens, their rows by the number in the document, and their documents."""
+    def compress(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Columns (B, N) of the kept tokens, their numbers in the document, and the documents; -1 for none."""
 
-        def make() -> tuple[Tensor, Rows, Tensor]:
+        def make() -> tuple[Tensor, Tensor, Tensor]:
             within = rows.positions % self.stride - (self.stride - self.count)
             kept = rows.real & (within >= 0)
             column = (~kept).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
             number = torch.where(kept, rows.positions // self.stride * self.count + within, -1).gather(1, column)
             document = torch.where(number >= 0, rows.document.gather(1, column), -1)
-            return column, Rows.at(number), document
+            return column, number, document
 
         return rows.once(("summaries", self.stride, self.count), make)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
-        column, kept, document = self.compress(rows)
+        column, number, document = self.compress(rows)
         every = Place(slice(None), column)
-        past_k, past_v, valid = before.read()
-        own_k, own_v = every.take(k), every.take(v)
-        after = before
-        if column.shape[1]:
-            after = before.append(own_k, own_v, kept)
-        none = (rows.last_position >= 0) & (rows.last_position < self.stride - self.count)
-        after = after.emptied(none)
-        seen = self.seen(rows.begin) if rows.begin is not None else 0
-        if rows.begin is not None and rows.time == 1:
-            return [Part(q, past_k[:, :, :seen], past_v[:, :, :seen], Full())] if seen else [], after
-        past = past_k.shape[2]
-        if not past + column.shape[1]:
-            return [], after
-        number = torch.arange(past, device=q.device) - past + before.length[:, None]
-        held = torch.zeros_like(number) if valid is None else torch.where(valid, 0, -1)
-        last = rows.positions.div(self.stride, rounding_mode="floor") * self.count - 1
-        number, document = torch.cat((number, kept.positions), 1), torch.cat((held, document), 1)
-        layout = Labelled(last, labels(rows), number, document)
-        return [Part(q, torch.cat((past_k, own_k), 2), torch.cat((past_v, own_v), 2), layout)], after
+        sizes = self.stride, self.count, self.stride - self.count
+        return blocks_before(q, every.take(k), every.take(v), number, document, rows, before, *sizes)
 
 
 @dataclass(frozen=True)
@@ -284,14 +254,13 @@ class RandomBlocks:
         parts = [window(q, k, v, rows, before, self.stride, self.globals)]
         if rows.begin == 0:
             return parts + self._prefix(q, k, v, rows) + self._whole(q, k, v), after
-        if rows.time == 1:
-            before = after
-        keys, values, _ = before.read()
+        keys, values, _ = (after if rows.time == 1 else before).read()
         past = keys.shape[2]
         if rows.time > 1:
             keys, values = torch.cat((keys, k), 2), torch.cat((values, v), 2)
-        layout = self._selected(rows, past, keys.shape[2])
-        return [*parts, Part(q, keys, values, layout)], after
+        if keys.shape[2]:  # else a single column of padding, before anything
+            parts.append(Part(q, keys, values, self._selected(rows, past, keys.shape[2])))
+        return parts, after
 
     def _prefix(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> list[Part]:
         count = min(self.globals, q.shape[2])
@@ -321,22 +290,19 @@ class RandomBlocks:
 
         The past ends before the first of the call's tokens that go on with it; of as many keys, with the only token.
         """
-        own = rows.positions[:, None, :, None]
-        drawn = self.drawn(rows.positions.clamp(min=0) // self.stride).transpose(1, 2)
+        own = rows.positions[:, :, None, None]
+        drawn = self.drawn(rows.positions.clamp(min=0) // self.stride)
         inside = torch.arange(self.stride, device=rows.device)
         blocks = torch.where(drawn[..., None] >= 0, drawn[..., None] * self.stride + inside, -1).flatten(3)
         prefix = torch.arange(self.globals, device=rows.device).expand(*blocks.shape[:3], -1)
         position = torch.cat((torch.where(prefix <= own, prefix, -1), blocks), -1)
-        visible = (position >= 0) & rows.real[:, None, :, None]
+        visible = (position >= 0) & rows.real[:, :, None, None]
         if keys == past:
             column = past - 1 - own + position
         else:
-            far = torch.iinfo(torch.int64).max
-            following = torch.where(rows.continued, rows.positions, far).amin(1)[:, None, None, None]
-            following = torch.where(rows.document[:, None, :, None] == 0, following, 0)
-            at = past + torch.arange(rows.time, device=rows.device)[:, None]
-            column = torch.where(position < following, past - following + position, at - own + position)
-        return Selected(column.clamp(0, keys - 1), visible)
+            at = torch.arange(rows.time, device=rows.device).expand(rows.batch, -1)
+            column = located(position, at, rows, past)
+        return Selected(column.clamp(0, keys - 1).transpose(1, 2), visible.transpose(1, 2))
 
 
 def draw(seed: int, layer: int, head: Tensor, block: Tensor, slot: Tensor) -> Tensor:

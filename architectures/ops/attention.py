@@ -10,12 +10,11 @@ A `Part` pairs queries, keys and values with a layout, which says which query se
 
     Full       every query, every key                          a past that all may read
     Causal     query t sees keys 0 .. t                        the call itself
-    Runs       the same inside runs of columns, apart          segments
-    Aligned    the same with all keys of the run               chosen blocks
-    Strided    query t sees keys t, t - s, t - 2 s, ...        columns of a picture
     Banded     by document, distance, dilation and position    packed rows, windows: a band of blocks, never T by T
     Labelled   by document and position, columns in any order  global tokens, gathered from where they stand
     Selected   each query names its keys by index              what a memory found
+
+More of them, for runs of columns that need no mask, stand in `runs`.
 
 A part may be for some heads and some columns of its queries only: its `Place` says which. The others see none of its
 keys, and nothing is computed for them.
@@ -35,22 +34,25 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from farfield.architectures.ops.backend import Backend, Gradients, Kernel, choose
+from farfield.architectures.ops.place import EVERYWHERE, Place
 
 __all__ = [
-    "Aligned",
+    "BLOCK",
     "Banded",
+    "Block",
     "Causal",
     "Full",
     "Labelled",
     "Layout",
     "Part",
     "Place",
-    "Runs",
     "Selected",
-    "Strided",
     "attention",
     "attention_definition",
+    "masked_backward",
+    "masked_forward",
     "merge",
+    "wide",
 ]
 
 BLOCK = 256  # queries in a block
@@ -75,53 +77,6 @@ class Layout(Protocol):
 
     def select(self, heads: Tensor) -> Layout:
         """The layout of some heads (n,) int64."""
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Some heads, and the same columns of each: every `step`-th, or (B, N) of each row, none of them twice."""
-
-    heads: slice
-    columns: slice | Tensor
-
-    def take(self, x: Tensor) -> Tensor:
-        """What stands there in `x` (B, H, T) or (B, H, T, D)."""
-        if isinstance(self.columns, slice):
-            return x[:, self.heads, self.columns]
-        x = x[:, self.heads]
-        return x.gather(2, self._index(x, self.columns))
-
-    def put(self, into: Tensor, x: Tensor) -> None:
-        """`into` (B, H, T) or (B, H, T, D) with `x` there, in place."""
-        if isinstance(self.columns, slice):
-            into[:, self.heads, self.columns] = x
-        else:
-            into[:, self.heads].scatter_(2, self._index(x, self.columns), x)
-
-    def add(self, into: Tensor, x: Tensor) -> None:
-        """`into` (B, H, T, D) with `x` added there, in place."""
-        if isinstance(self.columns, slice):
-            into[:, self.heads, self.columns] += x
-        else:
-            into[:, self.heads].scatter_add_(2, self._index(x, self.columns), x.to(into.dtype))
-
-    def spread(self, x: Tensor, heads: int, time: int, fill: float) -> Tensor:
-        """(B, heads, time, S) with `x` (B, H, N, S) there and `fill` elsewhere: the definition."""
-        head = torch.arange(heads, device=x.device)[self.heads]
-        columns = self.columns
-        if isinstance(columns, slice):
-            columns = torch.arange(time, device=x.device)[columns].expand(x.shape[0], -1)
-        batch = torch.arange(x.shape[0], device=x.device)[:, None, None]
-        wide = x.new_full((x.shape[0], heads, time, x.shape[3]), fill)
-        return wide.index_put((batch, head[:, None], columns[:, None]), x)
-
-    @staticmethod
-    def _index(x: Tensor, columns: Tensor) -> Tensor:
-        index = columns[:, None].expand(-1, x.shape[1], -1)
-        return index[..., None].expand(-1, -1, -1, x.shape[3]) if x.ndim == 4 else index
-
-
-EVERYWHERE = Place(slice(None), slice(None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +175,7 @@ class _Joined(torch.autograd.Function):
             if place is None and first == len(found) // 3:
                 queries = on_q
             else:  # queries that several parts share get one gradient, added up in place
-                queries = _wide(q) if first == len(found) // 3 else None
+                queries = wide(q) if first == len(found) // 3 else None
                 (place or EVERYWHERE).add(found[3 * first] if queries is None else queries, on_q)
             found += [queries, _summed(on_k, k), _summed(on_v, v)]
         cast = [x if x is None else x.to(like.dtype) for x, like in zip(found, tensors, strict=True)]
@@ -229,7 +184,7 @@ class _Joined(torch.autograd.Function):
 
 def _placed(found: Sequence[tuple[Tensor, Tensor]], places: Sequence[Place], like: Tensor) -> tuple[Tensor, Tensor]:
     """As `merge`, of parts each of which is for some of the queries: output like `like` (B, H, T, D)."""
-    out = _wide(like)
+    out = wide(like)
     lse = out.new_full(out.shape[:3], -math.inf)
     for (part, its), place in zip(found, places, strict=True):
         before = place.take(lse)
@@ -261,7 +216,7 @@ def _summed(gradient: Tensor, like: Tensor) -> Tensor:
     return gradient.to(like.dtype)
 
 
-def _wide(like: Tensor) -> Tensor:
+def wide(like: Tensor) -> Tensor:
     """Zeros to add gradients of blocks into: float32 where the values are narrower."""
     return torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
@@ -279,14 +234,14 @@ class Full:
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         if kernel.whole or q.shape[2] <= BLOCK:
             return kernel.forward(q, k, v, None, False, scale)
-        return _forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
+        return masked_forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
         if kernel.whole or q.shape[2] <= BLOCK:
             return kernel.backward(gradient, q, k, v, out, lse, None, False, scale)
-        return _backward(self._blocks(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+        return masked_backward(self._blocks(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
 
     def _blocks(self, time: int) -> Iterator[Block]:
         for begin in range(0, time, BLOCK):
@@ -306,14 +261,14 @@ class Causal:
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         if kernel.whole or q.shape[2] <= BLOCK:
             return kernel.forward(q, k, v, None, True, scale)
-        return _forward(self._blocks(q), kernel, q, k, v, scale)
+        return masked_forward(self._blocks(q), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
         if kernel.whole or q.shape[2] <= BLOCK:
             return kernel.backward(gradient, q, k, v, out, lse, None, True, scale)
-        return _backward(self._blocks(q), kernel, gradient, q, k, v, out, lse, scale)
+        return masked_backward(self._blocks(q), kernel, gradient, q, k, v, out, lse, scale)
 
     def _blocks(self, q: Tensor) -> Iterator[Block]:
         time = q.shape[2]
@@ -323,180 +278,7 @@ class Causal:
             yield slice(begin, end), slice(0, end), lower[None, None]
 
 
-@dataclass(frozen=True, eq=False)
-class Runs:
-    """Causal inside each run of columns and blind between them: as many keys as queries, `first` columns, then
-    `length` in each further run.
-
-    ```
-    first 1, length 2:   x . . . .
-                         . x . . .
-                         . x x . .
-                         . . . x .
-                         . . . x x
-    ```
-
-    Whole runs are rows of one batch, so work is T length, without a mask.
-    """
-
-    length: int
-    first: int
-
-    def mask(self, time: int, keys: int) -> Tensor:
-        run = (torch.arange(time) - self.first).div(self.length, rounding_mode="floor").clamp(min=-1)
-        return (run[:, None] == run).tril()
-
-    def select(self, heads: Tensor) -> Layout:
-        return self
-
-    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
-        for at, runs in self._pieces(q.shape[2]):
-            queries, keys, values = (_rows(x[:, :, at], runs) for x in (q, k, v))
-            found, its = Causal().forward(kernel, queries, keys, values, scale)
-            out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
-        return out, lse
-
-    def backward(
-        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> Gradients:
-        found = (_wide(q), _wide(k), _wide(v))
-        for at, runs in self._pieces(q.shape[2]):
-            above, queries, keys, values, result, its = (
-                _rows(x[:, :, at], runs) for x in (gradient, q, k, v, out, lse)
-            )
-            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
-            for into, piece in zip(found, gradients, strict=True):
-                into[:, :, at] = _columns(piece, runs)
-        return found
-
-    def _pieces(self, time: int) -> Iterator[tuple[slice, int]]:
-        """Columns, and how many runs they are: the first run, all whole ones, the ragged last one."""
-        first = min(self.first, time)
-        runs = (time - first) // self.length
-        ends = (first, first + runs * self.length, time)
-        for begin, end, count in zip((0, *ends), ends, (1, runs, 1), strict=False):
-            if end > begin:
-                yield slice(begin, end), count
-
-
-@dataclass(frozen=True, eq=False)
-class Aligned:
-    """Every query of a run of `length` columns sees every key of the same run, which the last queries need not fill.
-
-    ```
-    length 2, 3 queries:   x x . .
-                           x x . .
-                           . . x x
-    ```
-    """
-
-    length: int
-
-    def mask(self, time: int, keys: int) -> Tensor:
-        return torch.arange(time)[:, None] // self.length == torch.arange(keys) // self.length
-
-    def select(self, heads: Tensor) -> Layout:
-        return self
-
-    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
-        for at, seen, runs in self._pieces(q.shape[2]):
-            keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found, its = Full().forward(kernel, _rows(q[:, :, at], runs), keys, values, scale)
-            out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
-        return out, lse
-
-    def backward(
-        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> Gradients:
-        on_q, on_k, on_v = _wide(q), _wide(k), _wide(v)
-        for at, seen, runs in self._pieces(q.shape[2]):
-            above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
-            keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found = Full().backward(kernel, above, queries, keys, values, result, its, scale)
-            on_q[:, :, at] = _columns(found[0], runs)
-            on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
-        return on_q, on_k, on_v
-
-    def _pieces(self, time: int) -> Iterator[tuple[slice, slice, int]]:
-        """Columns of queries and of keys, and how many runs they are: all whole ones, the ragged last one."""
-        runs = time // self.length
-        whole = runs * self.length
-        if runs:
-            yield slice(0, whole), slice(0, whole), runs
-        if time > whole:
-            yield slice(whole, time), slice(whole, whole + self.length), 1
-
-
-@dataclass(frozen=True, eq=False)
-class Strided:
-    """Query t sees keys t, t - stride, t - 2 stride, ... of as many keys as queries.
-
-    The residues modulo the stride are rows of one batch, so work is T^2 / stride, without a mask.
-    """
-
-    stride: int
-
-    def mask(self, time: int, keys: int) -> Tensor:
-        distance = torch.arange(time)[:, None] - torch.arange(keys)
-        return (distance >= 0) & (distance % self.stride == 0)
-
-    def select(self, heads: Tensor) -> Layout:
-        return self
-
-    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
-        for at, residues in self._pieces(q.shape[2]):
-            queries, keys, values = (_turned(x[:, :, at], residues) for x in (q, k, v))
-            found, its = Causal().forward(kernel, queries, keys, values, scale)
-            out[:, :, at], lse[:, :, at] = _back(found, residues), _back(its, residues)
-        return out, lse
-
-    def backward(
-        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> Gradients:
-        found = (_wide(q), _wide(k), _wide(v))
-        for at, residues in self._pieces(q.shape[2]):
-            above, queries, keys, values, result, its = (
-                _turned(x[:, :, at], residues) for x in (gradient, q, k, v, out, lse)
-            )
-            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
-            for into, piece in zip(found, gradients, strict=True):
-                into[:, :, at] = _back(piece, residues).to(into.dtype)
-        return found
-
-    def _pieces(self, time: int) -> Iterator[tuple[Tensor, int]]:
-        """Columns of the residues that are met once more than the others, and of those; how many residues each are."""
-        column = torch.arange(time)
-        often = time % self.stride
-        rare = self.stride - often if time >= self.stride else 0
-        for some, residues in ((column % self.stride < often, often), (column % self.stride >= often, rare)):
-            if bool(some.any()):
-                yield column[some], residues
-
-
-def _turned(x: Tensor, residues: int) -> Tensor:
-    """The residues of x (B, H, N residues, ...) as rows (B residues, H, N, ...)."""
-    return rearrange(x, "b h (n r) ... -> (b r) h n ...", r=residues)
-
-
-def _back(x: Tensor, residues: int) -> Tensor:
-    """As they were: (B, H, N residues, ...)."""
-    return rearrange(x, "(b r) h n ... -> b h (n r) ...", r=residues)
-
-
-def _rows(x: Tensor, runs: int) -> Tensor:
-    """The runs of x (B, H, runs N, ...) as rows (B runs, H, N, ...)."""
-    return x if runs == 1 else rearrange(x, "b h (r n) ... -> (b r) h n ...", r=runs)
-
-
-def _columns(x: Tensor, runs: int) -> Tensor:
-    """As they were: (B, H, runs N, ...)."""
-    return x if runs == 1 else rearrange(x, "(b r) h n ... -> b h (r n) ...", r=runs)
-
-
-def _forward(
+def masked_forward(
     blocks: Iterator[Block], kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of masked attention, block by block."""
@@ -506,7 +288,7 @@ def _forward(
     return out, lse
 
 
-def _backward(
+def masked_backward(
     blocks: Iterator[Block],
     kernel: Kernel,
     gradient: Tensor,
@@ -518,7 +300,7 @@ def _backward(
     scale: float,
 ) -> Gradients:
     """Gradients of masked attention, block by block, added up in place."""
-    on_q, on_k, on_v = torch.empty_like(q), _wide(k), _wide(v)
+    on_q, on_k, on_v = torch.empty_like(q), wide(k), wide(v)
     for at, keys, mask in blocks:
         pieces = (q[:, :, at], k[:, :, keys], v[:, :, keys], out[:, :, at], lse[:, :, at])
         on_q[:, :, at], more_k, more_v = kernel.backward(gradient[:, :, at], *pieces, mask, False, scale)
@@ -563,12 +345,12 @@ class Banded:
         return self
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return _forward(self._blocks(q.shape[2], k.shape[2]), kernel, q, k, v, scale)
+        return masked_forward(self._blocks(q.shape[2], k.shape[2]), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        return _backward(self._blocks(q.shape[2], k.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+        return masked_backward(self._blocks(q.shape[2], k.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
 
     def _blocks(self, time: int, keys: int) -> Iterator[Block]:
         """Blocks of queries with the key columns that they need and their mask."""
@@ -625,12 +407,12 @@ class Labelled:
         return self
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return _forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
+        return masked_forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        return _backward(self._blocks(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+        return masked_backward(self._blocks(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
 
     def _blocks(self, time: int) -> Iterator[Block]:
         for begin in range(0, time, BLOCK):
@@ -667,7 +449,7 @@ class Selected:
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         if self._is_dense(k):
-            return _forward(self._masks(q.shape[2], k.shape[2]), kernel, q, k, v, scale)
+            return masked_forward(self._masks(q.shape[2], k.shape[2]), kernel, q, k, v, scale)
         outs, lses = [], []
         for at in self._blocks(q.shape[2]):
             scores = self._scores(q, k, at, scale)
@@ -681,8 +463,8 @@ class Selected:
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
         if self._is_dense(k):
-            return _backward(self._masks(q.shape[2], k.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
-        on_q, on_k, on_v = torch.empty_like(q), _wide(k), _wide(v)
+            return masked_backward(self._masks(q.shape[2], k.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+        on_q, on_k, on_v = torch.empty_like(q), wide(k), wide(v)
         for at in self._blocks(q.shape[2]):
             keys, values, above = self._gathered(k, at), self._gathered(v, at), gradient[:, :, at]
             weights = (self._scores(q, k, at, scale) - lse[:, :, at, None]).exp()

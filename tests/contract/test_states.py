@@ -13,6 +13,7 @@ from contract.cases import DTYPES, LENGTHS, clause
 from contract.runs import TOLERANCE, assert_close, cut, gradients, positions_of, sample, through, whole
 from contract.subjects import SUBJECTS, Subject
 from farfield.architectures import Mixer, MixerSettings, State
+from farfield.architectures.linformer import LinformerConfig
 
 MORE = 9
 """Tokens with which states go on."""
@@ -229,7 +230,7 @@ def test_recurrences_and_windows_are_bounded_and_full_attention_is_not() -> None
 
 def grows(settings: MixerSettings) -> bool:
     """Of the mixers that keep something of the whole document, also with a memory around them."""
-    return getattr(settings, "pattern", "local") != "local"
+    return getattr(settings, "pattern", "local") != "local" or isinstance(settings, LinformerConfig)
 
 
 @clause(every=3, start=(1, 60))

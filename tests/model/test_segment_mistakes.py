@@ -21,6 +21,13 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"kind": "dilated", "branches": [[0, 1]]}, "mixer.branches: [0, 1] given; both are at least 1."),
     ({"kind": "dilated", "branches": [[4, -1]]}, "mixer.branches: [4, -1] given; both are at least 1."),
     ({"kind": "dilated", "branches": []}, "mixer.branches: none has rate 1"),
+    (
+        {"kind": "linformer", "segment": 4, "rows": 5},
+        "mixer.rows: 5 rows of segments of 4 tokens save nothing. At most 4.",
+    ),
+    ({"kind": "linformer", "segment": 0}, "mixer.segment: 0"),
+    ({"kind": "linformer", "kv_heads": 3}, "mixer.kv_heads: 3 does not divide the 2 heads."),
+    ({"kind": "linformer", "heads": 64}, "mixer.position: rope needs heads of even width, and this one is 1 wide."),
     ({"kind": "s2", "group": 7}, "mixer.group: 7 given; groups are shifted by half, so an even number is needed."),
     ({"kind": "s2", "group": 0}, "mixer.group: 0"),
     (

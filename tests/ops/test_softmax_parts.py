@@ -14,20 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from farfield.architectures.ops import attention as op
 from farfield.architectures.ops import backend
 from farfield.architectures.ops.attention import (
-    Aligned,
     Banded,
     Causal,
     Full,
     Labelled,
     Part,
-    Place,
-    Runs,
     Selected,
-    Strided,
     attention,
     attention_definition,
     merge,
 )
+from farfield.architectures.ops.place import Place
+from farfield.architectures.ops.runs import Aligned, Runs, Steps, Strided
 
 BACKENDS: tuple[backend.Backend, ...] = ("fused", "blocked")
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
@@ -107,6 +105,7 @@ def parts_of(name: str, time: int, heads: int, shared: int, width: int, dtype: t
         "strided": (Strided(stride=9), time),
         "strided-whole": (Strided(stride=14), time),
         "strided-far": (Strided(stride=100), time),
+        "steps": (Steps(stride=9, count=2, before=40), (40 + time) // 9 * 2),
         "selected": (selected(heads, time, past, 6), past),  # few keys for each selected one: by a mask
         "selected-of-many": (selected(heads, time, past, 2), past),  # by gathering
     }
@@ -143,7 +142,7 @@ def placed(q: Tensor, shared: int, dtype: torch.dtype) -> list[Part]:
 
 
 NAMES = (
-    "runs", "run-of-runs", "aligned", "strided", "strided-whole", "strided-far", "placed",
+    "runs", "run-of-runs", "aligned", "steps", "strided", "strided-whole", "strided-far", "placed",
     "full", "causal", "band", "band-from-0", "band-endless", "band-first", "band-dilated", "band-documents",
     "band-documents-endless", "band-all", "labelled", "selected", "selected-of-many", "joined", "three",
 )  # fmt: skip
@@ -191,6 +190,7 @@ def test_parts_agree_with_the_definition(name: str, dtype: torch.dtype, kind: ba
     "name",
     [
         "aligned",
+        "steps",
         "strided",
         "runs",
         "placed",

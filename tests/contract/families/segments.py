@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from contract.parts import Keys, Softmax
+from contract.parts import Keys, Softmax, softmax_read
 
 if TYPE_CHECKING:
     from contract.subjects import Subject
@@ -90,12 +91,40 @@ def softmax(near: Near) -> Callable[[Subject, dict[str, Tensor], Tensor], Tensor
     return formula
 
 
+def linformer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """softmax(q K~) V~ with K~ = E^T K and V~ = F^T V of each finished segment, and the open one as it is."""
+    heads, settings = Softmax(subject, weights, x), subject.settings
+    segment, count = settings.segment, settings.rows  # type: ignore[attr-defined]
+    out = []
+    for head in range(heads.heads):
+        group = head * heads.kv_heads // heads.heads
+        maps = [weights[name] for name in ("key_rows", "value_rows")]
+        on_keys, on_values = (one[0 if one.shape[0] == 1 else group] for one in maps)
+        for n in range(x.shape[0]):
+            keys, values = [], []
+            for begin in range(0, n // segment * segment, segment):
+                for row in range(count):
+                    keys.append(sum(on_keys[i, row] * heads.turned_k[head, begin + i] for i in range(segment)))
+                    values.append(sum(on_values[i, row] * heads.v[head, begin + i] for i in range(segment)))
+            own = range(n // segment * segment, n + 1)
+            keys += [heads.turned_k[head, m] for m in own]
+            values += [heads.v[head, m] for m in own]
+            out.append(softmax_read(heads.turned_q[head, n], keys, values))
+    return heads.joined(torch.stack(out).unflatten(0, (heads.heads, -1)))
+
+
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "dilated": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "branches": ((4, 1), (8, 4)), "conv": 4},
         "modulo": {"heads": 6, "kv_heads": 3, "branches": ((8, 2), (4, 1), (8, 4)), "offsets": "modulo"},
         "uneven": {"heads": 6, "kv_heads": 2, "branches": ((6, 3), (8, 1), (16, 4)), "position": "none"},
         "twice": {"heads": 2, "branches": ((5, 1), (5, 1), (20, 5), (1, 1))},
+    },
+    "linformer": {
+        "grouped-conv": {"heads": 4, "kv_heads": 2, "segment": 5, "rows": 2, "conv": 4},
+        "apart": {"heads": 4, "kv_heads": 2, "segment": 4, "rows": 4, "share": False, "position": "none"},
+        "single": {"heads": 2, "segment": 1, "rows": 1},
+        "long": {"heads": 2, "kv_heads": 1, "segment": 40, "rows": 3, "share": False},
     },
     "s2": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "group": 6, "conv": 4},
@@ -115,6 +144,7 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
 
 FORMULAS: dict[str, Callable[..., Any]] = {
     "dilated": softmax(dilated_near),
+    "linformer": linformer,
     "s2": softmax(s2_near),
     "sparse": softmax(sparse_near),
 }

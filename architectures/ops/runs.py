@@ -1,0 +1,250 @@
+"""Layouts of runs of columns, which become rows of one batch: no mask, and work only where a query sees a key.
+
+    Runs       query t sees keys up to t of its own run        segments
+    Aligned    query t sees all keys of the run beside its own chosen blocks
+    Strided    query t sees keys t, t - s, t - 2 s, ...        a comb
+    Steps      query t sees the keys of the runs before its    summaries
+
+Shapes: B batch, H heads, T queries, S keys, D width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from farfield.architectures.ops.attention import (
+    BLOCK,
+    Block,
+    Causal,
+    Full,
+    Layout,
+    masked_backward,
+    masked_forward,
+    wide,
+)
+from farfield.architectures.ops.backend import Gradients, Kernel
+
+__all__ = ["Aligned", "Runs", "Steps", "Strided"]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Causal inside each run of columns and blind between them: as many keys as queries, `first` columns, then
+    `length` in each further run.
+
+    ```
+    first 1, length 2:   x . . . .
+                         . x . . .
+                         . x x . .
+                         . . . x .
+                         . . . x x
+    ```
+
+    Whole runs are rows of one batch, so work is T length, without a mask.
+    """
+
+    length: int
+    first: int
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        run = (torch.arange(time) - self.first).div(self.length, rounding_mode="floor").clamp(min=-1)
+        return (run[:, None] == run).tril()
+
+    def select(self, heads: Tensor) -> Layout:
+        return self
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for at, runs in self._pieces(q.shape[2]):
+            queries, keys, values = (_rows(x[:, :, at], runs) for x in (q, k, v))
+            found, its = Causal().forward(kernel, queries, keys, values, scale)
+            out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
+        return out, lse
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        found = (wide(q), wide(k), wide(v))
+        for at, runs in self._pieces(q.shape[2]):
+            above, queries, keys, values, result, its = (
+                _rows(x[:, :, at], runs) for x in (gradient, q, k, v, out, lse)
+            )
+            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
+            for into, piece in zip(found, gradients, strict=True):
+                into[:, :, at] = _columns(piece, runs)
+        return found
+
+    def _pieces(self, time: int) -> Iterator[tuple[slice, int]]:
+        """Columns, and how many runs they are: the first run, all whole ones, the ragged last one."""
+        first = min(self.first, time)
+        runs = (time - first) // self.length
+        ends = (first, first + runs * self.length, time)
+        for begin, end, count in zip((0, *ends), ends, (1, runs, 1), strict=False):
+            if end > begin:
+                yield slice(begin, end), count
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Every query of a run of `length` columns sees every key of the same run, which the last queries need not fill.
+
+    ```
+    length 2, 3 queries:   x x . .
+                           x x . .
+                           . . x x
+    ```
+    """
+
+    length: int
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        return torch.arange(time)[:, None] // self.length == torch.arange(keys) // self.length
+
+    def select(self, heads: Tensor) -> Layout:
+        return self
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for at, seen, runs in self._pieces(q.shape[2]):
+            keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
+            found, its = Full().forward(kernel, _rows(q[:, :, at], runs), keys, values, scale)
+            out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
+        return out, lse
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        on_q, on_k, on_v = wide(q), wide(k), wide(v)
+        for at, seen, runs in self._pieces(q.shape[2]):
+            above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
+            keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
+            found = Full().backward(kernel, above, queries, keys, values, result, its, scale)
+            on_q[:, :, at] = _columns(found[0], runs)
+            on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
+        return on_q, on_k, on_v
+
+    def _pieces(self, time: int) -> Iterator[tuple[slice, slice, int]]:
+        """Columns of queries and of keys, and how many runs they are: all whole ones, the ragged last one."""
+        runs = time // self.length
+        whole = runs * self.length
+        if runs:
+            yield slice(0, whole), slice(0, whole), runs
+        if time > whole:
+            yield slice(whole, time), slice(whole, whole + self.length), 1
+
+
+@dataclass(frozen=True, eq=False)
+class Strided:
+    """Query t sees keys t, t - stride, t - 2 stride, ... of as many keys as queries.
+
+    The residues modulo the stride are rows of one batch, so work is T^2 / stride, without a mask.
+    """
+
+    stride: int
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        distance = torch.arange(time)[:, None] - torch.arange(keys)
+        return (distance >= 0) & (distance % self.stride == 0)
+
+    def select(self, heads: Tensor) -> Layout:
+        return self
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+        for at, residues in self._pieces(q.shape[2]):
+            queries, keys, values = (_turned(x[:, :, at], residues) for x in (q, k, v))
+            found, its = Causal().forward(kernel, queries, keys, values, scale)
+            out[:, :, at], lse[:, :, at] = _back(found, residues), _back(its, residues)
+        return out, lse
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        found = (wide(q), wide(k), wide(v))
+        for at, residues in self._pieces(q.shape[2]):
+            above, queries, keys, values, result, its = (
+                _turned(x[:, :, at], residues) for x in (gradient, q, k, v, out, lse)
+            )
+            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
+            for into, piece in zip(found, gradients, strict=True):
+                into[:, :, at] = _back(piece, residues).to(into.dtype)
+        return found
+
+    def _pieces(self, time: int) -> Iterator[tuple[Tensor, int]]:
+        """Columns of the residues that are met once more than the others, and of those; how many residues each are."""
+        column = torch.arange(time)
+        often = time % self.stride
+        rare = self.stride - often if time >= self.stride else 0
+        for some, residues in ((column % self.stride < often, often), (column % self.stride >= often, rare)):
+            if bool(some.any()):
+                yield column[some], residues
+
+
+def _turned(x: Tensor, residues: int) -> Tensor:
+    """The residues of x (B, H, N residues, ...) as rows (B residues, H, N, ...)."""
+    return rearrange(x, "b h (n r) ... -> (b r) h n ...", r=residues)
+
+
+def _back(x: Tensor, residues: int) -> Tensor:
+    """As they were: (B, H, N residues, ...)."""
+    return rearrange(x, "(b r) h n ... -> b h (n r) ...", r=residues)
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Query t sees the first `count` keys of each whole `stride` queries before it; there are `before` earlier queries.
+
+    ```
+    stride 2, count 1, before 2:   x . .
+                                   x . .
+                                   x x .
+    ```
+
+    Every query sees a key: `before` is at least `stride`.
+    """
+
+    stride: int
+    count: int
+    before: int
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        return self._visible(slice(0, time), keys, torch.device("cpu"))
+
+    def select(self, heads: Tensor) -> Layout:
+        return self
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return masked_forward(self._blocks(q), kernel, q, k, v, scale)
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        return masked_backward(self._blocks(q), kernel, gradient, q, k, v, out, lse, scale)
+
+    def _blocks(self, q: Tensor) -> Iterator[Block]:
+        time = q.shape[2]
+        for begin in range(0, time, BLOCK):
+            at = slice(begin, min(begin + BLOCK, time))
+            keys = (self.before + at.stop - 1) // self.stride * self.count
+            even = (self.before + at.start) // self.stride * self.count == keys
+            yield at, slice(0, keys), None if even else self._visible(at, keys, q.device)[None, None]
+
+    def _visible(self, at: slice, keys: int, device: torch.device) -> Tensor:
+        query = torch.arange(at.start, at.stop, device=device) + self.before
+        seen = query.div(self.stride, rounding_mode="floor") * self.count
+        return torch.arange(keys, device=device) < seen[:, None]
+
+
+def _rows(x: Tensor, runs: int) -> Tensor:
+    """The runs of x (B, H, runs N, ...) as rows (B runs, H, N, ...)."""
+    return x if runs == 1 else rearrange(x, "b h (r n) ... -> (b r) h n ...", r=runs)
+
+
+def _columns(x: Tensor, runs: int) -> Tensor:
+    """As they were: (B, H, runs N, ...)."""
+    return x if runs == 1 else rearrange(x, "(b r) h n ... -> b h (r n) ...", r=runs)

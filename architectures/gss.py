@@ -34,6 +34,9 @@ __all__ = ["GSS", "GSSConfig", "GSSState"]
 class GSSConfig(MixerSettings):
     """Gated state spaces: a long convolution by Fourier transforms, decoded as a recurrence with constant state."""
 
+    form = "Fourier transform, linear"
+    source = "arxiv.org/abs/2206.13947"
+
     kind: Literal["gss"] = "gss"
     channels: int | None = Field(None, ge=1, description="channels of the state space; null: a quarter of the width")
     states: int = Field(512, ge=1, description="complex states a channel")

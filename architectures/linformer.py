@@ -39,6 +39,9 @@ __all__ = ["Linformer", "LinformerConfig", "LinformerState"]
 class LinformerConfig(MixerSettings):
     """Finished segments through a few learned rows, the open one token by token; state grows slowly."""
 
+    form = "softmax over projected segments"
+    source = "arxiv.org/abs/2006.04768"
+
     kind: Literal["linformer"] = "linformer"
     heads: int | None = Field(None, ge=1, description="heads of queries; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")

@@ -39,12 +39,12 @@ class GSSConfig(MixerSettings):
 
     kind: Literal["gss"] = "gss"
     channels: int | None = Field(None, ge=1, description="channels of the state space; null: a quarter of the width")
-    states: int = Field(512, ge=1, description="complex states a channel")
+    state: int = Field(512, ge=1, description="complex states a channel")
     expand: int = Field(4, ge=1, description="width of the gate over that of the layer")
 
     def sizes(self, width: int) -> tuple[int, int, int]:
         """Channels, states a channel, width of the gate."""
-        return self.channels or math.ceil(width / 4), self.states, self.expand * width
+        return self.channels or math.ceil(width / 4), self.state, self.expand * width
 
     def check(self, width: int) -> None:
         """Every width fits."""

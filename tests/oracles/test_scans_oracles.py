@@ -164,7 +164,7 @@ def test_gss_is_lucidrains() -> None:
     gss = installed("gated_state_spaces_pytorch").GSS
     theirs = gss(dim=WIDTH, dim_expansion_factor=3, dss_kernel_N=7, dss_kernel_H=5).double()
     theirs.norm = torch.nn.Identity()
-    ours: Any = mixer(kind="gss", expand=3, channels=5, states=7)
+    ours: Any = mixer(kind="gss", expand=3, channels=5, state=7)
     names = {"to_u.0": ours.gate, "to_v.0": ours.input, "to_gate": ours.spread, "to_out": ours.out}
     weights = {f"{name}.weight": module.weight for name, module in names.items()} | {"to_out.bias": ours.out.bias}
     weights |= {f"dss.norm.{name}": weight for name, weight in ours.norm.named_parameters()}

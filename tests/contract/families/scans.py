@@ -24,7 +24,7 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "narrow": {"heads": 4, "value_ratio": 1, "conv": 0, "chunk": 1000},
     },
     "gss": {
-        "narrow": {"channels": 3, "states": 5, "expand": 1},
+        "narrow": {"channels": 3, "state": 5, "expand": 1},
     },
     "mamba": {
         "jamba": {"state": 3, "rank": 2, "conv": 1, "inner_norm": True},

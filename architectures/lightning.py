@@ -44,7 +44,7 @@ class LightningConfig(MixerSettings):
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=1, description="width of a head where heads is null")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
-    chunk: int = Field(64, ge=1, description="tokens in a chunk of the chunked form")
+    chunk: int = Field(64, ge=0, description="tokens in a chunk of the chunked form; 0: all at once, the dense form")
 
     def sizes(self, width: int) -> tuple[int, int]:
         """Heads, width of a head."""

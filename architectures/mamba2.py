@@ -47,7 +47,7 @@ class Mamba2Config(MixerSettings):
     state: int = Field(128, ge=1, description="width of B and C: numbers of state for each inner channel")
     groups: int = Field(1, ge=1, description="groups of heads, each with its own B and C")
     conv: int = Field(4, ge=1, le=16, description="taps of the short convolution on x, B and C")
-    chunk: int = Field(64, ge=1, description="tokens in a chunk of the chunked form")
+    chunk: int = Field(64, ge=0, description="tokens in a chunk of the chunked form; 0: all at once, the dense form")
 
     def sizes(self, width: int) -> tuple[int, int]:
         """Heads, width of a head.

@@ -58,7 +58,7 @@ class PerformerConfig(MixerSettings):
     position: Literal["rope", "none"] = "rope"
     base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
-    chunk: int = Field(64, ge=1, description="tokens in a chunk of the chunked form")
+    chunk: int = Field(64, ge=0, description="tokens in a chunk of the chunked form; 0: all at once, the dense form")
 
     def sizes(self, width: int) -> tuple[int, int, int]:
         """Heads, width of a head, features.

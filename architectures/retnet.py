@@ -1,12 +1,17 @@
 """RetNet: multi-scale retention, linear attention whose heads forget at different rates.
 
-    S_n = gamma S_{n-1} + k_n^T v_n,   o_n = q_n S_n,   gamma_h = 1 - 2^(-5-h)
+    S_n = gamma S_{n-1} + k_n^T v_n,   o_n = q_n S_n
     y = W_o (silu(x W_g) * norm(o))
 
-Queries and keys are rotated by position (pairs interleaved, frequencies 10000^(-linspace(0, 1, K / 2))), keys scaled
-by K^(-1/2); norm is an RMS norm of each head without weights. Sun et al., https://arxiv.org/abs/2307.08621. This is the
-paper's form without the extra normalisers of torchscale: those cancel in the norm but for its epsilon, and without them
-the parallel, chunked and recurrent forms are the same function.
+    decay     torchscale   gamma_h = 1 - 2^(-5-h)
+              linspace     gamma_h = 1 - 2^-x,  x evenly from 5 to 9 over the heads (yet-another-retnet)
+    rotation  interleaved  pairs (2i, 2i+1),    frequencies 10000^(-linspace(0, 1, K / 2)) (torchscale)
+              halves       pairs (i, i + K/2),  frequencies 10000^(-2i / K), as in Llama (flash-linear-attention)
+
+Queries and keys are rotated by position, keys scaled by K^(-1/2); norm is an RMS norm of each head without weights.
+Sun et al., https://arxiv.org/abs/2307.08621. This is the paper's form without the extra normalisers of torchscale:
+those cancel in the norm but for its epsilon, and without them the parallel, chunked and recurrent forms are the same
+function.
 
 State: H K V numbers a layer, whatever the length. Work a token: that of the projections and 4 H K V.
 Shapes: B batch, T time, D width, H heads, K width of a key, V width of a value.
@@ -24,7 +29,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.linear_attention import linear_attention
-from farfield.architectures.ops.rotary import angles, frequencies, rotate
+from farfield.architectures.ops.rotary import Layout, angles, frequencies, rotate
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
@@ -41,9 +46,13 @@ class RetNetConfig(MixerSettings):
     kind: Literal["retnet"] = "retnet"
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head's keys where heads is null")
+    decay: Literal["torchscale", "linspace"] = Field("torchscale", description="how heads share out the rates of decay")
+    rotation: Layout = Field(
+        "interleaved", description="pairs and frequencies of the rotation: torchscale's or Llama's"
+    )
     value_ratio: int = Field(2, ge=1, description="width of a value over that of a key")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
-    chunk: int = Field(64, ge=1, description="tokens in a chunk of the chunked form")
+    chunk: int = Field(64, ge=0, description="tokens in a chunk of the chunked form; 0: all at once, the dense form")
 
     def sizes(self, width: int) -> tuple[int, int, int]:
         """Heads, width of a key, width of a value."""
@@ -86,14 +95,14 @@ class RetNet(Mixer):
     def __init__(self, config: RetNetConfig, width: int) -> None:
         super().__init__()
         self.heads, self.key, self.value = config.sizes(width)
-        self.chunk = config.chunk
+        self.chunk, self.decay, self.rotation = config.chunk, config.decay, config.rotation
         self.sizes = [self.heads * self.key, self.heads * self.key, self.heads * self.value]
         self.qkv = nn.Linear(width, sum(self.sizes), bias=False)
         self.gate = nn.Linear(width, self.heads * self.value, bias=False)
         self.out = nn.Linear(self.heads * self.value, width, bias=False)
         self.taps = nn.Parameter(torch.empty(sum(self.sizes), config.conv)) if config.conv else None
         self.norm = nn.RMSNorm(self.value, eps=1e-6, elementwise_affine=False)
-        self.frequency = frequencies(self.key, "interleaved")
+        self.frequency = frequencies(self.key, config.rotation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -109,8 +118,10 @@ class RetNet(Mixer):
 
     def log_decay(self, like: Tensor) -> Tensor:
         """log gamma (1, H, 1), computed in float64."""
-        rate = 2.0 ** (-5.0 - torch.arange(self.heads, dtype=torch.float64, device=like.device))
-        return torch.log1p(-rate)[None, :, None].to(torch.promote_types(like.dtype, torch.float32))
+        places = torch.arange(self.heads, dtype=torch.float64, device=like.device)
+        if self.decay == "linspace":
+            places = places * (4.0 / max(self.heads - 1, 1))
+        return torch.log1p(-(2.0 ** (-5.0 - places)))[None, :, None].to(torch.promote_types(like.dtype, torch.float32))
 
     def start(self, batch: int) -> RetNetState:
         weight = self.qkv.weight
@@ -135,5 +146,7 @@ class RetNet(Mixer):
 
     def _turn(self, x: Tensor, rows: Rows) -> Tensor:
         kind = torch.promote_types(x.dtype, torch.float32)
-        cos, sin = rows.once(("retnet", self.key, kind), lambda: angles(rows.phase, self.frequency, kind))
-        return rotate(x, cos, sin, "interleaved")
+        cos, sin = rows.once(
+            ("retnet", self.key, self.rotation, kind), lambda: angles(rows.phase, self.frequency, kind)
+        )
+        return rotate(x, cos, sin, self.rotation)

@@ -101,7 +101,7 @@ TYPED = {
     "unknown key": (
         [*TRAIN, "architecture.layers.retnet.mixer.head=4"],
         "architecture.layers.retnet.mixer: unknown key 'head'. Did you mean 'heads'? "
-        "Known: chunk, conv, head_width, heads, kind, value_ratio.",
+        "Known: chunk, conv, decay, head_width, heads, kind, rotation, value_ratio.",
     ),
     "appended key": (
         [*TRAIN, "+training.optimizer.learning_rat=1"],

@@ -55,8 +55,9 @@ def linear_attention(
         log_decay: g, at most 0, broadcastable to (B, H, T); (1, H, 1) is a constant decay a head and the fastest.
         rows: documents and padding of the call.
         state: (B, H, K, V), usually float32; it is not looked at where a row begins a document.
-        chunk: C, tokens in a chunk.
+        chunk: C, tokens in a chunk; 0: all of the call in one, which takes memory quadratic in T.
     """
+    chunk = chunk or q.shape[2]
     if rows.fresh:
         state = torch.zeros_like(state)
     if rows.plain and q.shape[2] == 1:

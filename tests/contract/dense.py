@@ -105,14 +105,21 @@ def retention(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor
     key = subject.width // heads
     value = key * settings.value_ratio
     q, k, v = convolved(x @ weights["qkv.weight"].T, weights.get("taps")).split([heads * key] * 2 + [heads * value], 1)
-    pairs = [(2 * i, 2 * i + 1) for i in range(key // 2)]
-    frequency = [10000 ** -(i / max(key // 2 - 1, 1)) for i in range(key // 2)]
+    if settings.rotation == "halves":
+        pairs = [(i, i + key // 2) for i in range(key // 2)]
+        frequency = [10000 ** -(2 * i / key) for i in range(key // 2)]
+    else:
+        pairs = [(2 * i, 2 * i + 1) for i in range(key // 2)]
+        frequency = [10000 ** -(i / max(key // 2 - 1, 1)) for i in range(key // 2)]
     outputs = []
     for head in range(heads):
         at, into = slice(head * key, (head + 1) * key), slice(head * value, (head + 1) * value)
         queries = torch.stack([turned(q[n, at], n, frequency, pairs) for n in range(x.shape[0])])
         keys = torch.stack([turned(k[n, at], n, frequency, pairs) for n in range(x.shape[0])]) / math.sqrt(key)
         gamma = 1 - 2.0 ** (-5 - head)
+        if settings.decay == "linspace":  # 1 - exp(linspace(log 1/32, log 1/512, heads))
+            first, last = math.log(1 / 32), math.log(1 / 512)
+            gamma = 1 - math.exp(first + (last - first) * (head / (heads - 1) if heads > 1 else 0))
         times = range(x.shape[0])
         decay = torch.tensor([[gamma ** (n - m) if n >= m else 0.0 for m in times] for n in times], dtype=x.dtype)
         out = (queries @ keys.T * decay) @ v[:, into]

@@ -33,6 +33,8 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "retnet": {
         "conv-chunk": {"heads": 4, "conv": 4, "chunk": 16},
         "narrow": {"heads": 2, "value_ratio": 1, "chunk": 1000},
+        "linspace-halves": {"heads": 3, "decay": "linspace", "rotation": "halves"},
+        "one-linspace": {"heads": 1, "decay": "linspace"},
     },
     **families.EXTRA,
 }

@@ -38,7 +38,8 @@ MIXERS: dict[str, tuple[dict[str, Any], str]] = {
     "no kind": ({"heads": 4}, ": 'kind' is missing."),
     "unknown key": (
         {"kind": "retnet", "head": 4},
-        ": unknown key 'head'. Did you mean 'heads'? Known: chunk, conv, head_width, heads, kind, value_ratio.",
+        ": unknown key 'head'. Did you mean 'heads'? "
+        "Known: chunk, conv, decay, head_width, heads, kind, rotation, value_ratio.",
     ),
     "heads": (
         {"kind": "attention", "heads": 3},
@@ -73,6 +74,13 @@ MIXERS: dict[str, tuple[dict[str, Any], str]] = {
     "dilations": (
         {"kind": "longformer", "heads": 2, "dilation": [1, 2, 3]},
         ".dilation: 3 values for 2 heads.",
+    ),
+    "inner width": ({"kind": "mamba2"}, ".head_width: 64 does not divide the inner width 32 = 2 x 16."),
+    "inner heads": ({"kind": "mamba2", "heads": 5}, ".heads: 5 does not divide the inner width 32 = 2 x 16."),
+    "groups": ({"kind": "mamba2", "heads": 4, "groups": 3}, ".groups: 3 does not divide the 4 heads."),
+    "no feature": (
+        {"kind": "performer", "heads": 16, "position": "none"},
+        ".count: null gives no feature to heads of width 1. Give a number.",
     ),
     "choice": (
         {**ATTENTION, "position": "rop"},

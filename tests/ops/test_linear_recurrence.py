@@ -92,7 +92,7 @@ def test_float32(decay: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("time", [1, 2, 63, 64, 65, 128])
-@pytest.mark.parametrize("chunk", [1, 2, 64])
+@pytest.mark.parametrize("chunk", [0, 1, 2, 64])
 def test_lengths_about_the_chunk(time: int, chunk: int) -> None:
     check(Rows.at(torch.arange(7, 7 + time).expand(2, -1)), DECAYS["head"](2, time), chunk, torch.float64)
 

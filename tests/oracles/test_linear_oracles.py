@@ -2,6 +2,8 @@
 
     pip install -e '.[oracles]'
     pip install --no-deps performer-pytorch local-attention axial-positional-embedding hyper-connections
+    pip install --no-deps flash-linear-attention fla-core triton      of which only a formula is used; apart from the
+                                                                      others, where it gets in the way of transformers
 
 Each is run in float64 as far as it goes, with the weights of ours; what differs by convention is said where it is
 undone.
@@ -137,3 +139,26 @@ def test_features_are_performer_pytorchs(features: str) -> None:
     out = pairs / pairs.sum(-1, keepdim=True) @ v
     expected = ours.projection.out(out.transpose(1, 2).flatten(2))
     assert_close(found.detach(), expected.detach(), 1e-9)
+
+
+@pytest.mark.parametrize("heads", [1, 3, 4])
+def test_linspace_decays_are_yet_another_retnets(heads: int) -> None:
+    theirs = installed("yet_another_retnet.retention")
+    ours = build_mixer({"kind": "retnet", "decay": "linspace", "heads": heads}, 8 * heads)
+    found = ours.log_decay(torch.zeros((), dtype=torch.float64)).exp()[0, :, 0]
+    assert_close(found, theirs._build_decay_gammas(heads, dtype=torch.float64), 1e-6)
+
+
+@pytest.mark.parametrize("rotation", ["halves", "interleaved"])
+def test_retention_is_flash_linear_attentions(rotation: str) -> None:
+    """The layer but for its last projection, with fla's own formula of retention, which scales the queries."""
+    theirs = installed("fla.ops.retention.naive")
+    heads, time = 4, 63
+    ours = mixer({"kind": "retnet", "heads": heads, "rotation": rotation, "chunk": 16})
+    x = torch.randn(2, time, WIDTH, dtype=torch.float64)
+    rows = Rows.fresh_documents(2, time)
+    found, _ = ours(x, rows, ours.start(2))
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in ours.qkv(x).split(ours.sizes, -1))
+    out = ours.norm(theirs.naive_retention(ours._turn(q, rows), ours._turn(k, rows), v).double())
+    gate = torch.nn.functional.silu(ours.gate(x))
+    assert_close(found.detach(), ours.out(gate * out.transpose(1, 2).flatten(2)).detach(), FLOAT32)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from farfield import cli, usage
+from farfield.architectures import KeyedSettings, mixer_kinds
 from farfield.config import FarfieldError, printable
 
 TRAIN = ["train", "data=needle"]
 ARCHITECTURES = ", ".join(usage.options("architecture"))
+SOFTMAX = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 KNOWN = "architecture, data, memory, name, resume, root, seed, size, training"
 KNOWN_TO_QUERY = (
     "Known: device, generation, index, model, prompt, question, retrieval, root. "
@@ -170,8 +172,7 @@ TYPED = {
     ),
     "memory and architecture": (
         [*TRAIN, "memory=knn"],
-        "memory.name: 'knn' needs layers with softmax attention, not 'retnet'. "
-        "Kinds that have it: attention, longformer.",
+        f"memory.name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {SOFTMAX}.",
     ),
     "a name that leads out": (
         [*TRAIN, "name=../x"],

@@ -8,10 +8,11 @@ import pytest
 import torch
 from models import VOCABULARY, mapping, model_of
 
-from farfield.architectures import build_mixer, mixer_kinds
+from farfield.architectures import KeyedSettings, build_mixer, mixer_kinds
 from farfield.config import ConfigError, ModelError, read
 from farfield.model import ModelConfig
 
+SOFTMAX = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 ATTENTION: dict[str, Any] = {"kind": "attention", "heads": 4}
 
 
@@ -128,12 +129,12 @@ MEMORIES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no softmax": (
         ["retnet"],
         {},
-        "name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: attention, longformer.",
+        f"name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {SOFTMAX}.",
     ),
     "a layer without softmax": (
         ["retnet", "attention"],
         {"layers": [0, 1]},
-        "name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: attention, longformer.",
+        f"name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {SOFTMAX}.",
     ),
     "layer": (["attention"], {"layers": [2]}, "layers: 2 given, but the model has layers 0 to 1."),
     "layer from the top": (["attention"], {"layers": [-3]}, "layers: -3 given, but the model has layers 0 to 1."),

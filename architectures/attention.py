@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
-from farfield.architectures.ops.attention import Banded, Causal, Full, Part
+from farfield.architectures.ops.attention import Part
+from farfield.architectures.ops.layouts import Banded, Causal, Full
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from farfield.architectures.attention import banded
 from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
-from farfield.architectures.ops.attention import Causal, Full, Labelled, Part
+from farfield.architectures.ops.attention import Part
+from farfield.architectures.ops.layouts import Causal, Full, Labelled
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Runs, Steps
 from farfield.architectures.ops.short_convolution import ConvolutionState

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from farfield.architectures.attention import banded
 from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
-from farfield.architectures.ops.attention import Labelled, Part, attention
+from farfield.architectures.ops.attention import Part, attention
+from farfield.architectures.ops.layouts import Labelled
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows

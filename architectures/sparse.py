@@ -32,7 +32,8 @@ from torch import Tensor
 
 from farfield.architectures.attention import banded, columns, located
 from farfield.architectures.derived import DerivedSettings, Group, Pattern, blocks_before, labels
-from farfield.architectures.ops.attention import Banded, Full, Labelled, Layout, Part, Selected
+from farfield.architectures.ops.attention import Part
+from farfield.architectures.ops.layouts import Banded, Full, Labelled, Layout, Selected
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Aligned, Strided
 from farfield.architectures.rows import Rows

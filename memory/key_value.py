@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from farfield.architectures.attention import columns
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue, Mixer
-from farfield.architectures.ops.attention import Part, Selected
+from farfield.architectures.ops.attention import Part
+from farfield.architectures.ops.layouts import Selected
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 from farfield.config import Config

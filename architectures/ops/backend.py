@@ -29,8 +29,8 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 class Kernel(Protocol):
     """Softmax attention of queries (B, H, T, D) over keys and values (B, H, S, D) with S > 0.
 
-    `mask` is None or bool, broadcastable to (B, H, T, S), true where a query sees a key. `causal` (T = S, no mask)
-    lets query t see keys 0 .. t.
+    `mask` is None, or broadcastable to (B, H, T, S): bool, true where a query sees a key, or numbers that are added to
+    the scores, -inf where it does not. `causal` (T = S, no mask) lets query t see keys 0 .. t.
     """
 
     name: str
@@ -74,9 +74,15 @@ def _zeros(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _additive(mask: Tensor, like: Tensor, time: int, keys: int) -> Tensor:
-    """A bool mask as the zeros and -infs that the CPU kernel adds, (B, H, T, S) with broadcast strides."""
-    zero, minus = _zeros(like.dtype)
-    return torch.where(mask, zero, minus).expand(*mask.shape[:2], time, keys)
+    """A mask as the numbers that the CPU kernel adds, (B, H, T, S) with broadcast strides."""
+    if mask.dtype == torch.bool:
+        mask = torch.where(mask, *_zeros(like.dtype))
+    return mask.to(like.dtype).expand(*mask.shape[:2], time, keys)
+
+
+def _blind(mask: Tensor) -> Tensor:
+    """Which queries see no key at all."""
+    return ~mask.any(-1) if mask.dtype == torch.bool else mask.isneginf().all(-1)
 
 
 class _Cpu:
@@ -89,7 +95,7 @@ class _Cpu:
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         out, lse = kernel(q, k, v, 0.0, causal, attn_mask=added, scale=scale)
         if mask is not None:  # the kernel reports 0, not -inf, where a query sees no key
-            lse = lse.masked_fill(~mask.any(-1), -math.inf)
+            lse = lse.masked_fill(_blind(mask), -math.inf)
         return out, lse
 
     def backward(
@@ -181,7 +187,9 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: floa
     scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scale
     if causal:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
-    return scores if mask is None else scores.masked_fill(~mask, -math.inf)
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
 
 
 _CPU, _CUDA, _BLOCKED = _Cpu(), _Cuda(), _Blocked()

@@ -17,17 +17,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from farfield.architectures.ops.attention import (
-    BLOCK,
-    Block,
-    Causal,
-    Full,
-    Layout,
-    masked_backward,
-    masked_forward,
-    wide,
-)
 from farfield.architectures.ops.backend import Gradients, Kernel
+from farfield.architectures.ops.layouts import BLOCK, Block, Causal, Full, Layout, masked_backward, masked_forward, wide
 
 __all__ = ["Aligned", "Runs", "Steps", "Strided"]
 

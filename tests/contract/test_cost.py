@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from contract.runs import in_calls, sample, whole
 from contract.subjects import SUBJECTS, Subject
-from farfield.architectures.ops.attention import DENSE
+from farfield.architectures.ops.layouts import DENSE
 
 SHORT = 2048
 # A memory that reads very many keys looks at all there are, up to DENSE for each it reads: linear from there on.

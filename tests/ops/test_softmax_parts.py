@@ -12,18 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from farfield.architectures.ops import attention as op
-from farfield.architectures.ops import backend
-from farfield.architectures.ops.attention import (
-    Banded,
-    Causal,
-    Full,
-    Labelled,
-    Part,
-    Selected,
-    attention,
-    attention_definition,
-    merge,
-)
+from farfield.architectures.ops import backend, layouts
+from farfield.architectures.ops.attention import Part, attention, attention_definition, merge
+from farfield.architectures.ops.layouts import Banded, Causal, Full, Labelled, Selected
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Aligned, Runs, Steps, Strided
 
@@ -98,6 +89,9 @@ def parts_of(name: str, time: int, heads: int, shared: int, width: int, dtype: t
         "band-documents": (Banded(**packed(time, past), reach=9), past + time),
         "band-documents-endless": (Banded(**packed(time, past), reach=None), past + time),
         "band-all": (Banded(**packed(time, past), reach=8, dilation=2, first=3), past + time),
+        "band-both": (Banded(**plain(time, 0), reach=5, regular=True, ahead=7), time),
+        "band-both-documents": (Banded(**packed(time, past), reach=9, dilation=2, ahead=20), past + time),
+        "band-others": (Banded(**packed(time, past), reach=9, ahead=-1), past + time),
         "labelled": (Labelled(**packed(time, past)), past + time),
         "runs": (Runs(length=9, first=4), time),
         "run-of-runs": (Runs(length=500, first=70), time),
@@ -144,7 +138,8 @@ def placed(q: Tensor, shared: int, dtype: torch.dtype) -> list[Part]:
 NAMES = (
     "runs", "run-of-runs", "aligned", "steps", "strided", "strided-whole", "strided-far", "placed",
     "full", "causal", "band", "band-from-0", "band-endless", "band-first", "band-dilated", "band-documents",
-    "band-documents-endless", "band-all", "labelled", "selected", "selected-of-many", "joined", "three",
+    "band-documents-endless", "band-all", "band-both", "band-both-documents", "band-others",
+    "labelled", "selected", "selected-of-many", "joined", "three",
 )  # fmt: skip
 
 
@@ -198,6 +193,8 @@ def test_parts_agree_with_the_definition(name: str, dtype: torch.dtype, kind: ba
         "band-from-0",
         "band-first",
         "band-all",
+        "band-both",
+        "band-others",
         "labelled",
         "selected",
         "selected-of-many",
@@ -289,6 +286,30 @@ def test_merge_of_parts_that_see_nothing() -> None:
     assert gradient[0, 0].tolist() == [[1.0] * 3, [0.0] * 3]
 
 
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_masks_may_be_numbers_that_are_added(kind: backend.Backend) -> None:
+    """A mask of zeros and -infs is the bool one; others move the scores; a query that sees nothing stays blind."""
+    q, k, v = draw(2, 3, 5, 4), draw(2, 3, 9, 4), draw(2, 3, 9, 4)
+    seen = torch.rand(2, 1, 5, 9) < 0.6
+    seen[:, :, 1] = False
+    bias = draw(1, 3, 5, 9)
+    kernel = backend.choose(q, kind)
+    added = torch.where(seen, bias, -torch.inf)
+    out, lse = kernel.forward(q, k, v, added, False, SCALE)
+    scores = (q @ k.transpose(-1, -2)) * SCALE + added
+    expected = scores.softmax(-1).nan_to_num(0.0) @ v
+    assert_close(out, expected, 1e-12)
+    assert torch.equal(lse.isneginf(), ~seen.any(-1).expand_as(lse))
+    finite = lse.masked_fill(lse.isneginf(), 0.0)
+    assert_close(finite, scores.logsumexp(-1).masked_fill(lse.isneginf(), 0.0), 1e-12)
+    above = torch.randn_like(out)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    weights = ((leaves[0] @ leaves[1].transpose(-1, -2)) * SCALE + added).masked_fill(~seen, -1e30).softmax(-1)
+    right = torch.autograd.grad(((weights * seen) @ leaves[2] * above).sum(), leaves)
+    for pair in zip(kernel.backward(above, q, k, v, out, finite, added, False, SCALE), right, strict=True):
+        assert_close(*pair, 1e-12)
+
+
 def test_log_sum_exp_carries_no_gradient() -> None:
     q = draw(1, 1, 3, 2).requires_grad_()
     _, lse = attention([Part(q, q, q, Full())], SCALE)
@@ -326,7 +347,7 @@ def test_the_fused_kernel_says_zero_for_a_query_that_sees_nothing() -> None:
 
 
 @pytest.mark.parametrize("layout", [Full(), Causal()], ids=["full", "causal"])
-def test_a_part_without_keys_never_reaches_the_kernel(layout: op.Layout) -> None:
+def test_a_part_without_keys_never_reaches_the_kernel(layout: layouts.Layout) -> None:
     """The fused kernel would end the process by a division by zero."""
     q, none = draw(1, 1, 3, 4), draw(1, 1, 0, 4)
     with pytest.raises(AssertionError, match="a part without keys"):
@@ -430,13 +451,13 @@ def test_a_band_allocates_nothing_of_time_by_time(name: str, kind: backend.Backe
 
 
 @pytest.mark.parametrize("layout", [Causal(), Full()], ids=["causal", "full"])
-def test_whole_documents_are_read_a_block_of_queries_at_a_time(layout: op.Layout) -> None:
+def test_whole_documents_are_read_a_block_of_queries_at_a_time(layout: layouts.Layout) -> None:
     """By the kernel that holds its scores: without this, they would be queries by keys."""
     time = 1100
     parts, tensors = leaves([Part(*(draw(1, 1, time, 4) for _ in range(3)), layout)])
     with Largest() as largest:
         torch.autograd.grad(attention(parts, SCALE, "blocked")[0].sum(), tensors)
-    assert largest.bytes <= 8 * time * op.BLOCK
+    assert largest.bytes <= 8 * time * layouts.BLOCK
     check(parts, "blocked", 1e-11)
 
 
@@ -446,10 +467,10 @@ def test_a_band_without_reach_never_holds_all_scores() -> None:
     parts, tensors = leaves([Part(*(draw(1, 1, time, 4) for _ in range(3)), Banded(**plain(time, 0, 1), reach=None))])
     with Largest() as largest:
         torch.autograd.grad(attention(parts, SCALE, "blocked")[0].sum(), tensors)
-    assert largest.bytes <= 8 * time * op.BLOCK
+    assert largest.bytes <= 8 * time * layouts.BLOCK
 
 
-@pytest.mark.parametrize("keys", [op.DENSE * 4, op.DENSE * 4 + 1], ids=["mask", "gathering"])
+@pytest.mark.parametrize("keys", [layouts.DENSE * 4, layouts.DENSE * 4 + 1], ids=["mask", "gathering"])
 def test_selected_keys_are_read_a_block_of_queries_at_a_time(keys: int) -> None:
     """About the number of keys at which the one form takes over from the other; never queries by keys at once."""
     time, count, width = 1024, 4, 4
@@ -458,7 +479,7 @@ def test_selected_keys_are_read_a_block_of_queries_at_a_time(keys: int) -> None:
     parts, tensors = leaves([Part(draw(1, 1, time, width), *(draw(1, 1, keys, width) for _ in range(2)), layout)])
     with Largest() as largest:
         torch.autograd.grad(attention(parts, SCALE)[0].sum(), tensors)
-    block = op.BLOCK * (keys if keys <= op.DENSE * count else count * width)
+    block = layouts.BLOCK * (keys if keys <= layouts.DENSE * count else count * width)
     assert largest.bytes <= 8 * max(block, time * width)
     check(parts, "auto", 1e-11)
 

@@ -20,7 +20,8 @@ from contract.runs import assert_close
 from torch import Tensor
 
 from farfield.architectures import Rows, build_mixer
-from farfield.architectures.ops.attention import Causal, Part, attention
+from farfield.architectures.ops.attention import Part, attention
+from farfield.architectures.ops.layouts import Causal
 from farfield.architectures.ops.linear_attention import linear_attention
 from farfield.architectures.ops.rotary import angles, frequencies, rotate
 from farfield.config import read

@@ -49,12 +49,14 @@ class Rows:
 
     Padding never stands inside a document: it is not read, not written, and its output is zero. `phase` (B, T) is
     what positional encodings see; it equals `positions` unless a method says otherwise. `longest` bounds the length
-    of a document where that is known. All else is derived once.
+    of a document where that is known. `marked` (B, T) bool names the global tokens of encoders that have some; None:
+    their own rule. All else is derived once.
     """
 
     positions: Tensor
     phase: Tensor
     longest: int | None = None
+    marked: Tensor | None = None
 
     @staticmethod
     def at(positions: Tensor) -> Rows:

@@ -3,17 +3,15 @@
     x = x + mixer(norm(x))
     x = x + feedforward(norm(x))
 
-    pattern: [retnet, retnet, attention]     repeats over the depth, which it must divide
-
 Shapes: B batch, T time, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,8 +19,9 @@ from farfield.architectures import FeedForwardConfig, MixerConfig
 from farfield.architectures.feedforward import Auxiliary, SwiGLUConfig
 from farfield.architectures.mixer import Mixer
 from farfield.architectures.rows import Rows
+from farfield.architectures.stack import StackConfig
 from farfield.architectures.state import State
-from farfield.config import Config, unknown
+from farfield.config import Config
 
 __all__ = ["Decoder", "DecoderConfig", "Layer", "LayerConfig"]
 
@@ -34,55 +33,10 @@ class LayerConfig(Config):
     feedforward: FeedForwardConfig = SwiGLUConfig()
 
 
-class DecoderConfig(Config):
-    """Width, depth, and which layer stands where."""
+class DecoderConfig(StackConfig[LayerConfig]):
+    """A stack of mixers that read from left to right."""
 
-    width: int = Field(ge=1, description="width of the residual stream")
-    depth: int = Field(ge=1, description="number of layers")
-    pattern: tuple[str, ...] = Field(min_length=1, description="names of layers from bottom to top; repeats")
-    layers: dict[str, LayerConfig]
-    tied: bool = Field(True, description="whether the head shares the embedding's weights")
-    epsilon: float = Field(1e-5, gt=0, description="epsilon of the norms")
-
-    @model_validator(mode="after")
-    def _fits(self) -> DecoderConfig:
-        for name in self.pattern:
-            if name not in self.layers:
-                raise ValueError(".pattern: " + unknown("no layer is called", name, self.layers))
-        if self.depth % len(self.pattern):
-            near = max(1, round(self.depth / len(self.pattern))) * len(self.pattern)
-            raise ValueError(
-                f".pattern: {len(self.pattern)} layers do not divide the depth {self.depth}. Nearest depth: {near}."
-            )
-        for name, layer in self.layers.items():
-            try:
-                layer.mixer.check(self.width)
-            except ValueError as error:
-                raise ValueError(f".layers.{name}.mixer.{error}") from None
-            try:
-                layer.feedforward.check(self.width)
-            except ValueError as error:
-                raise ValueError(f".layers.{name}.feedforward.{error}") from None
-        return self
-
-    def layer(self, index: int) -> LayerConfig:
-        """The layer at `index` from the bottom."""
-        return self.layers[self.pattern[index % len(self.pattern)]]
-
-    def told(self) -> list[str]:
-        """What the layers tell beside their output, a name for each number: balance, load.<layer>.<expert>."""
-        layers = [(index, self.layer(index).feedforward) for index in range(self.depth)]
-        losses = dict.fromkeys(name for _, feedforward in layers for name in feedforward.losses())
-        metrics = [(index, *metric) for index, feedforward in layers for metric in feedforward.metrics().items()]
-        return [*losses, *(f"{name}.{index}.{place}" for index, name, count in metrics for place in range(count))]
-
-    def parameters(self) -> int:
-        """Number of weights of the layers and the last norm."""
-        norms = (2 * self.depth + 1) * self.width
-        return norms + sum(
-            self.layer(i).mixer.parameters(self.width, i, self.depth) + self.layer(i).feedforward.parameters(self.width)
-            for i in range(self.depth)
-        )
+    bidirectional: Literal[False] = False
 
 
 class Layer(nn.Module):
@@ -126,20 +80,14 @@ class Decoder(nn.Module):
         return tuple(mixer.start(batch) for mixer in self.mixers())
 
     def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
-        """(B, T, D) of `x` (B, T, D), the states behind it, and what the layers tell beside it.
-
-        Losses of one name are summed; metrics are called `<layer>.<name>`.
-        """
+        """(B, T, D) of `x` (B, T, D), the states behind it, and what the layers tell beside it."""
         after: list[State] = []
-        losses: dict[str, Tensor] = {}
-        metrics: dict[str, Tensor] = {}
-        for index, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
+        told: list[Auxiliary] = []
+        for layer, state in zip(self.layers, states, strict=True):
             if self.checkpointing and torch.is_grad_enabled():
                 x, state, auxiliary = checkpoint(layer, x, rows, state, use_reentrant=False)
             else:
                 x, state, auxiliary = layer(x, rows, state)
             after.append(state)
-            for name, loss in auxiliary.losses.items():
-                losses[name] = losses[name] + loss if name in losses else loss
-            metrics |= {f"{index}.{name}": metric for name, metric in auxiliary.metrics.items()}
-        return self.norm(x), tuple(after), Auxiliary(losses, metrics)
+            told.append(auxiliary)
+        return self.norm(x), tuple(after), Auxiliary.of_layers(told)

@@ -14,6 +14,7 @@ Shapes: B batch, T time, D width, I inner width, E experts, k experts of a token
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -47,6 +48,17 @@ class Auxiliary:
 
     losses: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of_layers(told: Sequence[Auxiliary]) -> Auxiliary:
+        """What layers tell, from bottom to top: losses of one name are summed, metrics are called `<layer>.<name>`."""
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        for index, one in enumerate(told):
+            for name, loss in one.losses.items():
+                losses[name] = losses[name] + loss if name in losses else loss
+            metrics |= {f"{index}.{name}": metric for name, metric in one.metrics.items()}
+        return Auxiliary(losses, metrics)
 
 
 class FeedForward(nn.Module, abc.ABC):

@@ -55,6 +55,13 @@ class MixerSettings(Config):
     source: ClassVar[str] = ""
     """Where it was published: an address without https://."""
 
+    def outdated(self) -> str | None:
+        """Why a state that is carried over steps of training cannot be read after some of them; None: it can.
+
+        In words that begin with the name of a setting.
+        """
+        return None
+
     def resolved(self) -> MixerSettings:
         """The settings that these stand for: themselves, but for a mixer from outside."""
         return self

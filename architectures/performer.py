@@ -77,6 +77,11 @@ class PerformerConfig(MixerSettings):
     def check(self, width: int) -> None:
         self.sizes(width)
 
+    def outdated(self) -> str | None:
+        if not self.redraw:
+            return None
+        return f"redraw: {self.redraw} given, but a carried state is of the features it was made with. Use redraw=0"
+
     def build(self, width: int, layer: int, depth: int) -> Performer:
         return Performer(self, width)
 

@@ -122,6 +122,12 @@ class Rows:
         """Whether padding, if any, stands only at the ends of rows."""
         return not self.padded or not bool((self.real[:, 1:] & ~self.real[:, :-1]).any())
 
+    def padding_last(self) -> Tensor | None:
+        """The order (B, T) of columns that moves padding to the ends of rows; None where it stands there already."""
+        if self.right_padded:
+            return None
+        return (~self.real).to(torch.uint8).argsort(dim=1, stable=True)
+
     @lazy
     def fresh(self) -> bool:
         """Whether every row begins a document in its first column, so that no state is looked at."""

@@ -59,15 +59,46 @@ LINEAR = {
     "shared_expert_intermediate_size": 32,
 }
 
-THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
-    "attention": ("Llama", {}),
-    "longformer": ("Mistral", {"sliding_window": 8}),
-    "mamba": ("Mamba", {"state_size": 8}),
-    "mamba2": ("Mamba2", {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 8}),
-    "lightning": ("MiniMax", {"layer_types": ["linear_attention", "full_attention"], "block_size": 8, **MIXTURE}),
-    "gated_deltanet": ("Qwen3Next", {"layer_types": ["linear_attention", "full_attention"], **LINEAR, **MIXTURE}),
+SCAN = {"mamba_d_state": 8, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_chunk_size": 8}
+JAMBA = {
+    "mamba_d_state": 8,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
 }
-"""By kind: the name of transformers' model and its settings beside `SMALL`."""
+BIGBIRD = {"is_decoder": True, "attention_type": "original_full", "max_position_embeddings": 128}
+REFORMER = {
+    "is_decoder": True,
+    "attention_head_size": 16,
+    "feed_forward_size": 128,
+    "attn_layers": ["local", "lsh"],
+    "axial_pos_embds": False,
+    "lsh_attn_chunk_length": 8,
+    "local_attn_chunk_length": 8,
+    "num_buckets": 4,
+    "max_position_embeddings": 128,
+    "hash_seed": 0,
+}
+
+THEIRS: dict[str, dict[str, dict[str, Any]]] = {
+    "attention": {"Llama": {}},
+    "longformer": {"Mistral": {"sliding_window": 8}},
+    "mamba": {"Mamba": {"state_size": 8}, "FalconMamba": {"state_size": 8}},
+    "mamba2": {"Mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 8}},
+    "jamba": {"Jamba": {**JAMBA, **MIXTURE}, "Bamba": {**SCAN, "attn_layer_indices": [1]}},
+    "lightning": {"MiniMax": {"layer_types": ["linear_attention", "full_attention"], "block_size": 8, **MIXTURE}},
+    "gated_deltanet": {"Qwen3Next": {"layer_types": ["linear_attention", "full_attention"], **LINEAR, **MIXTURE}},
+    "sparse": {"BigBird": BIGBIRD},
+    "reformer": {"Reformer": REFORMER},
+}
+"""By kind, or hybrid: the names of transformers' models and their settings beside `SMALL`."""
+
+HEADS_OF = {"Reformer": "ReformerModelWithLMHead"}
+"""Models that are not called <name>ForCausalLM."""
+
+CACHES = ("past_key_values", "cache_params", "past_buckets_states")
+"""What models call what they carry from call to call."""
 
 
 class Model(Protocol):
@@ -83,12 +114,12 @@ class Model(Protocol):
 
 
 class Farfield:
-    """A model of ours whose layers are all of one kind, with its default settings."""
+    """A model of ours of two layers, of the kinds that are named, with their default settings."""
 
-    def __init__(self, kind: str) -> None:
-        self.name = kind
-        layer = {"mixer": {"kind": kind}, "feedforward": {"kind": "swiglu"}}
-        architecture = {"width": WIDTH, "depth": 2, "pattern": ["layer"], "layers": {"layer": layer}}
+    def __init__(self, *kinds: str, feedforward: str = "swiglu") -> None:
+        self.name = " and ".join(kinds)
+        layers = {kind: {"mixer": {"kind": kind}, "feedforward": {"kind": feedforward}} for kind in kinds}
+        architecture = {"width": WIDTH, "depth": 2, "pattern": list(kinds), "layers": layers}
         config = {"architecture": architecture, "memory": None, "vocabulary": VOCABULARY}
         self.model = LanguageModel(ModelConfig.model_validate_json(json.dumps(config))).eval()
 
@@ -114,7 +145,7 @@ class Transformers:
         library = importlib.import_module("transformers")
         config = getattr(library, f"{name}Config")(**SMALL | dict(settings))
         self.name = name
-        self.model = getattr(library, f"{name}ForCausalLM")(config).eval()
+        self.model = getattr(library, HEADS_OF.get(name, f"{name}ForCausalLM"))(config).eval()
         self.takes = set(inspect.signature(self.model.forward).parameters)
         _randomised(self.model)
 
@@ -125,11 +156,13 @@ class Transformers:
             seen = torch.cat((seen, torch.ones_like(tokens) if masks is None else masks[number]), 1)
             positions = (seen.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
             given = {"attention_mask": seen, "position_ids": positions, "use_cache": True}
-            given |= {"past_key_values": cache, "cache_params": cache}
-            if cache is not None and "cache_params" in self.takes:
+            given |= dict.fromkeys(CACHES, cache)
+            if cache is not None and "past_key_values" not in self.takes:
                 del given["attention_mask"]  # as their generate does behind the prompt
+            if "past_buckets_states" in self.takes:
+                del given["position_ids"]  # as their generate does
             out = self.model(tokens, **{key: value for key, value in given.items() if key in self.takes})
-            cache = out.past_key_values if "past_key_values" in self.takes else out.cache_params
+            cache = getattr(out, next(name for name in CACHES if name in self.takes))
             logits.append(out.logits)
         return torch.cat(logits, 1)
 
@@ -219,14 +252,16 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where to write the figures, with the versions")
     given = parser.parse_args()
     torch.manual_seed(0)
-    rows = [{"library": "Farfield", "model": kind, **compare(Farfield(kind))} for kind in mixer_kinds()]
+    ours = [*map(Farfield, mixer_kinds()), Farfield("mamba", "attention", feedforward="moe")]
+    rows = [{"library": "Farfield", "model": model.name, **compare(model)} for model in ours]
     good = all(_right_one(row[check]) for row in rows for check in CHECKS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module("transformers")
-            for name, settings in THEIRS.values():
-                rows.append({"library": "transformers", "model": name, **compare(Transformers(name, settings))})
+            for models in THEIRS.values():
+                for name, settings in models.items():
+                    rows.append({"library": "transformers", "model": name, **compare(Transformers(name, settings))})
     except ImportError:
         say("transformers is not installed: only ours are compared.")
     Console(width=120).print(_table(rows))

@@ -261,14 +261,20 @@ def test_models_as_json_and_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["models", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["architectures", "encoders", "memories", "suites"]
-    assert [one["name"] for one in found["architectures"]] == list(usage.options("architecture"))
+    assert sorted(one["name"] for key in ("architectures", "encoders") for one in found[key]) == list(
+        usage.options("architecture")
+    )
+    assert all(one["name"].endswith("_encoder") and "state_bytes" not in one for one in found["encoders"])
     assert {one["name"] for one in found["memories"]} == set(usage.options("memory")) - {"none"}
     by_name = {one["name"]: one for one in found["architectures"]}
     assert len(set(by_name["retnet"]["state_bytes"].values())) == 1
     assert len(set(by_name["attention"]["state_bytes"].values())) == 2
     assert cli.main(["models"]) == 0
     told = capsys.readouterr().out
-    assert all(one["summary"] in told for group in found.values() for one in group)
+    lines = [line.split()[0] for line in told.splitlines() if line]
+    assert all(lines.count(one["name"]) >= 1 for group in found.values() for one in group)
+    assert all(one["summary"] in told for group in ("memories", "suites") for one in found[group])
+    assert next(line for line in told.splitlines() if line.startswith("jamba ")).split("  ")[-1].count("arxiv.org") == 2
 
 
 def test_it_prints_what_hydra_composes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,18 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from farfield.api import build, load
+    from farfield.api import build, build_encoder, load, load_encoder
     from farfield.query import ask
     from farfield.retrieval import open_index
 
-__all__ = ["__version__", "ask", "build", "load", "open_index"]
+__all__ = ["__version__", "ask", "build", "build_encoder", "load", "load_encoder", "open_index"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ask": "farfield.query",
     "build": "farfield.api",
+    "build_encoder": "farfield.api",
     "load": "farfield.api",
+    "load_encoder": "farfield.api",
     "open_index": "farfield.retrieval",
 }
 _MODULES = ("architectures", "benchmarks", "data", "generation", "memory", "model", "retrieval", "training")

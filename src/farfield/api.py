@@ -10,12 +10,14 @@ import torch
 from farfield import pretrained
 from farfield.compose import option
 from farfield.config import ConfigError, read
+from farfield.data.objective import MaskedConfig
+from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
 from farfield.model import LanguageModel, ModelConfig
 from farfield.settings import DeviceConfig
 from farfield.tokenizers import BytesTokenizer, Tokenizer
 
-__all__ = ["build", "load", "open_model"]
+__all__ = ["build", "build_encoder", "load", "load_encoder", "open_model"]
 
 
 def build(
@@ -41,18 +43,46 @@ def build(
     Raises:
         ConfigError: an unknown option or key, or sizes that do not fit.
     """
-    if isinstance(overrides, str):
-        raise ConfigError(f"overrides: a list is needed, as in ['{overrides}'].")
     tokenizer = tokenizer or BytesTokenizer()
-    mapping = {
-        "architecture": option("architecture", architecture, overrides),
-        "memory": option("memory", memory) if memory else None,
-        "vocabulary": tokenizer.vocabulary,
-    }
-    config = read(ModelConfig, mapping)
+    config = _config(architecture, overrides, memory, tokenizer.vocabulary)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TextModel(LanguageModel(config), tokenizer).eval()
+
+
+def build_encoder(
+    architecture: str, overrides: Sequence[str] = (), *, tokenizer: Tokenizer | None = None, seed: int = 0
+) -> TextEncoder:
+    """An encoder with fresh weights, of a bidirectional architecture.
+
+        farfield.build_encoder("longformer_encoder", ["width=64", "depth=2"])
+
+    Args:
+        architecture: an option of the group `architecture`.
+        overrides: settings within it, in Hydra's grammar.
+        tokenizer: bytes where none is given.
+        seed: of the weights.
+
+    Raises:
+        ConfigError: an unknown option or key, or sizes that do not fit. ModelError: the architecture is no encoder.
+    """
+    tokenizer = tokenizer or BytesTokenizer()
+    config = _config(architecture, overrides, None, MaskedConfig().vocabulary(tokenizer.vocabulary))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TextEncoder(EncoderModel(config), tokenizer).eval()
+
+
+def _config(architecture: str, overrides: Sequence[str], memory: str | None, vocabulary: int) -> ModelConfig:
+    """The settings of a model by the names of its parts."""
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides: a list is needed, as in ['{overrides}'].")
+    mapping = {
+        "architecture": option("architecture", architecture, overrides),
+        "memory": option("memory", memory) if memory else None,
+        "vocabulary": vocabulary,
+    }
+    return read(ModelConfig, mapping)
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> TextModel:
@@ -62,6 +92,15 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> TextModel:
         ModelError: nothing there, or it cannot be used.
     """
     return TextModel(*pretrained.load(path, device))
+
+
+def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> TextEncoder:
+    """The trained encoder at `path`: a run's folder, or a checkpoint or weights file in one.
+
+    Raises:
+        ModelError: nothing there, it cannot be used, or it is no encoder.
+    """
+    return TextEncoder(*pretrained.load_encoder(path, device))
 
 
 def open_model(path: str | Path, device: DeviceConfig) -> TextModel:

@@ -6,13 +6,15 @@ after so many tokens, for float32 and a vocabulary of bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from farfield.architectures.decoder import DecoderConfig
+from farfield.architectures.architecture import ArchitectureConfig
+from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.benchmarks.settings import NeedleSuite
 from farfield.compose import compose, option
-from farfield.config import read
+from farfield.config import Config, read
 from farfield.memory import MemoryConfig
 from farfield.model import ModelConfig
 from farfield.usage import options
@@ -24,35 +26,49 @@ VOCABULARY = 257
 HOST = "attention"  # the architecture around which memories are told
 
 
+class _One(Config):
+    architecture: ArchitectureConfig
+
+
 def models() -> dict[str, Any]:
     """Architectures, encoders, memories and suites, by the names that the command line takes."""
+    read_one = [(_read(name), name, text) for name, text in options("architecture").items()]
+    both = [(isinstance(config, EncoderConfig), _architecture(config, name, text)) for config, name, text in read_one]
     found: dict[str, Any] = {
-        "architectures": [_architecture(name, text) for name, text in options("architecture").items()],
-        "encoders": [],
+        "architectures": [one for encodes, one in both if not encodes],
+        "encoders": [one for encodes, one in both if encodes],
         "memories": [_memory(name, text) for name, text in options("memory").items() if name != "none"],
         "suites": [_suite(name, text) for name, text in options("suite").items()],
     }
     return {**found, "text": _text(found)}
 
 
-def _architecture(name: str, text: str) -> dict[str, Any]:
-    config = read(DecoderConfig, option("architecture", name), "architecture")
-    mixers = {config.layers[layer].mixer.kind: config.layers[layer].mixer for layer in config.pattern}
+def _read(name: str) -> ArchitectureConfig:
+    return read(_One, {"architecture": option("architecture", name)}).architecture
+
+
+def _architecture(config: ArchitectureConfig, name: str, text: str) -> dict[str, Any]:
+    chosen = [config.layers[layer] for layer in config.pattern]
+    mixers = {layer.mixer.kind: layer.mixer for layer in chosen}
+    longest = {"longest": config.longest} if isinstance(config, EncoderConfig) else {}
     return {
         "name": name,
         "summary": text,
         "pattern": list(config.pattern),
         "mixers": sorted(mixers),
+        "kinds": [layer.mixer.kind for layer in chosen],
+        "feedforwards": [layer.feedforward.kind for layer in chosen],
         "forms": {kind: mixer.form for kind, mixer in mixers.items()},
         "sources": {kind: mixer.source for kind, mixer in mixers.items()},
         "width": config.width,
         "depth": config.depth,
+        **longest,
         **_costs(ModelConfig(architecture=config, vocabulary=VOCABULARY)),
     }
 
 
 def _memory(name: str, text: str) -> dict[str, Any]:
-    host = read(DecoderConfig, option("architecture", HOST), "architecture")
+    host = _read(HOST)
     memory = read(MemoryConfig, option("memory", name), "memory")
     declared = {"causal": memory.causal, "split_exact": memory.split_exact, "row_independent": memory.row_independent}
     costs = _costs(ModelConfig(architecture=host, memory=memory, vocabulary=VOCABULARY))
@@ -67,44 +83,70 @@ def _suite(name: str, text: str) -> dict[str, Any]:
 
 
 def _costs(model: ModelConfig) -> dict[str, Any]:
-    return {
-        "parameters": model.parameters(),
-        "state_bytes": {str(length): model.state_bytes(length) for length in LENGTHS},
-        "flops_per_token": {str(length): model.flops(length) for length in LENGTHS},
-    }
+    """An encoder has no state, and reads no document longer than it can."""
+    told: dict[str, Any] = {"parameters": model.parameters()}
+    longest = model.architecture.longest if isinstance(model.architecture, EncoderConfig) else None
+    lengths = sorted({length if longest is None else min(length, longest) for length in LENGTHS})
+    if not isinstance(model.architecture, EncoderConfig):
+        told["state_bytes"] = {str(length): model.state_bytes(length) for length in lengths}
+    return {**told, "flops_per_token": {str(length): model.flops(length) for length in lengths}}
 
 
 def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The same for a person, in the width of a terminal."""
-    lines = []
-    width = max(len(one["name"]) for one in found["architectures"]) + 2
-    for group, key in (("architectures", "architecture"), ("memories", "memory")):
-        lines.append(f"{group} ({key}=name)")
-        for one in found[group]:
-            around = f" around {one['around']}" if "around" in one else ""
-            lines += [f"  {one['name']:<{width}}{one['summary']}", f"  {'':<{width}}{_cost_line(one)}{around}"]
-            lines += [f"  {'':<{width}}{_form_line(one)}"] if "pattern" in one else []
-        lines.append("")
-    lines += ["encoders", "  none yet", "", "suites (suite=name)"]
-    for one in found["suites"]:
-        lines += [
-            f"  {one['name']:<{width}}{one['summary']}",
-            f"  {'':<{width}}{one['cells']} cells, {one['samples']:,} samples",
-        ]
-    return "\n".join([*lines, "", "State and work are those of one row after 4k and after 128k tokens, in float32."])
+    """The same for a person: a line each."""
+    parts = []
+    for group in ("architectures", "encoders"):
+        head = [group, "mixers", "weights", "state at 4k, 128k", "work a token", "computed as", "source"]
+        head = [column for column in head if group == "architectures" or not column.startswith("state")]
+        parts.append(_aligned([head, *(_cells(one) for one in found[group])]))
+    head = ["memories", "weights", "state at 4k, 128k", "work a token", ""]
+    rows = [[one["name"], *_cost_cells(one), f"around {one['around']}: {one['summary']}"] for one in found["memories"]]
+    parts.append(_aligned([head, *rows]))
+    suites = [
+        [one["name"], f"{one['cells']} cells", f"{one['samples']:,} samples", one["summary"]] for one in found["suites"]
+    ]
+    parts.append(_aligned([["suites", "", "", ""], *suites]))
+    parts.append(
+        "Chosen by architecture=name (architectures and encoders), memory=name, suite=name; what each is says\n"
+        "`farfield train --help`. State and work are those of one row after 4k and after 128k tokens, in float32;\n"
+        "of encoders, the work for one token of a document of so many, or of the longest that they read."
+    )
+    return "\n\n".join(parts)
 
 
-def _form_line(one: Mapping[str, Any]) -> str:
-    """The pattern where there is one, and how each mixer is trained."""
-    pattern = f"{', '.join(one['pattern'])}: " if len(one["pattern"]) > 1 else ""
-    return pattern + "; ".join(f"{form} ({one['sources'][kind]})" for kind, form in one["forms"].items())
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, the last one ragged."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _cost_line(one: Mapping[str, Any]) -> str:
-    states = [_scaled(value, 1024, ("Ki", "Mi", "Gi")) + "B" for value in one["state_bytes"].values()]
+def _cells(one: Mapping[str, Any]) -> list[str]:
+    """Name, mixers of the pattern, costs, how each mixer is computed, where it was published."""
+    return [
+        one["name"],
+        _mixers(one),
+        *_cost_cells(one),
+        "; ".join(dict.fromkeys(one["forms"].values())),
+        ", ".join(dict.fromkeys(one["sources"].values())),
+    ]
+
+
+def _mixers(one: Mapping[str, Any]) -> str:
+    """How often the pattern has each: `7 mamba : 1 attention, 4 of 8 moe`."""
+    counts = Counter(one["kinds"])
+    mixed = " : ".join(f"{count} {kind}" for kind, count in counts.items()) if len(counts) > 1 else one["kinds"][0]
+    experts = one["feedforwards"].count("moe")
+    return f"{mixed}, {experts} of {len(one['kinds'])} moe" if experts else mixed
+
+
+def _cost_cells(one: Mapping[str, Any]) -> list[str]:
+    """Weights, bytes of state where there is one, work."""
+    states = [_scaled(value, 1024, ("Ki", "Mi", "Gi")) + "B" for value in one.get("state_bytes", {}).values()]
     work = [_scaled(value, 1000, ("k", "M", "G", "T")) + "FLOP" for value in one["flops_per_token"].values()]
+    limit = f" (at most {one['longest']:,} tokens)" if one.get("longest") else ""
     weights = _scaled(one["parameters"], 1000, ("k", "M", "G", "T"))
-    return f"{weights} weights, state {' to '.join(states)}, {' to '.join(work)} a token"
+    return [weights, *([", ".join(states)] if states else []), ", ".join(work) + limit]
 
 
 def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:

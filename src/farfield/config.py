@@ -190,6 +190,9 @@ def _keys(kind: Any, location: tuple[int | str, ...]) -> list[str]:
 
     def descend(node: dict[str, Any], step: int | str) -> dict[str, Any]:
         node = resolve(node)
+        for option in node.get("oneOf", []):  # a union whose tags are the names of its classes
+            if option.get("$ref", "").endswith(f"/{step}"):
+                return resolve(option)
         for option in node.get("anyOf", []):
             found = descend(option, step)
             if found:

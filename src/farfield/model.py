@@ -5,7 +5,8 @@
     logits, state = model(more_tokens, state)       # goes on where it stopped
     loss = model.loss(tokens, targets)              # never (B, T, V) at once
 
-This is the one place that knows all kinds of mixers and memories.
+This is the one place that knows all kinds of mixers and memories. A bidirectional architecture has no state and no
+memory: `farfield.encoding` has its model, of the same settings.
 Shapes: B batch, T time, D width, V vocabulary.
 """
 
@@ -19,19 +20,30 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from farfield.architectures import KeyedMixer, KeyedSettings, Mixer, MixerSettings, Rows, State, mixer_kinds
+from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.decoder import Decoder, DecoderConfig
+from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
 from farfield.config import Config, ModelError
 from farfield.memory import MemoryConfig, WithMemory
 
-__all__ = ["LanguageModel", "Loss", "ModelConfig", "ModelState"]
+__all__ = [
+    "LanguageModel",
+    "Loss",
+    "ModelConfig",
+    "ModelState",
+    "check_memory",
+    "check_positions",
+    "check_targets",
+    "check_tokens",
+]
 
 
 class ModelConfig(Config):
     """All that it takes to build the model again."""
 
-    architecture: DecoderConfig
+    architecture: ArchitectureConfig
     memory: MemoryConfig | None = None
     vocabulary: int = Field(ge=1, description="number of token ids")
 
@@ -43,6 +55,34 @@ class ModelConfig(Config):
             raise ValueError(f".{error}") from None  # a path of its own: see farfield.config
         return self
 
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The architecture of a model that reads from left to right.
+
+        Raises:
+            ModelError: it is bidirectional.
+        """
+        if isinstance(self.architecture, EncoderConfig):
+            raise ModelError(
+                "architecture.bidirectional: true given, but here a model is needed that reads from left to right and "
+                "writes. Encoders are for farfield.load_encoder."
+            )
+        return self.architecture
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The architecture of a model that reads whole documents.
+
+        Raises:
+            ModelError: it is not bidirectional.
+        """
+        if isinstance(self.architecture, DecoderConfig):
+            raise ModelError(
+                "architecture.bidirectional: false given, but here an encoder is needed. "
+                "Models that read from left to right are for farfield.load."
+            )
+        return self.architecture
+
     def parameters(self) -> int:
         """Number of weights."""
         embedding = self.vocabulary * self.architecture.width
@@ -50,7 +90,9 @@ class ModelConfig(Config):
         return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + gates
 
     def state_bytes(self, tokens: int, element: int = 4) -> int:
-        """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number."""
+        """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number; 0 for an encoder."""
+        if isinstance(self.architecture, EncoderConfig):
+            return 0
         architecture, memory = self.architecture, self.memory
         width, depth = architecture.width, architecture.depth
         remembering = dict(self._remembering())
@@ -66,7 +108,12 @@ class ModelConfig(Config):
         return total
 
     def flops(self, tokens: int) -> int:
-        """Multiply-adds times two of decoding one token after `tokens` others, the head included."""
+        """Multiply-adds times two of decoding one token after `tokens` others, the head included.
+
+        For an encoder, those of one token of a document of `tokens` tokens.
+        """
+        if isinstance(self.architecture, EncoderConfig):
+            return 2 * self.vocabulary * self.architecture.width + _encoding(self.architecture, tokens)
         architecture, memory = self.architecture, self.memory
         width, depth = architecture.width, architecture.depth
         remembering = dict(self._remembering())
@@ -85,7 +132,7 @@ class ModelConfig(Config):
         """Length in tokens from which on a document reads the memory; None without one."""
         if self.memory is None:
             return None
-        depth, segment = self.architecture.depth, self.memory.segment
+        depth, segment = self.decoder.depth, self.memory.segment
         reaches = [keyed.reach(index, depth) for index, keyed in self._remembering()]
         return min(max(segment, 0 if reach is None else reach + 1) for reach in reaches) + 1
 
@@ -94,13 +141,28 @@ class ModelConfig(Config):
 
     def _remembering(self) -> list[tuple[int, KeyedSettings]]:
         """Layers with a memory, and the settings of their mixers."""
-        return [] if self.memory is None else _keyed(self.architecture, self.memory)
+        return [] if self.memory is None else _keyed(self.decoder, self.memory)
 
 
-def check_memory(architecture: DecoderConfig, memory: MemoryConfig | None) -> None:
+def _encoding(architecture: EncoderConfig, tokens: int) -> int:
+    """Work of the layers for one token of a document of `tokens` tokens."""
+    width, depth = architecture.width, architecture.depth
+    layers = [architecture.layer(index) for index in range(depth)]
+    return sum(
+        layer.mixer.flops(width, tokens, index, depth) + layer.feedforward.flops(width)
+        for index, layer in enumerate(layers)
+    )
+
+
+def check_memory(architecture: ArchitectureConfig, memory: MemoryConfig | None) -> None:
     """Raise ValueError where the memory does not fit the layers."""
     if memory is None:
         return
+    if isinstance(architecture, EncoderConfig):
+        raise ValueError(
+            f"memory.name: '{memory.name}' keeps the past, and a bidirectional architecture reads whole documents. "
+            "Use memory=none."
+        )
     try:
         for index, mixer in _keyed(architecture, memory):
             memory.check(mixer.reach(index, architecture.depth))
@@ -139,6 +201,8 @@ class ModelState(State):
 class Loss:
     """A batch's loss: `total` is what is minimised, `nll` the mean negative log-likelihood in nats a scored token.
 
+    `state` is what the tokens left; None of an encoder.
+
     `auxiliary` are the layers' own losses, which `total` has in it; `metrics` are called `<layer>.<name>`.
     """
 
@@ -147,7 +211,17 @@ class Loss:
     auxiliary: dict[str, Tensor]
     metrics: dict[str, Tensor]
     tokens: int
-    state: ModelState
+    state: ModelState | None
+
+    @staticmethod
+    def of(
+        hidden: Tensor, weight: Tensor, targets: Tensor, auxiliary: Auxiliary, state: ModelState | None, piece: int
+    ) -> Loss:
+        """From the output (B, T, D), the weights (V, D) of the head and the targets (B, T), in pieces of tokens."""
+        count = int((targets != IGNORED).sum())
+        nll = linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), piece) / max(count, 1)
+        losses = auxiliary.losses
+        return Loss(sum(losses.values(), nll), nll, losses, auxiliary.metrics, count, state)
 
 
 class LanguageModel(nn.Module):
@@ -156,7 +230,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        architecture = config.architecture
+        architecture = config.decoder
         self.embedding = nn.Embedding(config.vocabulary, architecture.width)
         self.decoder = Decoder(architecture, self._mixer)
         self.output = None if architecture.tied else nn.Linear(architecture.width, config.vocabulary, bias=False)
@@ -164,7 +238,7 @@ class LanguageModel(nn.Module):
 
     def _mixer(self, index: int) -> Mixer:
         """The mixer of layer `index`, with the memory around it where it has one."""
-        architecture, memory = self.config.architecture, self.config.memory
+        architecture, memory = self.config.decoder, self.config.memory
         settings = architecture.layer(index).mixer.resolved()
         mixer = settings.build(architecture.width, index, architecture.depth)
         if memory is None or index not in dict(_keyed(architecture, memory)):
@@ -183,6 +257,11 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.weight.device
+
+    @property
+    def stack(self) -> Decoder:
+        """The layers."""
+        return self.decoder
 
     @cached_property
     def _state_kinds(self) -> tuple[type[State], ...]:
@@ -231,12 +310,8 @@ class LanguageModel(nn.Module):
     ) -> Loss:
         """The loss of predicting `targets` (B, T), where logits[b, t] predict targets[b, t] and -100 is not scored."""
         hidden, state, auxiliary = self._run(tokens, state, positions)
-        self._check_targets(tokens, targets)
-        count = int((targets != IGNORED).sum())
-        total = linear_cross_entropy(hidden.flatten(0, 1), self._head_weight(), targets.flatten(), piece)
-        nll = total / max(count, 1)
-        losses = auxiliary.losses
-        return Loss(sum(losses.values(), nll), nll, losses, auxiliary.metrics, count, state)
+        check_targets(tokens, targets, self.config.vocabulary)
+        return Loss.of(hidden, self._head_weight(), targets, auxiliary, state, piece)
 
     def _head_weight(self) -> Tensor:
         return self.embedding.weight if self.output is None else self.output.weight
@@ -247,15 +322,15 @@ class LanguageModel(nn.Module):
         """The decoder on tokens whose padding, if any, has been moved behind the real tokens of its row."""
         state = self.start(tokens.shape[0]) if state is None else state
         self._check(tokens, state, positions)
-        order, checked = None, positions is not None
+        checked = positions is not None
         if positions is None:
             positions = state.position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         rows = Rows.at(positions)
-        if not rows.right_padded:
-            order = (~rows.real).to(torch.uint8).argsort(dim=1, stable=True)
+        order = rows.padding_last()
+        if order is not None:
             tokens, rows = tokens.gather(1, order), Rows.at(positions.gather(1, order))
         if checked:
-            _check_positions(rows, state.position)
+            check_positions(rows, state.position)
         rows.settle()
         x = self.embedding(torch.where(rows.real, tokens, 0) if rows.padded else tokens)
         x, layers, auxiliary = self.decoder(x, rows, state.layers)
@@ -264,31 +339,38 @@ class LanguageModel(nn.Module):
             x = x.gather(1, order.argsort(dim=1)[..., None].expand_as(x))
         return x, ModelState(_following(rows, state.position), layers), auxiliary
 
-    def _check_targets(self, tokens: Tensor, targets: Tensor) -> None:
-        if targets.shape != tokens.shape:
-            raise ModelError(f"targets: shape {tuple(targets.shape)} given for tokens of {tuple(tokens.shape)}.")
-        scored = targets[targets != IGNORED]
-        if scored.numel() and not 0 <= int(scored.min()) <= int(scored.max()) < self.config.vocabulary:
-            raise ModelError(f"targets: ids from 0 to {self.config.vocabulary - 1}, or {IGNORED} where not scored.")
-
     def _check(self, tokens: Tensor, state: ModelState, positions: Tensor | None) -> None:
-        for name, given in (("tokens", tokens), ("positions", positions)):
-            if given is not None and given.dtype != torch.int64:
-                raise ModelError(f"{name}: {given.dtype} given, int64 is needed.")
-        if tokens.ndim != 2 or not tokens.numel():
-            raise ModelError(f"tokens: shape {tuple(tokens.shape)} given, (batch, time) with at least one is needed.")
+        check_tokens(tokens, positions, self.config.vocabulary)
         if tokens.shape[0] != state.position.shape[0]:
             raise ModelError(f"tokens: {tokens.shape[0]} rows given, but the state has {state.position.shape[0]}.")
         if tuple(map(type, state.layers)) != self._state_kinds:
             raise ModelError("state: made by a model of other layers.")
-        if positions is not None and positions.shape != tokens.shape:
-            raise ModelError(f"positions: shape {tuple(positions.shape)} given for tokens of {tuple(tokens.shape)}.")
-        seen = tokens if positions is None else tokens[positions >= 0]
-        if seen.numel() and not 0 <= int(seen.min()) <= int(seen.max()) < self.config.vocabulary:
-            raise ModelError(f"tokens: ids from 0 to {self.config.vocabulary - 1} are known, others were given.")
 
 
-def _check_positions(rows: Rows, before: Tensor) -> None:
+def check_tokens(tokens: Tensor, positions: Tensor | None, vocabulary: int) -> None:
+    """Raise ModelError where tokens are not (B, T) ids below `vocabulary`, or positions not of their shape."""
+    for name, given in (("tokens", tokens), ("positions", positions)):
+        if given is not None and given.dtype != torch.int64:
+            raise ModelError(f"{name}: {given.dtype} given, int64 is needed.")
+    if tokens.ndim != 2 or not tokens.numel():
+        raise ModelError(f"tokens: shape {tuple(tokens.shape)} given, (batch, time) with at least one is needed.")
+    if positions is not None and positions.shape != tokens.shape:
+        raise ModelError(f"positions: shape {tuple(positions.shape)} given for tokens of {tuple(tokens.shape)}.")
+    seen = tokens if positions is None else tokens[positions >= 0]
+    if seen.numel() and not 0 <= int(seen.min()) <= int(seen.max()) < vocabulary:
+        raise ModelError(f"tokens: ids from 0 to {vocabulary - 1} are known, others were given.")
+
+
+def check_targets(tokens: Tensor, targets: Tensor, vocabulary: int) -> None:
+    """Raise ModelError where targets (B, T) do not fit the tokens, or are no ids."""
+    if targets.shape != tokens.shape:
+        raise ModelError(f"targets: shape {tuple(targets.shape)} given for tokens of {tuple(tokens.shape)}.")
+    scored = targets[targets != IGNORED]
+    if scored.numel() and not 0 <= int(scored.min()) <= int(scored.max()) < vocabulary:
+        raise ModelError(f"targets: ids from 0 to {vocabulary - 1}, or {IGNORED} where not scored.")
+
+
+def check_positions(rows: Rows, before: Tensor) -> None:
     """Raise ModelError where a row neither starts a document, nor goes on with the state's, nor with its own.
 
     Args:

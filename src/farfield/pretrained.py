@@ -31,8 +31,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no types; OmegaConf raises its errors
 
+from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.config import ConfigError, DataError, ModelError, nearest, read
+from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel, ModelConfig
 from farfield.tokenizers import Tokenizer, load_tokenizer
 
@@ -49,7 +51,9 @@ __all__ = [
     "WEIGHTS",
     "WEIGHTS_PREFIX",
     "Pretrained",
+    "PretrainedEncoder",
     "load",
+    "load_encoder",
     "model_config",
     "read_checkpoint",
     "read_config",
@@ -77,6 +81,14 @@ class Pretrained(NamedTuple):
     info: dict[str, Any]
 
 
+class PretrainedEncoder(NamedTuple):
+    """As `Pretrained`, of an encoder."""
+
+    model: EncoderModel
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+
+
 class _Weights(NamedTuple):
     """Tensors by the model's own names, and what the file says of them."""
 
@@ -90,8 +102,30 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Pretrained:
     """The trained model at `path`: a run's folder, a .ckpt or a .safetensors file in it.
 
     Raises:
-        ModelError: nothing there, not a run, a file that is cut short, or one of another version.
+        ModelError: nothing there, not a run, a file that is cut short, one of another version, or an encoder.
     """
+    model, tokenizer, info = _load(path, device)
+    if isinstance(model, EncoderModel):
+        raise ModelError(f"{path}: an encoder, which writes no text. Load it with farfield.load_encoder.")
+    return Pretrained(model, tokenizer, info)
+
+
+def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> PretrainedEncoder:
+    """The trained encoder at `path`; see `load`.
+
+    Raises:
+        ModelError: as `load`, or no encoder.
+    """
+    model, tokenizer, info = _load(path, device)
+    if isinstance(model, LanguageModel):
+        raise ModelError(f"{path}: a model that reads from left to right. Load it with farfield.load.")
+    return PretrainedEncoder(model, tokenizer, info)
+
+
+def _load(
+    path: str | Path, device: torch.device | str
+) -> tuple[LanguageModel | EncoderModel, Tokenizer, dict[str, Any]]:
+    """A model of either kind in evaluation mode, its tokenizer, and where they come from."""
     path = Path(path).expanduser()
     file = _weights_file(path)
     run = file.parent.parent if file.parent.name == CHECKPOINTS else file.parent
@@ -110,7 +144,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Pretrained:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "config": weights.config,
     }
-    return Pretrained(model, tokenizer, info)
+    return model, tokenizer, info
 
 
 def model_config(config: Mapping[str, Any], file: Path) -> ModelConfig:
@@ -254,12 +288,12 @@ def _from_export(file: Path, config: Path) -> _Weights:
     return _Weights(tensors, int(step) if step else None, float(loss) if loss else None, read_config(config))
 
 
-def _rebuilt(weights: _Weights, file: Path) -> LanguageModel:
+def _rebuilt(weights: _Weights, file: Path) -> LanguageModel | EncoderModel:
     """The model with these weights, in evaluation mode."""
     config = model_config(weights.config, file)
     # Fresh weights are drawn and then replaced; the caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(config)
+        model = EncoderModel(config) if isinstance(config.architecture, EncoderConfig) else LanguageModel(config)
     try:
         model.load_state_dict(weights.tensors)
     except RuntimeError as error:

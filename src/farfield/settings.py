@@ -13,9 +13,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from farfield.architectures.decoder import DecoderConfig
+from farfield.architectures.architecture import ArchitectureConfig
+from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.benchmarks.settings import NeedleSuite
 from farfield.config import Config
+from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConfig
 from farfield.data.settings import DataConfig
 from farfield.generation import GenerationConfig
 from farfield.memory import MemoryConfig
@@ -64,18 +66,46 @@ class TrainSettings(Config):
     root: Text = "runs"
     seed: int = Field(0, ge=0, lt=2**63)
     resume: bool = False
-    architecture: DecoderConfig
+    architecture: ArchitectureConfig
     memory: MemoryConfig | None = None
+    objective: ObjectiveConfig | None = None
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def learnt(self) -> NextTokenConfig | MaskedConfig:
+        """The objective; where none is given, what the architecture is for."""
+        if self.objective is not None:
+            return self.objective
+        return MaskedConfig() if isinstance(self.architecture, EncoderConfig) else NextTokenConfig()
 
     @model_validator(mode="after")
     def _fit(self) -> TrainSettings:
         try:
             check_memory(self.architecture, self.memory)
+            _check_objective(self.architecture, self.learnt)
+            _check_length(self.architecture, self.data.length)
         except ValueError as error:
             raise ValueError(f".{error}") from None  # a path of its own: see farfield.config
         return self
+
+
+def _check_objective(architecture: ArchitectureConfig, objective: NextTokenConfig | MaskedConfig) -> None:
+    """Raise ValueError where a model would see what it is to predict, or could not see what it needs."""
+    if isinstance(architecture, EncoderConfig) and isinstance(objective, NextTokenConfig):
+        raise ValueError("objective: a bidirectional architecture sees the next token. Use objective=masked.")
+    if not isinstance(architecture, EncoderConfig) and isinstance(objective, MaskedConfig):
+        raise ValueError(
+            "objective: masked tokens are told by both sides, and this architecture reads from left to right. Use "
+            "objective=next_token, or a bidirectional architecture."
+        )
+
+
+def _check_length(architecture: ArchitectureConfig, length: int) -> None:
+    """Raise ValueError where rows are longer than the architecture can read."""
+    longest = architecture.longest if isinstance(architecture, EncoderConfig) else None
+    if longest is not None and length > longest:
+        raise ValueError(f"data.length: {length} tokens given, but the architecture reads at most {longest}.")
 
 
 class EvaluateSettings(Config):

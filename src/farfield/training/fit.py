@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from farfield.config import TrainingError
 from farfield.data import Source
+from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel
 from farfield.pretrained import CHECKPOINTS, LAST, read_checkpoint
 from farfield.progress import Bar
@@ -48,7 +49,7 @@ class Job:
 
     title: str
     training: TrainingConfig
-    model: LanguageModel
+    model: LanguageModel | EncoderModel
     source: Source
     folder: Path
     kept: dict[str, Any]
@@ -77,9 +78,9 @@ def fit(job: Job, devices: Devices) -> None:
         TrainingError: the loss is not a number, the device's memory is too small, or a file cannot be written.
     """
     training = job.training
-    job.model.decoder.checkpointing = training.recompute
+    job.model.stack.checkpointing = training.recompute
     if training.compile:
-        job.model.decoder.compile()
+        job.model.stack.compile()
     learner = Learner(job.model, training, job.kept)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from farfield.architectures.mixer import Stepped
 from farfield.config import TrainingError
+from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel, Loss, ModelState
 from farfield.pretrained import OURS
 from farfield.training import generators
@@ -35,7 +36,7 @@ class Learner(lightning.LightningModule):
     read, the gradient's norm before it was clipped.
     """
 
-    def __init__(self, model: LanguageModel, training: TrainingConfig, kept: dict[str, Any]) -> None:
+    def __init__(self, model: LanguageModel | EncoderModel, training: TrainingConfig, kept: dict[str, Any]) -> None:
         """`kept` goes into each checkpoint: format, config, facts."""
         super().__init__()
         self.model, self.training_config, self.kept = model, training, kept
@@ -68,7 +69,7 @@ class Learner(lightning.LightningModule):
         total, nll = torch.stack((loss.total.detach(), loss.nll.detach())).tolist()
         if not math.isfinite(total):
             raise self.diverged(self.progress.step + 1, f"the loss is {total}")
-        if self.training_config.carry:
+        if self.training_config.carry and loss.state is not None:
             self.carried = _settled(loss.state)
         self.losses.append(nll)
         self.told.append({name: value.detach() for name, value in (loss.auxiliary | loss.metrics).items()})
@@ -84,6 +85,8 @@ class Learner(lightning.LightningModule):
         return torch.stack((loss.nll.double() * scored, scored))
 
     def _loss(self, batch: Fed, state: ModelState | None) -> Loss:
+        if isinstance(self.model, EncoderModel):
+            return self.model.loss(batch.tokens, batch.targets, positions=batch.positions)
         return self.model.loss(batch.tokens, batch.targets, state, positions=batch.positions)
 
     def measured(self) -> dict[str, float]:
@@ -152,7 +155,7 @@ class Learner(lightning.LightningModule):
         if not self.saved:
             return
         state = self.saved["state"]
-        if state is not None:
+        if state is not None and isinstance(self.model, LanguageModel):
             empty = self.model.start(len(state["position"]))
             self.carried = empty.restored(state).to(self.device)
         generators.restore(self.saved["generators"])

@@ -13,9 +13,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from farfield.architectures.performer import PerformerConfig
+from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.config import ConfigError
 from farfield.data import TextData, open_source
+from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel, ModelConfig
 from farfield.pretrained import BEST, CHECKPOINTS, EXPORT, LAST, OURS, model_config, read_checkpoint
 from farfield.progress import say
@@ -91,12 +92,17 @@ def _check(settings: TrainSettings) -> None:
             "data.order: the rows of streams go on with a past that only a carried state knows. "
             "Use training.carry=true, or data.order=shuffled."
         )
+    if not settings.training.carry:
+        return
+    if isinstance(settings.architecture, EncoderConfig):
+        raise ConfigError(
+            "training.carry: a bidirectional architecture reads whole documents and carries nothing. "
+            "Use training.carry=false and data.order=shuffled."
+        )
     for name, layer in settings.architecture.layers.items():
-        if settings.training.carry and isinstance(layer.mixer, PerformerConfig) and layer.mixer.redraw:
-            raise ConfigError(
-                f"architecture.layers.{name}.mixer.redraw: {layer.mixer.redraw} given, but a carried state is of the "
-                "features it was made with. Use redraw=0, or training.carry=false."
-            )
+        outdated = layer.mixer.resolved().outdated()
+        if outdated is not None:
+            raise ConfigError(f"architecture.layers.{name}.mixer.{outdated}, or training.carry=false.")
 
 
 def _train(settings: TrainSettings, rank: int) -> None:
@@ -106,8 +112,10 @@ def _train(settings: TrainSettings, rank: int) -> None:
     if start is not None:
         check_same(folder, start[1], settings)
     devices = choose_devices(training, rank)
+    objective = settings.learnt
     source = open_source(settings.data, settings.seed, training.batch * devices.count)
-    config, facts = describe(settings, source.tokenizer.vocabulary), source.describe()
+    source = objective.source(source, settings.seed)
+    config, facts = describe(settings, objective.vocabulary(source.tokenizer.vocabulary)), source.describe()
     if start is not None:
         check_same_data(folder, start[1]["facts"], facts)
     done = 0 if start is None else int(start[1]["progress"]["step"])
@@ -115,7 +123,7 @@ def _train(settings: TrainSettings, rank: int) -> None:
         if start[0].name != LAST:  # killed after the best checkpoint was written, and before it was named the newest
             link(start[0], start[0].with_name(LAST))
         return
-    model = LanguageModel(model_config(config, folder))
+    model = _model(model_config(config, folder))
     with owned(folder) if rank == 0 else nullcontext():
         if rank == 0:
             _tell(settings, model.config)
@@ -127,6 +135,11 @@ def _train(settings: TrainSettings, rank: int) -> None:
         kept = {"format": config["format"], "config": config, "facts": facts}
         checkpoint = None if start is None else start[0]
         fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done), devices)
+
+
+def _model(config: ModelConfig) -> LanguageModel | EncoderModel:
+    """With fresh weights."""
+    return EncoderModel(config) if isinstance(config.architecture, EncoderConfig) else LanguageModel(config)
 
 
 def _tell(settings: TrainSettings, config: ModelConfig) -> None:

@@ -1,0 +1,101 @@
+"""What every stack of layers is described by: width, depth, and a pattern of named layers that repeats.
+
+width: 256
+depth: 6
+pattern: [retnet, retnet, attention]        from bottom to top; must divide depth
+layers:
+  retnet:    {mixer: {...}, feedforward: {...}}
+  attention: {mixer: {...}, feedforward: {...}}
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from pydantic import Field, model_validator
+
+from farfield.architectures.feedforward import FeedForwardSettings
+from farfield.config import Config, unknown
+
+__all__ = ["LayerSettings", "MixingSettings", "StackConfig"]
+
+
+class MixingSettings(Protocol):
+    """What a stack asks of the settings of its mixers."""
+
+    def check(self, width: int) -> None: ...
+
+    def parameters(self, width: int, layer: int, depth: int) -> int: ...
+
+
+class LayerSettings(Protocol):
+    """A mixer and the feed-forward behind it."""
+
+    @property
+    def mixer(self) -> MixingSettings: ...
+
+    @property
+    def feedforward(self) -> FeedForwardSettings: ...
+
+
+L = TypeVar("L")
+
+
+class StackConfig(Config, Generic[L]):
+    """Width, depth, and which layer (an L, which offers what `LayerSettings` asks) stands where."""
+
+    width: int = Field(ge=1, description="width of the residual stream")
+    depth: int = Field(ge=1, description="number of layers")
+    pattern: tuple[str, ...] = Field(min_length=1, description="names of layers from bottom to top; repeats")
+    layers: dict[str, L]
+    tied: bool = Field(True, description="whether the head shares the embedding's weights")
+    epsilon: float = Field(1e-5, gt=0, description="epsilon of the norms")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Any:
+        for name in self.pattern:
+            if name not in self.layers:
+                raise ValueError(".pattern: " + unknown("no layer is called", name, self.layers))
+        if self.depth % len(self.pattern):
+            near = max(1, round(self.depth / len(self.pattern))) * len(self.pattern)
+            raise ValueError(
+                f".pattern: {len(self.pattern)} layers do not divide the depth {self.depth}. Nearest depth: {near}."
+            )
+        for name, layer in self._settings().items():
+            try:
+                layer.mixer.check(self.width)
+            except ValueError as error:
+                raise ValueError(f".layers.{name}.mixer.{error}") from None
+            try:
+                layer.feedforward.check(self.width)
+            except ValueError as error:
+                raise ValueError(f".layers.{name}.feedforward.{error}") from None
+        return self
+
+    def layer(self, index: int) -> L:
+        """The layer at `index` from the bottom."""
+        return self.layers[self.pattern[index % len(self.pattern)]]
+
+    def _settings(self) -> dict[str, LayerSettings]:
+        """The layers as what this class asks of them: pydantic takes no protocol for the bound of L."""
+        return cast(dict[str, LayerSettings], self.layers)
+
+    def _stacked(self) -> list[LayerSettings]:
+        """The layers from bottom to top."""
+        layers = self._settings()
+        return [layers[self.pattern[index % len(self.pattern)]] for index in range(self.depth)]
+
+    def told(self) -> list[str]:
+        """What the layers tell beside their output, a name for each number: balance, load.<layer>.<expert>."""
+        layers = [(index, layer.feedforward) for index, layer in enumerate(self._stacked())]
+        losses = dict.fromkeys(name for _, feedforward in layers for name in feedforward.losses())
+        metrics = [(index, *metric) for index, feedforward in layers for metric in feedforward.metrics().items()]
+        return [*losses, *(f"{name}.{index}.{place}" for index, name, count in metrics for place in range(count))]
+
+    def parameters(self) -> int:
+        """Number of weights of the layers and the last norm."""
+        norms = (2 * self.depth + 1) * self.width
+        return norms + sum(
+            layer.mixer.parameters(self.width, index, self.depth) + layer.feedforward.parameters(self.width)
+            for index, layer in enumerate(self._stacked())
+        )

@@ -35,7 +35,18 @@ from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group", "Pattern", "blocks_before", "labels"]
+__all__ = [
+    "DerivedAttention",
+    "DerivedSettings",
+    "DerivedState",
+    "Group",
+    "Pattern",
+    "blocks_before",
+    "cut",
+    "labels",
+    "serving",
+    "taken",
+]
 
 
 class Pattern(Protocol):
@@ -251,7 +262,7 @@ class DerivedAttention(KeyedMixer):
         after = []
         for pattern, buffer in zip(self.patterns, state.near, strict=True):
             some = self._serving(pattern)
-            keys, values = _some(k, some), _some(heads.values, some)
+            keys, values = taken(k, some), taken(heads.values, some)
             found, buffer = pattern.attend(q, keys, values, rows, buffer.cast(k.dtype))
             parts += found
             after.append(buffer)
@@ -336,7 +347,7 @@ def serving(some: range, heads: int, kv_heads: int) -> list[int]:
     return once if [head for head in once for _ in range(count)] == each else each
 
 
-def _some(x: Tensor, heads: list[int]) -> Tensor:
+def taken(x: Tensor, heads: list[int]) -> Tensor:
     """The heads of x (B, G, T, W), a view where they are evenly spaced."""
     step = heads[1] - heads[0] if len(heads) > 1 else 1
     if step > 0 and heads == list(range(heads[0], heads[-1] + 1, step)):

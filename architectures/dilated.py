@@ -26,7 +26,10 @@ from pydantic import Field
 
 from farfield.architectures.derived import DerivedSettings, Group
 
-__all__ = ["DilatedConfig"]
+__all__ = ["Branches", "DilatedConfig", "Offsets", "branch_groups", "check_branches"]
+
+Branches = tuple[tuple[int, int], ...]
+Offsets = Literal["grouped", "modulo"]
 
 
 class DilatedConfig(DerivedSettings):
@@ -36,10 +39,10 @@ class DilatedConfig(DerivedSettings):
     source = "arxiv.org/abs/2307.02486"
 
     kind: Literal["dilated"] = "dilated"
-    branches: tuple[tuple[int, int], ...] = Field(
+    branches: Branches = Field(
         ((4, 1), (8, 2), (16, 4)), description="[segment in tokens, rate] of each branch; a rate divides its segment"
     )
-    offsets: Literal["grouped", "modulo"] = Field(
+    offsets: Offsets = Field(
         "grouped", description="which tokens a head keeps: grouped as the published code; modulo: head modulo rate"
     )
 
@@ -49,25 +52,35 @@ class DilatedConfig(DerivedSettings):
 
     def check(self, width: int) -> None:
         self.sizes(width)
-        for segment, rate in self.branches:
-            if segment < 1 or rate < 1:
-                raise ValueError(f"branches: [{segment}, {rate}] given; both are at least 1.")
-            if segment % rate:
-                raise ValueError(
-                    f"branches: rate {rate} does not divide the segment {segment}. "
-                    f"Nearest segment: {max(1, round(segment / rate)) * rate}."
-                )
-        if all(rate > 1 for _, rate in self.branches):
-            raise ValueError("branches: none has rate 1, so that some tokens would see nothing. Add one, as [16, 1].")
+        check_branches(self.branches)
 
     def patterns(self, heads: int, layer: int) -> list[Group]:
-        found = []
-        for segment, rate in self.branches:
-            share = -(-heads // rate)
-            for offset in range(min(rate, heads)):
-                some = range(offset * share, min((offset + 1) * share, heads))
-                if self.offsets == "modulo":
-                    some = range(offset, heads, rate)
-                if some:
-                    found.append(Group(some, segment, rate, offset))
-        return found
+        return branch_groups(self.branches, self.offsets, heads)
+
+
+def check_branches(branches: Branches) -> None:
+    """Raise ValueError, in one line, where a rate does not divide its segment, or none is 1."""
+    for segment, rate in branches:
+        if segment < 1 or rate < 1:
+            raise ValueError(f"branches: [{segment}, {rate}] given; both are at least 1.")
+        if segment % rate:
+            raise ValueError(
+                f"branches: rate {rate} does not divide the segment {segment}. "
+                f"Nearest segment: {max(1, round(segment / rate)) * rate}."
+            )
+    if all(rate > 1 for _, rate in branches):
+        raise ValueError("branches: none has rate 1, so that some tokens would see nothing. Add one, as [16, 1].")
+
+
+def branch_groups(branches: Branches, offsets: Offsets, heads: int) -> list[Group]:
+    """The heads of each offset of each branch, and what they keep."""
+    found = []
+    for segment, rate in branches:
+        share = -(-heads // rate)
+        for offset in range(min(rate, heads)):
+            some = range(offset * share, min((offset + 1) * share, heads))
+            if offsets == "modulo":
+                some = range(offset, heads, rate)
+            if some:
+                found.append(Group(some, segment, rate, offset))
+    return found

@@ -32,7 +32,7 @@ from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = ["Longformer", "LongformerConfig", "LongformerState"]
+__all__ = ["Longformer", "LongformerConfig", "LongformerState", "check_bands", "spread"]
 
 
 class LongformerConfig(KeyedSettings):
@@ -53,24 +53,15 @@ class LongformerConfig(KeyedSettings):
 
     def layer_window(self, layer: int, depth: int) -> int:
         """The window of a layer: a list is spread over the depth from bottom to top."""
-        if isinstance(self.window, int):
-            return self.window
-        return self.window[layer * len(self.window) // depth]
+        return spread(self.window, layer, depth)
 
     def head_dilations(self, heads: int) -> list[int]:
         """The dilation of each head: a list is spread over the heads."""
-        if isinstance(self.dilation, int):
-            return [self.dilation] * heads
-        return [self.dilation[head * len(self.dilation) // heads] for head in range(heads)]
+        return [spread(self.dilation, head, heads) for head in range(heads)]
 
     def check(self, width: int) -> None:
         heads, _, _ = self.sizes(width)
-        for name, value in (("window", self.window), ("dilation", self.dilation)):
-            values = (value,) if isinstance(value, int) else value
-            if not values or min(values) < 1:
-                raise ValueError(f"{name}: {value} given; at least 1 is needed.")
-        if not isinstance(self.dilation, int) and len(self.dilation) > heads:
-            raise ValueError(f"dilation: {len(self.dilation)} values for {heads} heads.")
+        check_bands(self.window, self.dilation, heads)
 
     def ring(self, heads: int, layer: int, depth: int) -> int:
         """Tokens that the ring holds."""
@@ -300,6 +291,21 @@ class Longformer(KeyedMixer):
         window = (distance >= 0) & (distance <= self.window * dilation) & (distance % dilation == 0)
         prefix = (key_position < self.globals)[:, None, None, :] & (distance >= 0)
         return (window | prefix) & (key_position >= 0)[:, None, None, :]
+
+
+def spread(values: int | tuple[int, ...], place: int, count: int) -> int:
+    """The value of `place` among `count` places, over which a list is spread evenly."""
+    return values if isinstance(values, int) else values[place * len(values) // count]
+
+
+def check_bands(window: int | tuple[int, ...], dilation: int | tuple[int, ...], heads: int) -> None:
+    """Raise ValueError, in one line, where a window or a dilation is not positive, or dilations outnumber heads."""
+    for name, value in (("window", window), ("dilation", dilation)):
+        values = (value,) if isinstance(value, int) else value
+        if not values or min(values) < 1:
+            raise ValueError(f"{name}: {value} given; at least 1 is needed.")
+    if not isinstance(dilation, int) and len(dilation) > heads:
+        raise ValueError(f"dilation: {len(dilation)} values for {heads} heads.")
 
 
 def _find(rows: Rows, count: int) -> _Prefix | None:

@@ -36,7 +36,17 @@ from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 
-__all__ = ["Performer", "PerformerConfig", "PerformerState"]
+__all__ = [
+    "Kind",
+    "Performer",
+    "PerformerConfig",
+    "PerformerState",
+    "RandomFeatures",
+    "normalized",
+    "performer_sizes",
+]
+
+Kind = Literal["favor", "relu"]
 
 RELU_FLOOR = 1e-3  # as published: no token is without any weight
 FLOOR = 0.75  # a denominator is at least this power of the least number: gradients through less would overflow
@@ -51,7 +61,7 @@ class PerformerConfig(MixerSettings):
     kind: Literal["performer"] = "performer"
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")
-    features: Literal["favor", "relu"] = Field("favor", description="the softmax kernel, or a generalised one")
+    features: Kind = Field("favor", description="the softmax kernel, or a generalised one")
     count: int | None = Field(None, ge=1, description="random features a head; null: int(W ln W), W width of a head")
     scaling: Scaling = Field("gaussian", description="lengths of the random rows: as of Gaussian ones, or constant")
     redraw: int = Field(0, ge=0, description="training steps after which the features are drawn anew; 0: never")
@@ -66,13 +76,7 @@ class PerformerConfig(MixerSettings):
         Raises:
             ValueError: they do not divide, or leave no feature.
         """
-        heads, head_width = head_sizes(width, self.heads, self.head_width)
-        count = self.count or int(head_width * math.log(head_width))
-        if count < 1:
-            raise ValueError(f"count: null gives no feature to heads of width {head_width}. Give a number.")
-        if self.position == "rope" and head_width % 2:
-            raise ValueError(f"position: rope needs heads of even width, and this one is {head_width} wide.")
-        return heads, head_width, count
+        return performer_sizes(width, self.heads, self.head_width, self.count, self.position == "rope")
 
     def check(self, width: int) -> None:
         self.sizes(width)
@@ -108,12 +112,48 @@ class PerformerState(State):
     conv: ConvolutionState | None
 
 
-class Performer(Mixer):
-    """See the file's head."""
+class RandomFeatures(nn.Module):
+    """The rows of A (M, W), drawn by a seed that fresh weights come with and anew after every `redraw` steps."""
 
     matrix: Tensor
     seed: Tensor
     draws: Tensor
+
+    def __init__(self, count: int, width: int, kind: Kind, scaling: Scaling, redraw: int) -> None:
+        super().__init__()
+        self.sizes, self.kind, self.scaling, self.redraw = (count, width), kind, scaling, redraw
+        self.register_buffer("matrix", torch.empty(count, width))
+        self.register_buffer("seed", torch.randint(2**62, ()))
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self.draw(0)
+
+    def draw(self, draws: int) -> None:
+        """Sets the rows to draw `draws` of the seed, counted from 0."""
+        generator = torch.Generator().manual_seed(int(self.seed) + draws)
+        self.draws.fill_(draws)
+        self.matrix.copy_(orthogonal_rows(*self.sizes, self.scaling, generator))
+
+    def stepped(self, step: int) -> None:
+        """Draws the rows anew where `step` steps of training are a multiple of `redraw`."""
+        if self.redraw and step % self.redraw == 0:
+            self.draw(step // self.redraw)
+
+    def exponents(self, x: Tensor) -> Tensor:
+        """A x' (B, H, T, M), for favor less |x'|^2 / 2, of x (B, H, T, W); float32 or wider, also under autocast."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(wide) * x.shape[-1] ** -0.25
+            projected = x @ self.matrix.to(wide).T
+        return projected - x.square().sum(-1, keepdim=True) / 2 if self.kind == "favor" else projected
+
+    @staticmethod
+    def rectified(x: Tensor) -> Tensor:
+        """The generalised kernel's features of A x'."""
+        return nn.functional.relu(x) + RELU_FLOOR
+
+
+class Performer(Mixer):
+    """See the file's head."""
 
     def __init__(self, config: PerformerConfig, width: int) -> None:
         super().__init__()
@@ -121,21 +161,7 @@ class Performer(Mixer):
         self.heads, self.head_width, self.count = config.sizes(width)
         self.projection = Projection(width, self.heads, self.heads, self.head_width, config.conv)
         self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
-        self.register_buffer("matrix", torch.empty(self.count, self.head_width))
-        self.register_buffer("seed", torch.randint(2**62, ()))
-        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-        self.draw(0)
-
-    def draw(self, draws: int) -> None:
-        """Sets the random features to draw `draws` of the seed, counted from 0."""
-        generator = torch.Generator().manual_seed(int(self.seed) + draws)
-        self.draws.fill_(draws)
-        self.matrix.copy_(orthogonal_rows(self.count, self.head_width, self.config.scaling, generator))
-
-    def stepped(self, step: int) -> None:
-        """Draws the features anew where `step` steps of training are a multiple of `redraw`."""
-        if self.config.redraw and step % self.config.redraw == 0:
-            self.draw(step // self.config.redraw)
+        self.random = RandomFeatures(self.count, self.head_width, config.features, config.scaling, config.redraw)
 
     def start(self, batch: int) -> PerformerState:
         weight = self.projection.qkv.weight
@@ -147,26 +173,39 @@ class Performer(Mixer):
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, PerformerState)
         heads, conv = self.projection.split(x, rows, state.conv)
-        q, k = (self._exponents(self.rotation.rows(part, rows)) for part in (heads.queries, heads.keys))
+        q, k = (self.random.exponents(self.rotation.rows(part, rows)) for part in (heads.queries, heads.keys))
         v, peak = heads.values, state.peak
         if peak is None:
-            q, k = (nn.functional.relu(part) + RELU_FLOOR for part in (q, k))
+            q, k = self.random.rectified(q), self.random.rectified(k)
             decay = k.new_zeros(1, 1, 1)
         else:
             q = (q - q.detach().amax(-1, keepdim=True)).exp()
             k, decay, peak = _within_range(k, rows, peak)
         v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
         out, memory = linear_attention(q.to(v.dtype), k.to(v.dtype), v, decay, rows, state.memory, self.config.chunk)
-        out = out[..., :-1] / out[..., -1:].clamp(min=torch.finfo(out.dtype).tiny ** FLOOR)
-        return self.projection.join(out, rows), PerformerState(memory, peak, conv)
+        return self.projection.join(normalized(out), rows), PerformerState(memory, peak, conv)
 
-    def _exponents(self, x: Tensor) -> Tensor:
-        """A x' (B, H, T, M), for favor less |x'|^2 / 2, of x (B, H, T, W); float32 or wider, also under autocast."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(wide) * self.head_width**-0.25
-            projected = x @ self.matrix.to(wide).T
-        return projected - x.square().sum(-1, keepdim=True) / 2 if self.config.features == "favor" else projected
+
+def performer_sizes(
+    width: int, heads: int | None, head_width: int, count: int | None, rotated: bool
+) -> tuple[int, int, int]:
+    """Heads, width of a head, features; what is None follows from the others.
+
+    Raises:
+        ValueError: they do not divide, leave no feature, or heads of odd width are to be rotated.
+    """
+    heads, head_width = head_sizes(width, heads, head_width)
+    count = count or int(head_width * math.log(head_width))
+    if count < 1:
+        raise ValueError(f"count: null gives no feature to heads of width {head_width}. Give a number.")
+    if rotated and head_width % 2:
+        raise ValueError(f"position: rope needs heads of even width, and this one is {head_width} wide.")
+    return heads, head_width, count
+
+
+def normalized(out: Tensor) -> Tensor:
+    """(..., W) of sums (..., W + 1) whose last column is the denominator."""
+    return out[..., :-1] / out[..., -1:].clamp(min=torch.finfo(out.dtype).tiny ** FLOOR)
 
 
 def _within_range(exponents: Tensor, rows: Rows, peak: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,14 +11,23 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from farfield.architectures.encoders.attention import AttentionEncoderConfig
+from farfield.architectures.encoders.bigbird import BigBirdEncoderConfig
+from farfield.architectures.encoders.dilated import DilatedEncoderConfig
 from farfield.architectures.encoders.encoder import Encoder, EncoderSettings
 from farfield.architectures.encoders.linformer import LinformerEncoderConfig
+from farfield.architectures.encoders.longformer import LongformerEncoderConfig
+from farfield.architectures.encoders.performer import PerformerEncoderConfig
 from farfield.config import Config, ConfigError, read
 
 __all__ = ["Encoder", "EncoderMixerConfig", "EncoderSettings", "build_encoder", "encoder_kinds"]
 
 EncoderMixerConfig = Annotated[
-    AttentionEncoderConfig | LinformerEncoderConfig,
+    AttentionEncoderConfig
+    | BigBirdEncoderConfig
+    | DilatedEncoderConfig
+    | LinformerEncoderConfig
+    | LongformerEncoderConfig
+    | PerformerEncoderConfig,
     Field(discriminator="kind"),
 ]
 

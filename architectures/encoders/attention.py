@@ -33,8 +33,8 @@ class AttentionEncoderConfig(SoftmaxEncoderSettings):
     def build(self, width: int, layer: int, depth: int) -> AttentionEncoder:
         return AttentionEncoder(self, width)
 
-    def seen(self, head: int, heads: int, tokens: int, layer: int, depth: int) -> float:
-        return tokens
+    def seen(self, heads: int, tokens: int, layer: int, depth: int) -> float:
+        return heads * tokens
 
 
 class AttentionEncoder(SoftmaxEncoder):

@@ -62,8 +62,8 @@ class LinformerEncoderConfig(SoftmaxEncoderSettings):
         _, kv_heads, head_width = self.sizes(width)
         return super().flops(width, tokens, layer, depth) + 4 * kv_heads * head_width * self.rows
 
-    def seen(self, head: int, heads: int, tokens: int, layer: int, depth: int) -> float:
-        return self.rows
+    def seen(self, heads: int, tokens: int, layer: int, depth: int) -> float:
+        return heads * self.rows
 
 
 class LinformerEncoder(SoftmaxEncoder):

@@ -52,12 +52,12 @@ class SoftmaxEncoderSettings(EncoderSettings):
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
         heads, _, head_width = self.sizes(width)
-        seen = sum(self.seen(head, heads, tokens, layer, depth) for head in range(heads))
-        return 2 * Projection.count(width, *self.sizes(width), conv=0) + int(4 * head_width * seen)
+        seen = self.seen(heads, tokens, layer, depth)
+        return 2 * Projection.count(width, *self.sizes(width), conv=0) + round(4 * head_width * seen)
 
     @abc.abstractmethod
-    def seen(self, head: int, heads: int, tokens: int, layer: int, depth: int) -> float:
-        """Keys that a token of a document of `tokens` tokens sees in a head."""
+    def seen(self, heads: int, tokens: int, layer: int, depth: int) -> float:
+        """Keys that a token of a document of `tokens` tokens sees in all heads together, on average."""
 
 
 class SoftmaxEncoder(Encoder):

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from farfield.architectures.ops.backend import Gradients, Kernel
+from farfield.architectures.ops.counted import Counted
 from farfield.architectures.ops.layouts import BLOCK, Block, Causal, Full, Layout, masked_backward, masked_forward, wide
 
 __all__ = ["Aligned", "Runs", "Steps", "Strided"]
@@ -89,12 +90,16 @@ class Aligned:
                            x x . .
                            . . x x
     ```
+
+    With a `count` (B,), only the first so many keys of a row are there.
     """
 
     length: int
+    count: Tensor | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        return torch.arange(time)[:, None] // self.length == torch.arange(keys) // self.length
+        same = torch.arange(time)[:, None] // self.length == torch.arange(keys) // self.length
+        return same if self.count is None else same & Counted(self.count).mask(time, keys)
 
     def select(self, heads: Tensor) -> Layout:
         return self
@@ -103,7 +108,7 @@ class Aligned:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, seen, runs in self._pieces(q.shape[2]):
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found, its = Full().forward(kernel, _rows(q[:, :, at], runs), keys, values, scale)
+            found, its = self._layout(seen, runs).forward(kernel, _rows(q[:, :, at], runs), keys, values, scale)
             out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
         return out, lse
 
@@ -114,7 +119,7 @@ class Aligned:
         for at, seen, runs in self._pieces(q.shape[2]):
             above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found = Full().backward(kernel, above, queries, keys, values, result, its, scale)
+            found = self._layout(seen, runs).backward(kernel, above, queries, keys, values, result, its, scale)
             on_q[:, :, at] = _columns(found[0], runs)
             on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
         return on_q, on_k, on_v
@@ -127,6 +132,13 @@ class Aligned:
             yield slice(0, whole), slice(0, whole), runs
         if time > whole:
             yield slice(whole, time), slice(whole, whole + self.length), 1
+
+    def _layout(self, seen: slice, runs: int) -> Layout:
+        """The layout of runs that are rows of their own."""
+        if self.count is None:
+            return Full()
+        first = torch.arange(runs, device=self.count.device) * self.length + seen.start
+        return Counted((self.count[:, None] - first).flatten())
 
 
 @dataclass(frozen=True, eq=False)

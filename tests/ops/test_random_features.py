@@ -109,7 +109,7 @@ def test_more_features_are_closer_to_softmax_attention(scaling: str, position: s
         mixer.load_state_dict(exact.state_dict(), strict=False)
         found = []
         for draw in range(8):
-            mixer.draw(draw)
+            mixer.random.draw(draw)
             found.append(float((answer(mixer, x) - expected).norm() / expected.norm()))
         errors.append(sum(found) / 8)
     assert errors[1] < errors[0] / 3
@@ -135,22 +135,22 @@ def test_exponents_far_out_of_range_stay_finite(scale: float, tolerance: float) 
 
 def test_features_are_drawn_by_seed_and_count_alone() -> None:
     first, second = performer(redraw=3), performer(redraw=3)
-    assert torch.equal(first.matrix, second.matrix)
-    fresh = first.matrix.clone()
+    assert torch.equal(first.random.matrix, second.random.matrix)
+    fresh = first.random.matrix.clone()
     for step in (1, 2):
-        first.stepped(step)
-        assert torch.equal(first.matrix, fresh)
-    first.stepped(3)
-    assert not torch.equal(first.matrix, fresh)
+        first.random.stepped(step)
+        assert torch.equal(first.random.matrix, fresh)
+    first.random.stepped(3)
+    assert not torch.equal(first.random.matrix, fresh)
     torch.manual_seed(7)
     again = build_mixer({"kind": "performer", "heads": HEADS, "redraw": 3}, WIDTH).double()
-    assert not torch.equal(again.matrix, fresh)
+    assert not torch.equal(again.random.matrix, fresh)
     again.load_state_dict(first.state_dict())
-    assert torch.equal(again.matrix, first.matrix)
-    first.stepped(6)
-    again.stepped(6)  # type: ignore[operator]
-    assert torch.equal(again.matrix, first.matrix)
-    assert int(first.draws) == 2
+    assert torch.equal(again.random.matrix, first.random.matrix)
+    first.random.stepped(6)
+    again.random.stepped(6)  # type: ignore[operator]
+    assert torch.equal(again.random.matrix, first.random.matrix)
+    assert int(first.random.draws) == 2
 
 
 def test_nothing_but_training_steps_draws() -> None:

@@ -131,10 +131,10 @@ def test_features_are_performer_pytorchs(features: str) -> None:
     found, _ = ours(x, Rows.fresh_documents(1, 40), ours.start(1))
     q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in ours.projection.qkv(x).split(WIDTH, -1))
     if features == "favor":
-        q = theirs.softmax_kernel(q, projection_matrix=ours.matrix, is_query=True, eps=0.0)
-        k = theirs.softmax_kernel(k, projection_matrix=ours.matrix, is_query=False, eps=0.0)
+        q = theirs.softmax_kernel(q, projection_matrix=ours.random.matrix, is_query=True, eps=0.0)
+        k = theirs.softmax_kernel(k, projection_matrix=ours.random.matrix, is_query=False, eps=0.0)
     else:
-        q, k = (theirs.generalized_kernel(part, projection_matrix=ours.matrix) for part in (q, k))
+        q, k = (theirs.generalized_kernel(part, projection_matrix=ours.random.matrix) for part in (q, k))
     pairs = (q @ k.transpose(2, 3)).tril()
     out = pairs / pairs.sum(-1, keepdim=True) @ v
     expected = ours.projection.out(out.transpose(1, 2).flatten(2))

@@ -10,7 +10,7 @@ from training_cases import TINY, run, same, weights, write_text
 
 from farfield.config import ConfigError
 
-DRAWS = "decoder.layers.0.mixer.draws"
+DRAWS = "decoder.layers.0.mixer.random.draws"
 
 
 def performer(*words: str) -> list[str]:

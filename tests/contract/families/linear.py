@@ -80,7 +80,7 @@ def performer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor
         if settings.position == "rope":
             y = rope(y, n, settings.base)
         y = y / width**0.25
-        projected = weights["matrix"] @ y
+        projected = weights["random.matrix"] @ y
         if settings.features == "relu":
             return projected.clamp(min=0) + 1e-3
         return torch.exp(projected - y @ y / 2)

@@ -30,6 +30,22 @@ def _same_for_all() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Names the kind of each contract case for the count, and makes `-m contract_full` the whole suite, fast cases too.
+
+    A contract case has a `subject` with a `group`: see `contract.subjects` and `encoders.subjects`.
+    """
+    everything = config.getoption("markexpr").strip() == "contract_full"
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        group = getattr(parameters.get("subject"), "group", None)
+        if group is not None:
+            item.user_properties.append(("contract", group))
+            if everything:
+                item.add_marker(pytest.mark.contract_full)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many contract cases ran for each mixer."""
     counts: Counter[str] = Counter()

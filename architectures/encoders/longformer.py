@@ -109,9 +109,7 @@ class LongformerEncoder(SoftmaxEncoder):
         self.globals, self.window = config.globals, spread(config.window, layer, depth)
         dilations = [spread(config.dilation, head, self.heads) for head in range(self.heads)]
         self.runs = _runs(dilations)
-        queries, keys, values = self.projection.sizes
-        self.global_q = nn.Linear(width, queries, bias=False) if self.globals else None
-        self.global_kv = nn.Linear(width, keys + values, bias=False) if self.globals else None
+        self.global_qkv = nn.Linear(width, sum(self.projection.sizes), bias=False) if self.globals else None
 
     def attend(self, heads: Heads, x: Tensor, rows: Rows) -> Tensor:
         where = rows.once(("globals", self.globals), lambda: self._where(rows))
@@ -159,12 +157,14 @@ class LongformerEncoder(SoftmaxEncoder):
 
     def _global(self, x: Tensor, rows: Rows, where: _Globals) -> Tensor:
         """What global tokens answer, (N, H, M, W): over all tokens, in the global projections."""
-        assert self.global_q is not None
-        assert self.global_kv is not None
-        queries = self.global_q(where.place.take(x[:, None])[:, 0])
-        phase = where.place.take(rows.phase[:, None])[:, 0]
-        q = self.rotation.at(rearrange(queries, "n m (h w) -> n h m w", w=self.head_width), phase)
-        k, v = rearrange(self.global_kv(x), "n s (two g w) -> two n g s w", two=2, w=self.head_width)
+        assert self.global_qkv is not None
+        tokens, phase = where.place.take(x[:, None])[:, 0], where.place.take(rows.phase[:, None])[:, 0]
+        on_q, *on_kv = self.global_qkv.weight.split(self.projection.sizes)
+        q, k, v = (
+            rearrange(nn.functional.linear(of, weight), "n s (h w) -> n h s w", w=self.head_width)
+            for of, weight in ((tokens, on_q), (x, on_kv[0]), (x, on_kv[1]))
+        )
+        q = self.rotation.at(q, phase)
         part = Part(q, self.rotation.rows(k, rows), v, all_tokens(rows))
         return attention([part], self.scale, self.backend)[0]
 

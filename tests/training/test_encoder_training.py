@@ -102,7 +102,7 @@ MISTAKES = {
     ),
     "longer than an encoder reads": (
         ["architecture=linformer_encoder", "data.length=100000"],
-        "data.length: 100000 tokens given, but the architecture reads at most 512.",
+        "data.length: 100000 tokens given, but the architecture reads at most 2048.",
     ),
     "a causal mixer in an encoder": (
         ["architecture=retnet", "architecture.bidirectional=true"],

@@ -37,7 +37,7 @@ from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 
 __all__ = [
-    "Kind",
+    "FeatureKind",
     "Performer",
     "PerformerConfig",
     "PerformerState",
@@ -46,7 +46,7 @@ __all__ = [
     "performer_sizes",
 ]
 
-Kind = Literal["favor", "relu"]
+FeatureKind = Literal["favor", "relu"]
 
 RELU_FLOOR = 1e-3  # as published: no token is without any weight
 FLOOR = 0.75  # a denominator is at least this power of the least number: gradients through less would overflow
@@ -61,7 +61,7 @@ class PerformerConfig(MixerSettings):
     kind: Literal["performer"] = "performer"
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")
-    features: Kind = Field("favor", description="the softmax kernel, or a generalised one")
+    features: FeatureKind = Field("favor", description="the softmax kernel, or a generalised one")
     count: int | None = Field(None, ge=1, description="random features a head; null: int(W ln W), W width of a head")
     scaling: Scaling = Field("gaussian", description="lengths of the random rows: as of Gaussian ones, or constant")
     redraw: int = Field(0, ge=0, description="training steps after which the features are drawn anew; 0: never")
@@ -119,7 +119,7 @@ class RandomFeatures(nn.Module):
     seed: Tensor
     draws: Tensor
 
-    def __init__(self, count: int, width: int, kind: Kind, scaling: Scaling, redraw: int) -> None:
+    def __init__(self, count: int, width: int, kind: FeatureKind, scaling: Scaling, redraw: int) -> None:
         super().__init__()
         self.sizes, self.kind, self.scaling, self.redraw = (count, width), kind, scaling, redraw
         self.register_buffer("matrix", torch.empty(count, width))

@@ -82,7 +82,7 @@ class LinformerEncoder(SoftmaxEncoder):
             nn.init.normal_(weight, std=self.length**-0.5)
 
     def encode(self, x: Tensor, rows: Rows) -> Tensor:
-        longest = int(rows.positions.max()) + 1 if rows.time > self.length else 0
+        longest = rows.once("longest", lambda: int(rows.positions.max()) + 1) if rows.time > self.length else 0
         if longest > self.length:
             raise ModelError(f"a document of {longest} tokens; this linformer's length allows at most {self.length}.")
         return super().encode(x, rows)

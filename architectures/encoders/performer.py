@@ -24,7 +24,7 @@ from torch import Tensor
 from farfield.architectures.encoders.documents import each_document
 from farfield.architectures.encoders.encoder import Encoder, EncoderSettings
 from farfield.architectures.ops.random_features import Scaling
-from farfield.architectures.performer import Kind, RandomFeatures, normalized, performer_sizes
+from farfield.architectures.performer import FeatureKind, RandomFeatures, normalized, performer_sizes
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 
@@ -40,7 +40,7 @@ class PerformerEncoderConfig(EncoderSettings):
     kind: Literal["performer"] = "performer"
     heads: int | None = Field(None, ge=1, description="number of heads; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")
-    features: Kind = Field("favor", description="the softmax kernel, or a generalised one")
+    features: FeatureKind = Field("favor", description="the softmax kernel, or a generalised one")
     count: int | None = Field(None, ge=1, description="random features a head; null: int(W ln W), W width of a head")
     scaling: Scaling = Field("gaussian", description="lengths of the random rows: as of Gaussian ones, or constant")
     redraw: int = Field(0, ge=0, description="training steps after which the features are drawn anew; 0: never")

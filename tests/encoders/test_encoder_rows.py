@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from contract.cases import DTYPES, LENGTHS, clause
-from contract.runs import in_calls, positions_of, sample, through, whole
+from contract.runs import assert_close, documents, in_calls, positions_of, sample, through, whole
 from contract.test_rows import check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from encoders.subjects import SUBJECTS, EncoderSubject
+from farfield.architectures import Rows
 
 REACHES = [
     subject
@@ -74,6 +75,20 @@ def test_the_ends_of_a_document_see_each_other(subject: EncoderSubject, length: 
 def test_nothing_but_padding_answers_zeros(subject: EncoderSubject) -> None:
     x, cotangent = sample(2, 5, subject.width, torch.float64)
     assert not in_calls(subject.build(), x, cotangent, [positions_of("-5", "-5")], grad=False).y.any()
+
+
+@clause(SUBJECTS, every=3, layout=("packed", "right"))
+def test_the_phase_is_what_positions_are_encoded_by(subject: EncoderSubject, layout: str) -> None:
+    """It goes with its tokens when documents are taken apart."""
+    positions = positions_of("-2 9 20 1", "31 -1") if layout == "packed" else positions_of("32", "31 -1")
+    encoder, (x, _) = subject.build().encoder, sample(2, 32, subject.width, torch.float64)
+    phase = torch.randint(0, 100, positions.shape)
+    with torch.no_grad():
+        found = encoder.encode(x, Rows(positions, phase))
+        assert torch.equal(found, encoder.encode(x, Rows.at(positions))) == (subject.settings.position == "none")  # type: ignore[attr-defined]
+        for row, columns in documents(positions):
+            own = Rows(positions[row : row + 1, columns], phase[row : row + 1, columns])
+            assert_close(found[row, columns], encoder.encode(x[row : row + 1, columns], own)[0], 1e-9)
 
 
 @st.composite

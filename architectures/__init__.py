@@ -23,6 +23,7 @@ from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mamba2 import Mamba2Config
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
 from farfield.architectures.performer import PerformerConfig
+from farfield.architectures.reformer import ReformerConfig
 from farfield.architectures.retnet import RetNetConfig
 from farfield.architectures.rows import Rows
 from farfield.architectures.s2 import S2Config
@@ -56,6 +57,7 @@ MixerConfig = Annotated[
     | Mamba2Config
     | MambaConfig
     | PerformerConfig
+    | ReformerConfig
     | RetNetConfig
     | S2Config
     | SparseConfig

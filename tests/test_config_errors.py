@@ -170,6 +170,18 @@ TYPED = {
         [*TRAIN, "architecture.width=100"],
         "architecture.layers.retnet.mixer.head_width: 32 does not divide the width 100. Nearest width: 96.",
     ),
+    "odd buckets": (
+        [*TRAIN, "architecture=reformer", "architecture.layers.reformer.mixer.buckets=7"],
+        "architecture.layers.reformer.mixer.buckets: 7 given. Input should be a multiple of 2.",
+    ),
+    "no window": (
+        [*TRAIN, "architecture=reformer", "architecture.layers.reformer.mixer.window=0"],
+        "architecture.layers.reformer.mixer.window: 0 given. Input should be greater than or equal to 1.",
+    ),
+    "odd heads to rotate": (
+        [*TRAIN, "architecture=reformer", "architecture.width=255", "architecture.layers.reformer.mixer.heads=3"],
+        "architecture.layers.reformer.mixer.position: rope needs heads of even width, and this one is 85 wide.",
+    ),
     "memory and architecture": (
         [*TRAIN, "memory=knn"],
         f"memory.name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {KEYED}.",

@@ -92,7 +92,7 @@ def defined() -> Iterator[int]:
             setattr(module, key, value)
 
 
-CHOICES: list[tuple[type, str]] = [(WithMemory, "_select")]
+CHOICES: list[tuple[type, str]] = [(WithMemory, "_select"), *families.CHOICES]
 """Methods that choose: what is compared in a dtype in which a choice may fall otherwise is handed the choices."""
 
 

@@ -4,6 +4,7 @@ EXTRA        by kind and name: settings that reach paths which the default ones 
 FORMULAS     by kind: the answer (T, D) to one document (T, D) from weights and buffers by name, see contract.dense
 PLACES       by the name of a subject: layer and depth, where they are not 0 of 1
 DEFINITIONS  an op, and the definition that stands for it in clauses 3 and 4, see contract.definitions
+CHOICES      methods that choose, see contract.definitions
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from contract.families import linear, scans, segments
+from contract.families import hashes, linear, scans, segments
 
-FAMILIES = (linear, scans, segments)
+FAMILIES = (hashes, linear, scans, segments)
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
 FORMULAS: dict[str, Callable[..., Any]] = {}
 PLACES: dict[str, tuple[int, int]] = {}
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
+CHOICES: list[tuple[type, str]] = []
 for family in FAMILIES:
     EXTRA |= family.EXTRA
     FORMULAS |= family.FORMULAS
     PLACES |= getattr(family, "PLACES", {})
     DEFINITIONS |= family.DEFINITIONS
+    CHOICES += getattr(family, "CHOICES", [])

@@ -1,0 +1,70 @@
+"""Attention among tokens of the same bucket.
+
+Shapes of the formulas: T time, D width, H heads, W width of a head, R rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from contract.parts import convolved, rope
+from farfield.architectures.shared_heads import SharedHeads
+
+if TYPE_CHECKING:
+    from contract.subjects import Subject
+
+
+def bucket(x: Tensor, rotation: Tensor) -> int:
+    """argmax([x R; -x R]) of x (W,)."""
+    turned = [float(value) for value in x.detach() @ rotation]
+    turned += [-value for value in turned]
+    return turned.index(max(turned))
+
+
+def reformer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Rounds merged as published: each a softmax of its own, weighted by exp(lse of the round - lse of all)."""
+    settings: Any = subject.settings
+    heads = settings.heads or subject.width // settings.head_width
+    mixed = convolved(x @ weights["projection.qv.weight"].T, weights.get("projection.taps"))
+    q, v = (part.reshape(x.shape[0], heads, -1) for part in mixed.split(subject.width, 1))
+    outputs = []
+    for head in range(heads):
+        rotations = weights["projection.rotations"][head]
+        buckets = [[bucket(q[n, head], rotation) for n in range(x.shape[0])] for rotation in rotations]
+        turned = [
+            q[n, head] if settings.position == "none" else rope(q[n, head], n, settings.base) for n in range(x.shape[0])
+        ]
+        keys = [one / (one.square().mean() + 1e-6).sqrt() / one.shape[0] ** 0.5 for one in turned]
+        rows = []
+        for n in range(x.shape[0]):
+            found, sums = [], []
+            for names in buckets:
+                seen = [m for m in range(n) if names[m] == names[n]][-settings.window :]
+                if seen:
+                    scores = torch.stack([turned[n] @ keys[m] for m in seen])
+                    found.append(torch.softmax(scores, 0) @ v[seen, head])
+                    sums.append(scores.logsumexp(0))
+            share = torch.softmax(torch.stack(sums), 0) if sums else None
+            rows.append(v[n, head] if share is None else share @ torch.stack(found))
+        outputs.append(torch.stack(rows))
+    return torch.cat(outputs, 1) @ weights["projection.out.weight"].T
+
+
+EXTRA: dict[str, dict[str, dict[str, Any]]] = {
+    "reformer": {
+        "conv": {"heads": 4, "buckets": 4, "rounds": 1, "window": 5, "conv": 4},
+        "nope": {"heads": 2, "buckets": 6, "rounds": 3, "window": 3, "position": "none"},
+        "last": {"heads": 2, "buckets": 2, "rounds": 3, "window": 1},
+        "wide": {"heads": 4, "buckets": 2, "rounds": 2, "window": 70},
+    },
+}
+
+FORMULAS: dict[str, Callable[..., Any]] = {"reformer": reformer}
+
+DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+CHOICES: list[tuple[type, str]] = [(SharedHeads, "buckets")]

@@ -93,7 +93,7 @@ class Reformer(Mixer):
     def __init__(self, config: ReformerConfig, width: int) -> None:
         super().__init__()
         self.heads, self.head_width = config.sizes(width)
-        self.buckets, self.rounds, self.window = config.buckets, config.rounds, config.window
+        self.config, self.buckets, self.rounds, self.window = config, config.buckets, config.rounds, config.window
         self.scale, self.backend = self.head_width**-0.5, config.backend
         sizes = self.heads, self.head_width, config.buckets, config.rounds, config.conv
         self.projection = SharedHeads(width, *sizes)

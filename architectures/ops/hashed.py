@@ -281,7 +281,7 @@ class Adjacent:
         first = chunk[number == 0]
         before = chunk - 1
         if self.across:
-            before[first] = torch.cat((first[1:], first.new_full((1,), len(chunk)))) - 1 if len(first) else first
+            before[first] = torch.cat((first[1:] - 1, chunk[-1:]))  # the last chunk of the same document
         alone = before == chunk if self.across else number == 0
         for at in _split(chunk[alone], size):
             yield Piece(at, None, self._visible(bucket[at], bucket[at]))

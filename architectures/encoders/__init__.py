@@ -17,6 +17,7 @@ from farfield.architectures.encoders.encoder import Encoder, EncoderSettings
 from farfield.architectures.encoders.linformer import LinformerEncoderConfig
 from farfield.architectures.encoders.longformer import LongformerEncoderConfig
 from farfield.architectures.encoders.performer import PerformerEncoderConfig
+from farfield.architectures.encoders.reformer import ReformerEncoderConfig
 from farfield.config import Config, ConfigError, read
 
 __all__ = ["Encoder", "EncoderMixerConfig", "EncoderSettings", "build_encoder", "encoder_kinds"]
@@ -27,7 +28,8 @@ EncoderMixerConfig = Annotated[
     | DilatedEncoderConfig
     | LinformerEncoderConfig
     | LongformerEncoderConfig
-    | PerformerEncoderConfig,
+    | PerformerEncoderConfig
+    | ReformerEncoderConfig,
     Field(discriminator="kind"),
 ]
 

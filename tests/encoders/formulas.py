@@ -162,6 +162,40 @@ def performer(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tens
     return heads.joined(pairs @ heads.v / pairs.sum(-1, keepdim=True))
 
 
+def reformer(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tensor | None) -> Tensor:
+    """Rounds of softmax over neighbours by rank, merged by exp(lse of the round - lse of all)."""
+    settings: Any = subject.settings
+    heads, time = settings.heads or subject.width // settings.head_width, x.shape[0]
+    mixed = (x @ weights["encoder.projection.qv.weight"].T).chunk(2, 1)
+    q, v = (part.unflatten(1, (heads, -1)).transpose(0, 1) for part in mixed)
+    hashes = torch.einsum("hnw,hrwb->hrnb", q.detach().double(), weights["encoder.projection.rotations"].double())
+    buckets = torch.cat((hashes, -hashes), -1).argmax(-1)
+    q = turned(q, settings.base) if settings.position == "rope" else q
+    k = q / (q.double().square().sum(-1, keepdim=True) + q.shape[2] * 1e-6).sqrt().to(q.dtype)
+    counts = torch.stack([
+        torch.stack([hash_neighbours(one.tolist(), settings.chunk, settings.across) for one in turns])
+        for turns in buckets
+    ]).sum(1)  # fmt: skip
+    counts += torch.eye(time, dtype=counts.dtype) * (counts.sum(-1, keepdim=True) == 0)
+    scores = (q @ k.transpose(1, 2)).double() + counts.double().log()
+    out = scores.softmax(-1).to(x.dtype) @ v
+    return out.transpose(0, 1).flatten(1) @ weights["encoder.projection.out.weight"].T
+
+
+def hash_neighbours(buckets: list[int], chunk: int, across: bool) -> Tensor:
+    """(T, T): whether n sees m, by rank when sorted by (bucket, position)."""
+    order = sorted(range(len(buckets)), key=lambda m: (buckets[m], m))
+    number = {m: rank // chunk for rank, m in enumerate(order)}
+    last = max(number.values())
+
+    def sees(n: int, m: int) -> bool:
+        near = number[m] in (number[n], number[n] - 1) or (across and number[n] == 0 and number[m] == last)
+        return n != m and near and (across or buckets[n] == buckets[m])
+
+    times = range(len(buckets))
+    return torch.tensor([[float(sees(n, m)) for m in times] for n in times])
+
+
 FORMULAS: dict[str, Callable[[EncoderSubject, Weights, Tensor, Tensor | None], Tensor]] = {
     "attention": attention,
     "bigbird": bigbird,
@@ -169,5 +203,6 @@ FORMULAS: dict[str, Callable[[EncoderSubject, Weights, Tensor, Tensor | None], T
     "linformer": linformer,
     "longformer": longformer,
     "performer": performer,
+    "reformer": reformer,
 }
 """By kind: the answer (T, D) to one document (T, D), from the weights by their names, and `marked` (T,) or None."""

@@ -46,6 +46,11 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "constant": {"heads": 2, "scaling": "constant", "position": "none", "redraw": 3},
         "relu": {"heads": 2, "features": "relu", "count": 20},
     },
+    "reformer": {
+        "rounds": {"heads": 4, "buckets": 6, "rounds": 3, "chunk": 5},
+        "across": {"heads": 4, "buckets": 4, "rounds": 2, "chunk": 6, "across": True},
+        "single": {"heads": 2, "buckets": 2, "rounds": 3, "chunk": 1, "across": True, "position": "none"},
+    },
 }
 """By kind and name: further settings."""
 

@@ -42,6 +42,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from farfield.architectures import Rows, build_mixer, mixer_kinds
+from farfield.architectures.encoders import build_encoder, encoder_kinds
 from farfield.benchmarks.provenance import provenance
 from farfield.progress import Bar
 
@@ -88,17 +89,23 @@ def _mixer(settings: Mapping[str, Any]) -> tuple[nn.Module, Layer]:
     return mixer, lambda x: mixer(x, Rows.fresh_documents(1, x.shape[1]), mixer.start(1))[0]
 
 
-FAMILIES = {"mixer": Family(mixer_kinds, _mixer)}
+def _encoder(settings: Mapping[str, Any]) -> tuple[nn.Module, Layer]:
+    encoder = build_encoder(settings, WIDTH)
+    return encoder, lambda x: encoder.encode(x, Rows.fresh_documents(1, x.shape[1]))
+
+
+FAMILIES = {"mixer": Family(mixer_kinds, _mixer), "encoder": Family(encoder_kinds, _encoder)}
 """What is measured: one entry for each union of kinds."""
 
 
-def subjects() -> dict[str, Subject]:
-    """Every kind of every family, by name."""
+def subjects(longest: int) -> dict[str, Subject]:
+    """Every kind of every family, by name; one that has a `length` is made for documents of `longest` tokens."""
     found = {}
     for family, run in FAMILIES.items():
         for kind, settings in run.kinds().items():
-            name = kind if family == "mixer" else f"{kind} {family}"
-            found[name] = Subject(name, family, {"kind": kind}, "linear" in settings.form)
+            name = kind if family == "mixer" else f"{family}.{kind}"
+            sized = {"length": longest} if "length" in settings.model_fields else {}
+            found[name] = Subject(name, family, {"kind": kind, **sized}, "linear" in settings.form)
     return found
 
 
@@ -210,20 +217,19 @@ def _rows(chosen: Sequence[Subject], lengths: Sequence[int], repeats: int) -> It
 
 def main(words: Sequence[str] | None = None) -> int:
     """The table; 0 if every claim that was measured holds, 1 if one does not."""
-    known = subjects()
-    claimed = [name for name, subject in known.items() if subject.claims]
+    claimed = [name for name, subject in subjects(0).items() if subject.claims]
     parser = argparse.ArgumentParser(
         prog="python -m farfield.benchmarks.linear_cost",
         description="Growth of time and memory with length, of every kind that is said to be linear.",
     )
     parser.add_argument("--json", type=Path, help="where to write the figures, with the versions")
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192, 32768], help="tokens; two at least")
-    parser.add_argument("--kinds", nargs="+", default=claimed, choices=list(known), metavar="KIND")
+    parser.add_argument("--kinds", nargs="+", default=claimed, choices=list(subjects(0)), metavar="KIND")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each length")
     given = parser.parse_args(words)
     if len(set(given.lengths)) < 2:
         parser.error("--lengths: growth is between two lengths at least.")
-    rows = []
+    known, rows = subjects(max(given.lengths)), []
     with Bar("linear cost", total=len(given.kinds), unit="kinds") as bar:
         for row in _rows([known[name] for name in given.kinds], given.lengths, given.repeats):
             rows.append(row)

@@ -22,8 +22,9 @@ def test_growth_is_one_where_cost_is_linear_and_the_ratio_of_lengths_where_it_is
 
 
 def test_the_kinds_that_claim_it() -> None:
-    claimed = {name for name, subject in subjects().items() if subject.claims}
-    assert {"longformer", "mamba", "retnet"} <= claimed < set(mixer_kinds())
+    claimed = {name for name, subject in subjects(64).items() if subject.claims}
+    assert {"encoder.performer", "longformer", "mamba", "retnet"} <= claimed
+    assert {name for name in claimed if "." not in name} < set(mixer_kinds())
     assert "attention" not in claimed
 
 
@@ -56,7 +57,7 @@ def test_memory_is_counted_through_the_backward() -> None:
 
 def test_two_kinds_hold_and_their_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "cost.json"
-    words = ["--kinds", "retnet", "s2", "--lengths", "64", "256", "--repeats", "3", "--json", str(file)]
+    words = ["--kinds", "retnet", "encoder.linformer", "--lengths", "64", "256", "--repeats", "3", "--json", str(file)]
     assert main(words) == 0
     assert capsys.readouterr().out.count("holds") == 2
     told = json.loads(file.read_text(encoding="utf-8"))
@@ -64,7 +65,7 @@ def test_two_kinds_hold_and_their_figures_are_written(tmp_path: Path, capsys: py
     for row in told["rows"]:
         assert [cost["length"] for cost in row["costs"]] == [64, 256]
         assert all(cost["seconds"] > 0 and cost["peak_bytes"] > 64 * 64 * 4 for cost in row["costs"])
-        assert row["memory_growth"] == pytest.approx(1, abs=0.2)
+        assert 0.5 < row["memory_growth"] < 1.1
 
 
 def test_a_kind_that_is_quadratic_is_caught(
@@ -72,7 +73,7 @@ def test_a_kind_that_is_quadratic_is_caught(
 ) -> None:
     """Retention in its dense form."""
     made_up = Subject("dense", "mixer", {"kind": "retnet", "chunk": 0}, claims=True)
-    monkeypatch.setattr(linear_cost, "subjects", lambda: {"dense": made_up})
+    monkeypatch.setattr(linear_cost, "subjects", lambda _: {"dense": made_up})
     assert main(["--kinds", "dense", "--lengths", "128", "1024", "--repeats", "1"]) == 1
     assert "broken" in capsys.readouterr().out
 

@@ -11,6 +11,7 @@ ARGS        ?=
 VENV  := .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+APART := $(VENV)/apart
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Two test processes with two threads each would fight for the same cores.
@@ -27,7 +28,7 @@ help:  ## list the targets
 demo: $(READY)  ## train small models, run the needle grid, ask questions about documents (ten minutes)
 	$(BIN)/python -m farfield.demo
 
-test: $(READY)  ## run the tests
+test: $(APART)/.ready  ## run the tests
 	$(PYTEST) --numprocesses auto $(ARGS)
 
 check: $(READY)  ## format, lint, types, import directions and the fast tests
@@ -56,4 +57,12 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch
 	$(PIP) --editable '.[cpu,dev,oracles]'
+	@touch $@
+
+# What else tests compare with: packages without what they ask for, which would be another torch, and packages in a
+# folder off the path, since they are in the way of others. The two files say more.
+$(APART)/.ready: $(READY) tests/oracles/alone.txt tests/oracles/apart.txt
+	$(PIP) --no-deps --requirement tests/oracles/alone.txt
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) --no-deps --no-build-isolation --upgrade \
+	    --target $(APART) --requirement tests/oracles/apart.txt
 	@touch $@

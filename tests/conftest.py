@@ -47,10 +47,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many contract cases ran for each mixer."""
-    counts: Counter[str] = Counter()
-    for outcome in ("passed", "failed", "xfailed", "xpassed"):
-        for report in terminalreporter.getreports(outcome):
-            counts.update(str(value) for name, value in report.user_properties if name == "contract")
-    if counts:
-        terminalreporter.write_line("contract: " + ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))
+    """How many contract cases ran for each mixer, and how far ours are from other implementations."""
+    contract = Counter(_recorded(terminalreporter, "contract"))
+    if contract:
+        terminalreporter.write_line("contract: " + ", ".join(f"{name} {contract[name]}" for name in sorted(contract)))
+    worst: dict[str, float] = {}
+    for value in _recorded(terminalreporter, "parity"):
+        pair, _, figure = value.rpartition(": ")
+        worst[pair] = max(worst.get(pair, 0.0), float(figure))
+    if worst:
+        terminalreporter.write_line("parity: the largest difference of values and gradients, relative to the largest")
+    for pair in sorted(worst):
+        terminalreporter.write_line(f"    {pair:60} {worst[pair]:.1e}")
+
+
+def _recorded(reporter: pytest.TerminalReporter, name: str) -> list[str]:
+    """What all tests that ran recorded under `name`."""
+    outcomes = ("passed", "failed", "xfailed", "xpassed")
+    properties = [
+        one for outcome in outcomes for report in reporter.getreports(outcome) for one in report.user_properties
+    ]
+    return [str(value) for key, value in properties if key == name]

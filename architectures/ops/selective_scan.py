@@ -3,9 +3,10 @@
     h_t = exp(Delta_t A) h_{t-1} + Delta_t x_t B_t          h: (E, N)
     y_t = C_t h_t + D x_t
 
-`selective_scan_definition` is the loop. `selective_scan` cuts time into M chunks of L, about sqrt(T), tokens each, and
-runs the recurrence over the L positions of a chunk, for all chunks at once: first from nothing, which gives what each
-chunk adds and, with the product of its decays, the state before each chunk; then the carried states are added.
+`selective_scan_definition` is the loop. `selective_scan` goes through the text in pieces of `PIECE` tokens, each from
+the state behind the one before. It cuts a piece of T tokens into M chunks of L, about sqrt(T), tokens each, and runs
+the recurrence over the L positions of a chunk, for all chunks at once: first from nothing, which gives what each chunk
+adds and, with the product of its decays, the state before each chunk; then the carried states are added.
 
                    chunk 0    chunk 1    chunk 2          l steps over columns of (B, M, E, N)
     position 0        |          |          |
@@ -14,7 +15,8 @@ chunk adds and, with the product of its decays, the state before each chunk; the
 
 The backward runs the states once more, and its own recurrence from the right; nothing of the forward is kept but its
 arguments. Channels are taken in tiles, so that what is held at once, (B, T, tile, N), is bounded by `HELD` numbers, or
-by a single channel. A document begins with a decay of zero; padding has Delta = 0, which leaves the state as it is.
+by a single channel. Without pieces the tiles of a long text would be narrow, and half as fast. A document begins with
+a decay of zero; padding has Delta = 0, which leaves the state as it is.
 All is computed in the dtype of the state. Gu and Dao, https://arxiv.org/abs/2312.00752.
 
 Shapes: B batch, T time, E channels, N states a channel, L positions in a chunk, M chunks.
@@ -37,6 +39,7 @@ from farfield.architectures.rows import Rows
 __all__ = ["selective_scan", "selective_scan_definition"]
 
 HELD = 2**21
+PIECE = 2**9
 
 
 def selective_scan_definition(
@@ -74,12 +77,25 @@ def selective_scan(
     if rows.plain and time == 1:
         state = (delta[:, 0, :, None] * A).exp() * state + (delta * x)[:, 0, :, None] * B
         return ((state * C).sum(-1)[:, None] + D * x).to(dtype), state
+    begins = None if rows.single else (rows.positions == 0).to(kind)[..., None]
+    outputs = []
+    pieces = [part.split(PIECE, dim=1) for part in (x, delta, B, C, *([] if begins is None else [begins]))]
+    for piece in zip(*pieces, strict=True):
+        y, state = _piece(A, state, *piece)
+        outputs.append(y)
+    return rows.masked(torch.cat(outputs, dim=1) + D * x).to(dtype), state
+
+
+def _piece(
+    A: Tensor, state: Tensor, x: Tensor, delta: Tensor, B: Tensor, C: Tensor, begins: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """C h (B, T, E) and the last state (B, E, N) of a piece; `begins` (B, T, 1) is 1 where a document begins."""
+    time = x.shape[1]
     length = math.isqrt(time)
-    parts = [_cut(part, length) for part in (x, delta, B, C)]
-    kept = None if rows.single else 1 - _cut((rows.positions == 0).to(kind)[..., None], length)[..., None]
-    y, state = _scan(parts[0], parts[1], A, parts[2], parts[3], kept, state)
-    y = rearrange(y, "l b m e -> b (m l) e")[:, :time] + D * x
-    return rows.masked(y).to(dtype), state
+    kept = None if begins is None else 1 - _cut(begins, length)[..., None]
+    x, delta, B, C = (_cut(part, length) for part in (x, delta, B, C))
+    y, state = _scan(x, delta, A, B, C, kept, state)
+    return rearrange(y, "l b m e -> b (m l) e")[:, :time], state
 
 
 def _cut(x: Tensor, length: int) -> Tensor:

@@ -72,6 +72,14 @@ def test_tiles_change_nothing(held: int, monkeypatch: pytest.MonkeyPatch) -> Non
     check(Rows.at(positions_of("30 33", "-3 60")), inputs(2, 63, 1.0, torch.float64), 1e-11)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("piece", [1, 10, 128, 130])
+def test_pieces_change_nothing(piece: int, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which the last is shorter, a document goes through several, and one begins with a piece."""
+    monkeypatch.setattr(op, "PIECE", piece)
+    check(Rows.at(positions_of(*LAYOUTS[layout])), inputs(3, 130, 1.0, torch.float64), 1e-11)
+
+
 @pytest.mark.parametrize("begins", [0, 5])
 @pytest.mark.parametrize("sizes", [[1], [5, 1, 7]], ids=str)
 def test_any_split_is_the_whole(begins: int, sizes: list[int]) -> None:

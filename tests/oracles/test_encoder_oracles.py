@@ -1,41 +1,24 @@
-"""Parity of the bidirectional mixers with other people's implementations, where they are installed.
-
-    pip install -e '.[oracles]'
-    pip install --no-deps linformer
-    pip install --no-deps performer-pytorch local-attention axial-positional-embedding hyper-connections
+"""Parity of the bidirectional mixers with other people's implementations: see theirs.py for their installation.
 
 Each is run in float64 with the weights of ours; what differs by convention is said where it is undone.
 """
 
 from __future__ import annotations
 
-import importlib
-import types
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from contract.runs import error, positions_of
+from contract.runs import positions_of
+from parity import WIDTH, Parity
+from theirs import installed
 from torch import Tensor
 
 from farfield.architectures import Rows
 from farfield.architectures.encoders import Encoder, build_encoder
 
-WIDTH, HEADS = 32, 4
-
-Record = Callable[[str, object], None]
-
-
-def installed(name: str) -> types.ModuleType:
-    """The module, or a skipped test. Its own warnings are not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(name)
-        except ImportError as missing:
-            pytest.skip(f"{name.partition('.')[0]} is not installed: {missing}")
+HEADS = 4
 
 
 def encoder(kind: str, **settings: Any) -> Any:
@@ -48,21 +31,15 @@ def encoder(kind: str, **settings: Any) -> Any:
     return built.double()
 
 
-def check(
-    ours: Encoder, theirs: Callable[[Tensor], Tensor], rows: Rows, tolerance: float, names: str, record: Record
-) -> None:
+def check(parity: Parity, ours: Encoder, theirs: Callable[[Tensor], Tensor], rows: Rows, tolerance: float) -> None:
     """Values and the gradient of the input; `theirs` takes x (B, T, D)."""
     x = torch.randn(rows.batch, rows.time, WIDTH, dtype=torch.float64, requires_grad=True)
-    found, expected = ours.encode(x, rows), theirs(x)
-    above = torch.randn_like(found)
-    mine, other = (torch.autograd.grad((y * above).sum(), x)[0] for y in (found, expected))
-    off = max(error(found.detach(), expected.detach()), error(mine, other))
-    record("parity", f"{names}: {off:.1e}")
-    assert off <= tolerance
+    parity.outputs(ours.encode(x, rows), theirs(x), tolerance, x)
 
 
+@pytest.mark.parity("encoder attention", "torch's SDPA, unfused")
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_attention_is_pytorchs(kv_heads: int, record_property: Record) -> None:
+def test_attention_is_pytorchs(kv_heads: int, parity: Parity) -> None:
     ours = encoder("attention", kv_heads=kv_heads)
     real = positions_of("40", "23 -17") >= 0
 
@@ -75,14 +52,14 @@ def test_attention_is_pytorchs(kv_heads: int, record_property: Record) -> None:
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v, real[:, None, None], enable_gqa=True)
         return ours.projection.out(out.transpose(1, 2).flatten(2)) * real[..., None]
 
-    names = f"attention, {kv_heads} heads of keys vs torch's scaled_dot_product_attention"
-    check(ours, theirs, Rows.at(positions_of("40", "23 -17")), 1e-12, names, record_property)
+    check(parity, ours, theirs, Rows.at(positions_of("40", "23 -17")), 1e-12)
 
 
+@pytest.mark.parity("encoder longformer", "transformers' LongformerSelfAttention")
 @pytest.mark.parametrize("globals_", ["none", "first", "marked"])
 @pytest.mark.parametrize("window", [2, 8])
 def test_longformer_is_transformers(
-    window: int, globals_: str, record_property: Record, monkeypatch: pytest.MonkeyPatch
+    window: int, globals_: str, parity: Parity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their window is that of both sides together. They take softmax in float32: here it is one in float64."""
     longformer = installed("transformers.models.longformer.modeling_longformer")
@@ -112,12 +89,12 @@ def test_longformer_is_transformers(
         return ours.projection.out(out)
 
     rows = Rows(positions, positions, marked=None if globals_ == "first" else marked)
-    named = f"longformer, window {window}, {globals_} global vs transformers' LongformerSelfAttention"
-    check(ours, theirs, rows, 1e-12, named, record_property)
+    check(parity, ours, theirs, rows, 1e-12)
 
 
+@pytest.mark.parity("encoder linformer", "linformer")
 @pytest.mark.parametrize("time", [40, 23])
-def test_linformer_is_linformers(time: int, record_property: Record) -> None:
+def test_linformer_is_linformers(time: int, parity: Parity) -> None:
     """Of their layer, which has a bias behind it, shared projections of all heads, and slices them as ours."""
     linformer = installed("linformer.linformer")
     ours = encoder("linformer", length=40, rows=6)
@@ -128,12 +105,12 @@ def test_linformer_is_linformers(time: int, record_property: Record) -> None:
         {f"{name}.weight": weight for name, weight in weights.items()}
         | {"to_out.bias": torch.zeros(WIDTH), "proj_k": ours.key_rows[0], "proj_v": ours.value_rows[0]}
     )
-    names = f"linformer, {time} of 40 tokens vs linformer's LinformerSelfAttention"
-    check(ours, theirs, Rows.fresh_documents(2, time), 1e-12, names, record_property)
+    check(parity, ours, theirs, Rows.fresh_documents(2, time), 1e-12)
 
 
+@pytest.mark.parity("encoder performer", "performer-pytorch")
 @pytest.mark.parametrize("features", ["favor", "relu"])
-def test_performer_is_performer_pytorchs(features: str, record_property: Record) -> None:
+def test_performer_is_performer_pytorchs(features: str, parity: Parity) -> None:
     """Its features without the epsilon that it adds behind the maximum, and its bidirectional linear attention."""
     performer = installed("performer_pytorch.performer_pytorch")
     ours = encoder("performer", features=features)
@@ -149,5 +126,4 @@ def test_performer_is_performer_pytorchs(features: str, record_property: Record)
         out = performer.linear_attention(kernel(q, True), kernel(k, False), v)
         return ours.projection.out(out.transpose(1, 2).flatten(2))
 
-    names = f"performer, {features} vs performer-pytorch's linear_attention"
-    check(ours, theirs, Rows.fresh_documents(2, 40), 1e-9, names, record_property)
+    check(parity, ours, theirs, Rows.fresh_documents(2, 40), 1e-9)

@@ -1,9 +1,4 @@
-"""Parity of the linear attention kinds with other people's implementations, where they are installed.
-
-    pip install -e '.[oracles]'
-    pip install --no-deps performer-pytorch local-attention axial-positional-embedding hyper-connections
-    pip install --no-deps flash-linear-attention fla-core triton      of which only a formula is used; apart from the
-                                                                      others, where it gets in the way of transformers
+"""Parity of the linear attention kinds with other people's implementations: see theirs.py for their installation.
 
 Each is run in float64 as far as it goes, with the weights of ours; what differs by convention is said where it is
 undone.
@@ -11,53 +6,19 @@ undone.
 
 from __future__ import annotations
 
-import importlib
-import types
-import warnings
 from typing import Any
 
 import pytest
 import torch
 from contract.runs import assert_close
+from parity import FLOAT32, FLOAT64, WIDTH, Parity, mixer
+from theirs import apart, installed
 from torch import Tensor
+from torch.nn.functional import silu, softplus
 
-from farfield.architectures import Mixer, Rows, build_mixer
+from farfield.architectures import Rows, build_mixer
 from farfield.architectures.lightning import slopes
-
-WIDTH = 32
-FLOAT32 = 1e-5
-"""Where theirs, run in float64, computes some steps in float32: norms, decays."""
-
-
-def installed(name: str) -> types.ModuleType:
-    """The module, or a skipped test. Its own warnings are not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            pytest.skip(f"{name.partition('.')[0]} is not installed: {error}")
-
-
-def mixer(settings: dict[str, Any], layer: int = 0, depth: int = 1) -> Mixer:
-    """With weights at no special value."""
-    torch.manual_seed(0)
-    built = build_mixer(settings, WIDTH, layer, depth)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape)
-    return built.double()
-
-
-def check(ours: Mixer, theirs: Any, time: int = 63) -> None:
-    """Values and the gradient of the input of one document; `theirs` takes x (B, T, D)."""
-    x = torch.randn(2, time, WIDTH, dtype=torch.float64, requires_grad=True)
-    found, _ = ours(x, Rows.fresh_documents(2, time), ours.start(2))
-    expected = theirs(x)
-    assert_close(found.detach(), expected.detach(), FLOAT32)
-    above = torch.randn_like(found)
-    mine, other = (torch.autograd.grad((y * above).sum(), x)[0] for y in (found, expected))
-    assert_close(mine, other, FLOAT32)
+from farfield.architectures.ops.linear_attention import linear_attention
 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
@@ -65,12 +26,13 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
     return weight.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
 
 
+@pytest.mark.parity("lightning", "transformers' MiniMax")
 @pytest.mark.parametrize("layer", [0, 1, 3])
-def test_lightning_is_minimaxs(layer: int) -> None:
+def test_lightning_is_minimaxs(layer: int, parity: Parity) -> None:
     """Its share of the slopes has another 1e-5, in the denominator; slopes are set to theirs, and are as good as."""
     minimax = installed("transformers.models.minimax.modeling_minimax")
     heads, depth = 4, 4
-    ours = mixer({"kind": "lightning", "heads": heads}, layer, depth)
+    ours = mixer("lightning", layer, depth, heads=heads)
     config = minimax.MiniMaxConfig(
         hidden_size=WIDTH,
         num_attention_heads=heads,
@@ -88,14 +50,15 @@ def test_lightning_is_minimaxs(layer: int) -> None:
     theirs.qkv_proj.weight.data = interleaved(ours.projection.qkv.weight, heads)
     theirs.output_gate.weight.data = ours.gate.weight
     theirs.out_proj.weight.data = ours.projection.out.weight
-    check(ours, lambda x: theirs(x, None, None)[0])
+    parity.layer(ours, lambda x: theirs(x, None, None)[0], FLOAT32)
 
 
+@pytest.mark.parity("mamba2", "transformers' Mamba2")
 @pytest.mark.parametrize("groups", [1, 2])
-def test_mamba2_is_transformers(groups: int) -> None:
+def test_mamba2_is_transformers(groups: int, parity: Parity) -> None:
     """The whole layer, chunked; theirs computes the scan and the norm in float32."""
     transformers = installed("transformers.models.mamba2.modeling_mamba2")
-    ours = mixer({"kind": "mamba2", "heads": 4, "groups": groups, "state": 8, "chunk": 16})
+    ours = mixer("mamba2", heads=4, groups=groups, state=8, chunk=16)
     config = transformers.Mamba2Config(
         hidden_size=WIDTH,
         num_heads=4,
@@ -119,46 +82,89 @@ def test_mamba2_is_transformers(groups: int) -> None:
         "out_proj.weight": ours.out.weight,
     }
     theirs.load_state_dict(names)
-    check(ours, theirs)
+    parity.layer(ours, theirs, FLOAT32)
 
 
+@pytest.mark.parity("mamba2", "mamba_ssm's ssd_chunk_scan_combined_ref")
+@pytest.mark.parametrize("groups", [1, 2])
+def test_mamba2_is_mamba_ssms(groups: int, parity: Parity) -> None:
+    """The layer around their reference functions, as their own reference of the layer puts it together."""
+    scan = apart("mamba_ssm.ops.triton.ssd_combined").ssd_chunk_scan_combined_ref
+    norm = apart("mamba_ssm.ops.triton.layernorm_gated").rms_norm_ref
+    ours = mixer("mamba2", heads=4, groups=groups, state=8, chunk=16)
+    inner, states = ours.inner, groups * 8
+
+    def theirs(x: Tensor) -> Tensor:
+        z, mixed, dt = ours.into(x).split([inner, inner + 2 * states, 4], -1)
+        weight, padded = ours.taps.flip(1)[:, None], torch.nn.functional.pad(mixed.mT, (3, 0))
+        mixed = silu(torch.conv1d(padded, weight, ours.taps_bias, groups=len(weight))).mT
+        u, b, c = mixed.split([inner, states, states], -1)
+        b, c = (part.unflatten(-1, (groups, -1)) for part in (b, c))
+        rates = {"D": ours.D, "dt_bias": ours.dt_bias, "dt_softplus": True}
+        out = scan(u.unflatten(-1, (4, -1)), dt, -ours.A_log.exp(), b, c, 16, **rates).flatten(2)
+        gate = {"z": z, "eps": 1e-5, "group_size": inner // groups, "norm_before_gate": False}
+        return ours.out(norm(out, ours.gain, None, **gate))
+
+    parity.layer(ours, theirs, FLOAT32, time=128)
+
+
+@pytest.mark.parity("mamba2", "mamba_ssm's ssd_minimal_discrete")
+@pytest.mark.parametrize("time", [16, 128])
+def test_state_space_duality_is_the_papers_listing(time: int, parity: Parity) -> None:
+    """From a carried state; theirs has time before heads, and a state of values by keys."""
+    theirs = apart("mamba_ssm.modules.ssd_minimal").ssd_minimal_discrete
+    q, k, u = (torch.randn(2, 3, time, width, dtype=torch.float64) for width in (8, 8, 12))
+    u.requires_grad_()
+    decay, state = -softplus(torch.randn(2, 3, time).double()), torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    rows = Rows.at(torch.arange(5, 5 + time).expand(2, -1))
+    found, last = linear_attention(q, k, u, decay, rows, state, 32)
+    first = (part.transpose(1, 2) for part in (u, decay, k, q))
+    expected, after = theirs(*first, block_len=16, initial_states=state.mT[:, None])
+    parity.outputs(found, expected.transpose(1, 2), FLOAT64, u)
+    parity.close(last, after.mT, FLOAT64)
+
+
+@pytest.mark.parity("performer", "performer-pytorch's features")
 @pytest.mark.parametrize("features", ["favor", "relu"])
-def test_features_are_performer_pytorchs(features: str) -> None:
+def test_features_are_performer_pytorchs(features: str, parity: Parity) -> None:
     """Ratios of a row's products, which alone count; without the epsilon that theirs adds behind the maximum."""
-    theirs = installed("performer_pytorch.performer_pytorch")
-    ours = mixer({"kind": "performer", "heads": 4, "features": features, "position": "none"})
-    x = torch.randn(1, 40, WIDTH, dtype=torch.float64)
-    found, _ = ours(x, Rows.fresh_documents(1, 40), ours.start(1))
-    q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in ours.projection.qkv(x).split(WIDTH, -1))
-    if features == "favor":
-        q = theirs.softmax_kernel(q, projection_matrix=ours.random.matrix, is_query=True, eps=0.0)
-        k = theirs.softmax_kernel(k, projection_matrix=ours.random.matrix, is_query=False, eps=0.0)
-    else:
-        q, k = (theirs.generalized_kernel(part, projection_matrix=ours.random.matrix) for part in (q, k))
-    pairs = (q @ k.transpose(2, 3)).tril()
-    out = pairs / pairs.sum(-1, keepdim=True) @ v
-    expected = ours.projection.out(out.transpose(1, 2).flatten(2))
-    assert_close(found.detach(), expected.detach(), 1e-9)
+    package = installed("performer_pytorch.performer_pytorch")
+    ours = mixer("performer", heads=4, features=features, position="none")
+
+    def phi(part: Tensor, query: bool) -> Tensor:
+        if features == "relu":
+            return package.generalized_kernel(part, projection_matrix=ours.random.matrix)
+        return package.softmax_kernel(part, projection_matrix=ours.random.matrix, is_query=query, eps=0.0)
+
+    def theirs(x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in ours.projection.qkv(x).split(WIDTH, -1))
+        pairs = (phi(q, True) @ phi(k, False).mT).tril()
+        out = pairs / pairs.sum(-1, keepdim=True) @ v
+        return ours.projection.out(out.transpose(1, 2).flatten(2))
+
+    parity.layer(ours, theirs, 1e-9, time=40)
 
 
+@pytest.mark.parity("retnet", "yet-another-retnet's decays")
 @pytest.mark.parametrize("heads", [1, 3, 4])
-def test_linspace_decays_are_yet_another_retnets(heads: int) -> None:
+def test_linspace_decays_are_yet_another_retnets(heads: int, parity: Parity) -> None:
     theirs = installed("yet_another_retnet.retention")
-    ours = build_mixer({"kind": "retnet", "decay": "linspace", "heads": heads}, 8 * heads)
+    ours: Any = build_mixer({"kind": "retnet", "decay": "linspace", "heads": heads}, 8 * heads)
     found = ours.log_decay(torch.zeros((), dtype=torch.float64)).exp()[0, :, 0]
-    assert_close(found, theirs._build_decay_gammas(heads, dtype=torch.float64), 1e-6)
+    parity.close(found, theirs._build_decay_gammas(heads, dtype=torch.float64), 1e-6)
 
 
+@pytest.mark.parity("retnet", "fla's naive_retention")
 @pytest.mark.parametrize("rotation", ["halves", "interleaved"])
-def test_retention_is_flash_linear_attentions(rotation: str) -> None:
-    """The layer but for its last projection, with fla's own formula of retention, which scales the queries."""
-    theirs = installed("fla.ops.retention.naive")
-    heads, time = 4, 63
-    ours = mixer({"kind": "retnet", "heads": heads, "rotation": rotation, "chunk": 16})
-    x = torch.randn(2, time, WIDTH, dtype=torch.float64)
-    rows = Rows.fresh_documents(2, time)
-    found, _ = ours(x, rows, ours.start(2))
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in ours.qkv(x).split(ours.sizes, -1))
-    out = ours.norm(theirs.naive_retention(ours._turn(q, rows), ours._turn(k, rows), v).double())
-    gate = torch.nn.functional.silu(ours.gate(x))
-    assert_close(found.detach(), ours.out(gate * out.transpose(1, 2).flatten(2)).detach(), FLOAT32)
+def test_retention_is_flash_linear_attentions(rotation: str, parity: Parity) -> None:
+    """The layer around fla's own formula of retention, which scales the queries and runs in float32."""
+    naive = apart("fla.ops.retention.naive").naive_retention
+    ours = mixer("retnet", heads=4, rotation=rotation, chunk=16)
+
+    def theirs(x: Tensor) -> Tensor:
+        rows = Rows.fresh_documents(*x.shape[:2])
+        q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in ours.qkv(x).split(ours.sizes, -1))
+        out = ours.norm(naive(ours._turn(q, rows), ours._turn(k, rows), v).double())
+        return ours.out(silu(ours.gate(x)) * out.transpose(1, 2).flatten(2))
+
+    parity.layer(ours, theirs, FLOAT32, time=63)

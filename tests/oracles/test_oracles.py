@@ -1,7 +1,4 @@
-"""Parity with other people's implementations, where they are installed (the extra `oracles`).
-
-    pip install -e '.[oracles]'
-    pip install --no-deps torchscale      of which only the layer is used
+"""Parity of attention and retention with other people's implementations: see theirs.py for their installation.
 
 Each is run in float64 as far as it goes, with the weights of ours; what differs by convention is said where it is
 undone.
@@ -9,17 +6,17 @@ undone.
 
 from __future__ import annotations
 
-import importlib
 import types
 import warnings
 from typing import Any
 
 import pytest
 import torch
-from contract.runs import assert_close
+from parity import FLOAT32, WIDTH, Parity, mixer
+from theirs import installed
 from torch import Tensor
 
-from farfield.architectures import Rows, build_mixer
+from farfield.architectures import Rows
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.layouts import Causal
 from farfield.architectures.ops.linear_attention import linear_attention
@@ -27,19 +24,7 @@ from farfield.architectures.ops.rotary import angles, frequencies, rotate
 from farfield.config import read
 from farfield.model import LanguageModel, ModelConfig
 
-VOCABULARY, WIDTH = 37, 32
-FLOAT32 = 1e-5
-"""Where theirs, run in float64, computes some steps in float32: norms, softmax, rotary frequencies, decays."""
-
-
-def installed(name: str) -> types.ModuleType:
-    """The module, or a skipped test. Its own warnings are not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            pytest.skip(f"{name.partition('.')[0]} is not installed: {error}")
+VOCABULARY = 37
 
 
 def language_model(mixer: dict[str, Any]) -> LanguageModel:
@@ -74,28 +59,28 @@ def transplanted(ours: LanguageModel, kv_heads: int) -> dict[str, Tensor]:
     return theirs
 
 
-def check_against(theirs: Any, ours: LanguageModel) -> None:
+def check_against(theirs: Any, ours: LanguageModel, parity: Parity) -> None:
     """Logits and the gradient of the embedding over a whole row, over left padding, and a token at a time."""
     tokens = torch.randint(0, VOCABULARY, (2, 63))
     found, _ = ours(tokens)
     expected = theirs(input_ids=tokens).logits
-    assert_close(found.detach(), expected.detach(), FLOAT32)
+    parity.close(found, expected, FLOAT32)
     above = torch.randn_like(found)
     (mine,) = torch.autograd.grad((found * above).sum(), ours.embedding.weight)
     (other,) = torch.autograd.grad((expected * above).sum(), theirs.get_input_embeddings().weight)
-    assert_close(mine, other, FLOAT32)
+    parity.close(mine, other, FLOAT32)
     real = torch.arange(63) >= torch.tensor([[0], [9]])
     positions = torch.where(real, torch.arange(63) - torch.tensor([[0], [9]]), -1)
     with torch.no_grad():
         padded, _ = ours(tokens, positions=positions)
         expected = theirs(input_ids=tokens, attention_mask=real.long(), position_ids=positions.clamp(min=0)).logits
-        assert_close(padded[real], expected[real], FLOAT32)
+        parity.close(padded[real], expected[real], FLOAT32)
         state, cache = None, None
         for time in range(20):
             step, state = ours(tokens[:, time : time + 1], state)
             answer = theirs(input_ids=tokens[:, time : time + 1], past_key_values=cache, use_cache=True)
             cache = answer.past_key_values
-            assert_close(step, answer.logits, FLOAT32)
+            parity.close(step, answer.logits, FLOAT32)
 
 
 def shared_settings(kv_heads: int, inner: int) -> dict[str, Any]:
@@ -113,24 +98,26 @@ def shared_settings(kv_heads: int, inner: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parity("attention", "transformers' Llama")
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_attention_is_llama(kv_heads: int) -> None:
+def test_attention_is_llama(kv_heads: int, parity: Parity) -> None:
     transformers = installed("transformers")
     ours = language_model({"kind": "attention", "heads": 4, "kv_heads": kv_heads})
-    theirs = _built(transformers.LlamaConfig, transformers.LlamaForCausalLM, ours, kv_heads)
-    check_against(theirs, ours)
+    theirs = built(transformers.LlamaConfig, transformers.LlamaForCausalLM, ours, kv_heads)
+    check_against(theirs, ours, parity)
 
 
+@pytest.mark.parity("longformer", "transformers' Mistral")
 @pytest.mark.parametrize("window", [1, 7, 40])
-def test_a_window_is_mistral(window: int) -> None:
+def test_a_window_is_mistral(window: int, parity: Parity) -> None:
     """Mistral counts the token itself: its window is one more than ours."""
     transformers = installed("transformers")
     ours = language_model({"kind": "longformer", "heads": 4, "kv_heads": 2, "window": window})
-    theirs = _built(transformers.MistralConfig, transformers.MistralForCausalLM, ours, 2, sliding_window=window + 1)
-    check_against(theirs, ours)
+    theirs = built(transformers.MistralConfig, transformers.MistralForCausalLM, ours, 2, sliding_window=window + 1)
+    check_against(theirs, ours, parity)
 
 
-def _built(config: Any, kind: Any, ours: LanguageModel, kv_heads: int, **more: Any) -> Any:
+def built(config: Any, kind: Any, ours: LanguageModel, kv_heads: int, **more: Any) -> Any:
     inner = ours.decoder.layers[0].feedforward.down.weight.shape[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -139,68 +126,67 @@ def _built(config: Any, kind: Any, ours: LanguageModel, kv_heads: int, **more: A
     return theirs
 
 
-def _cos_sin(positions: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor]:
+def cos_sin(positions: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor]:
     """Llama's cosines and sines, in float64."""
     turn = positions[..., None].double() * frequency
     both = torch.cat((turn, turn), -1)
     return both.cos(), both.sin()
 
 
-def test_rotation_is_llamas() -> None:
+@pytest.mark.parity("rotation", "transformers' Llama")
+def test_rotation_is_llamas(parity: Parity) -> None:
     llama = installed("transformers.models.llama.modeling_llama")
     q, phase = torch.randn(2, 3, 9, 16, dtype=torch.float64), torch.randint(0, 5000, (2, 9))
-    cos, sin = _cos_sin(phase, frequencies(16, "halves"))
+    cos, sin = cos_sin(phase, frequencies(16, "halves"))
     expected, _ = llama.apply_rotary_pos_emb(q, q, cos, sin)
-    assert_close(rotate(q, *angles(phase, frequencies(16, "halves"), torch.float64), "halves"), expected, 1e-12)
+    found = rotate(q, *angles(phase, frequencies(16, "halves"), torch.float64), "halves")
+    parity.close(found, expected, 1e-12)
 
 
-def test_attention_is_pytorchs() -> None:
-    """The unfused math of scaled_dot_product_attention, with groups of heads."""
+@pytest.mark.parity("attention", "torch's SDPA, unfused")
+def test_attention_is_pytorchs(parity: Parity) -> None:
+    """With groups of heads."""
     q = torch.randn(2, 6, 63, 8, dtype=torch.float64, requires_grad=True)
     k, v = (torch.randn(2, 3, 63, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     found, _ = attention([Part(q, k, v, Causal())], 8**-0.5)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    assert_close(found.detach(), expected.detach(), 1e-12)
-    above = torch.randn_like(found)
-    ours, theirs = (torch.autograd.grad((y * above).sum(), (q, k, v)) for y in (found, expected))
-    for pair in zip(ours, theirs, strict=True):
-        assert_close(*pair, 1e-12)
+    parity.outputs(found, expected, 1e-12, q, k, v)
 
 
+@pytest.mark.parity("retnet", "yet-another-retnet")
 @pytest.mark.parametrize("form", ["parallel", "recurrent", "chunkwise"])
-def test_retention_is_yet_another_retnets(form: str) -> None:
+def test_retention_is_yet_another_retnets(form: str, parity: Parity) -> None:
     """Its decays are its own, 1 - exp(linspace(log 1/32, log 1/512)), and it divides by the root of the key's width."""
     theirs = installed("yet_another_retnet.retention")
     heads, time = 4, 64
     q, k, v = (torch.randn(2, heads, time, width, dtype=torch.float64) for width in (8, 8, 16))
-    gamma = (
-        1 - torch.linspace(torch.tensor(1 / 32).log(), torch.tensor(1 / 512).log(), heads, dtype=torch.float64).exp()
-    )
+    v.requires_grad_()
+    first, last = (torch.tensor(1 / n, dtype=torch.float64).log() for n in (32, 512))
+    gamma = 1 - torch.linspace(first, last, heads, dtype=torch.float64).exp()
     state = torch.zeros(2, heads, 8, 16, dtype=torch.float64)
-    found, after = linear_attention(
-        q, k * 8**-0.5, v, gamma.log()[None, :, None], Rows.fresh_documents(2, time), state, 16
-    )
+    rows = Rows.fresh_documents(2, time)
+    found, after = linear_attention(q, k * 8**-0.5, v, gamma.log()[None, :, None], rows, state, 16)
     if form == "parallel":
         expected, _ = theirs.retention_parallel(q, k, v)
     elif form == "chunkwise":
         expected, _ = theirs.retention_chunkwise(q, k, v, prev_state=None)
     else:
-        outputs, last = [], None
+        outputs, carried = [], None
         for n in range(time):
-            out, last = theirs.retention_recurrent(q[:, :, n], k[:, :, n], v[:, :, n], prev_state=last)
+            out, carried = theirs.retention_recurrent(q[:, :, n], k[:, :, n], v[:, :, n], prev_state=carried)
             outputs.append(out)
         expected = torch.stack(outputs, 2)
-        assert_close(after, last, FLOAT32)
-    assert_close(found, expected, FLOAT32)
+        parity.close(after, carried, FLOAT32)
+    parity.outputs(found, expected, FLOAT32, v)
 
 
-def test_retention_layer_is_torchscales() -> None:
-    """The whole layer, values and gradients, against the form with normalisers, which cancel without an epsilon."""
+@pytest.mark.parity("retnet", "torchscale's layer")
+def test_retention_layer_is_torchscales(parity: Parity) -> None:
+    """The whole layer against the form with normalisers, which cancel without an epsilon."""
     torchscale = installed("torchscale.component.multiscale_retention")
     heads, time, key = 4, 63, WIDTH // 4
-    torch.manual_seed(0)
-    ours = build_mixer({"kind": "retnet", "heads": heads}, WIDTH).double()
+    ours = mixer("retnet", heads=heads)
     ours.norm.eps = 0.0
     args = types.SimpleNamespace(multiway=False, layernorm_eps=0.0)
     theirs = torchscale.MultiScaleRetention(args, WIDTH, 2 * WIDTH, heads).double()
@@ -212,10 +198,4 @@ def test_retention_layer_is_torchscales() -> None:
     gamma = 1 - 2.0 ** (-5 - torch.arange(heads, dtype=torch.float64))
     distance = torch.arange(time)[:, None] - torch.arange(time)
     mask = torch.where(distance >= 0, gamma[:, None, None] ** distance.clamp(min=0), 0.0)
-    x = torch.randn(2, time, WIDTH, dtype=torch.float64, requires_grad=True)
-    found, _ = ours(x, Rows.fresh_documents(2, time), ours.start(2))
-    expected = theirs(x, ((turn.sin(), turn.cos()), mask))
-    assert_close(found.detach(), expected.detach(), FLOAT32)
-    above = torch.randn_like(found)
-    mine, other = (torch.autograd.grad((y * above).sum(), x)[0] for y in (found, expected))
-    assert_close(mine, other, 10 * FLOAT32)  # through a norm of nearly nothing
+    parity.layer(ours, lambda x: theirs(x, ((turn.sin(), turn.cos()), mask)), FLOAT32, time)

@@ -33,7 +33,7 @@ from farfield.architectures.mixer import (
     join,
     reference_bytes,
 )
-from farfield.architectures.ops.alibi import Alibi, alike, slopes
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Banded, Causal, Full
 from farfield.architectures.ops.short_convolution import ConvolutionState
@@ -94,7 +94,7 @@ class Attention(KeyedMixer):
         self.scale, self.backend = self.head_width**-0.5, config.backend
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.rotation = Rotation.of(config, self.head_width)
-        self.span, self.slopes = self.rotation.span, slopes(self.heads) if config.position == "alibi" else None
+        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
 
     def start(self, batch: int) -> AttentionState:
         weight = self.projection.qkv.weight
@@ -119,18 +119,18 @@ class Attention(KeyedMixer):
         self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, after: KeyValueBuffer
     ) -> list[Part]:
         """The parts of the near field: by columns alone wherever rows are single runs."""
-        runs, slope, time = rows.single and rows.right_padded, alike(self.slopes, q), rows.time
+        runs, slopes, time = rows.single and rows.right_padded, alike(self.slopes, q), rows.time
         if runs and rows.fresh:
-            return [Part(q, k, v, Causal(Alibi.run(slope, time, time)))]
+            return [Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
         past_k, past_v, valid = before.read()
         past = past_k.shape[2]
         if runs and valid is None:
             if time == 1 and not rows.padded:
                 keys, values, _ = after.read()
-                return [Part(q, keys, values, Full(Alibi.run(slope, 1, past + 1, past)))]
-            parts = [Part(q, past_k, past_v, Full(Alibi.run(slope, time, past, past)))] if past else []
-            return [*parts, Part(q, k, v, Causal(Alibi.run(slope, time, time)))]
-        layout = banded(rows, past, valid, None if rows.longest is None else rows.longest - 1, slope=slope)
+                return [Part(q, keys, values, Full(Alibi.run(slopes, 1, past + 1, past)))]
+            parts = [Part(q, past_k, past_v, Full(Alibi.run(slopes, time, past, past)))] if past else []
+            return [*parts, Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
+        layout = banded(rows, past, valid, None if rows.longest is None else rows.longest - 1, slopes=slopes)
         return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)]
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
@@ -179,12 +179,12 @@ def banded(
     dilation: int = 1,
     first: int = 0,
     ahead: int = 0,
-    slope: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Banded:
     """The layout of queries at `rows` over the key columns [past, call]; slopes (H,) let scores fall with distance."""
     position, document = columns(rows, past, valid)
     query_document = torch.where(rows.real, rows.document, -2)
     regular = rows.plain and valid is None
     some = slice(0, 1) if regular else slice(None)
-    alibi = None if slope is None else Alibi(slope, rows.positions[some], position[some])
+    alibi = None if slopes is None else Alibi(slopes, rows.positions[some], position[some])
     return Banded(rows.positions, query_document, position, document, reach, dilation, first, regular, ahead, alibi)

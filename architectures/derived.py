@@ -34,7 +34,7 @@ from farfield.architectures.mixer import (
     join,
     reference_bytes,
 )
-from farfield.architectures.ops.alibi import Alibi, alike, slopes
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Causal, Full
 from farfield.architectures.ops.place import Place
@@ -68,13 +68,13 @@ class Pattern(Protocol):
         """Bool (B, heads or 1, T, S) of positions (B, T) and (B, S) in one document."""
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slope: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
     ) -> tuple[list[Part], KeyValueBuffer]:
         """The parts of the softmax, placed among the queries (B, H, T, W) of all heads, and the buffer behind the call.
 
         Args:
             k, v: the heads (B, G, T, W) that serve the pattern's.
-            slope: of all heads (H,), with which scores fall with distance.
+            slopes: of all heads (H,), with which scores fall with distance.
         """
 
 
@@ -151,10 +151,10 @@ class Group:
         return rows.once(("left behind", self.segment, self.rate, self.offset, self.first), make)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slope: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
     ) -> tuple[list[Part], KeyValueBuffer]:
-        if slope is not None:  # derived positions count every `rate`-th token
-            slope = slope[cut(self.heads)] * self.rate
+        if slopes is not None:  # derived positions count every `rate`-th token
+            slopes = slopes[cut(self.heads)] * self.rate
         begin = rows.begin
         if begin is not None:
             first = begin + (self.offset - begin) % self.rate  # the first position that is kept
@@ -162,18 +162,18 @@ class Group:
             if first >= begin + rows.time:
                 return [], before if self.held(begin + rows.time) else before.emptied(rows.real[:, 0])
             if not past or before.extent() == (past, past):
-                return self._attend_run(q, k, v, begin, first, before, slope)
+                return self._attend_run(q, k, v, begin, first, before, slopes)
         columns, derived = self.compress(rows)
         every = Place(slice(None), columns)
         k, v = every.take(k), every.take(v)
         past_k, past_v, valid = before.read()
-        layout = banded(derived, past_k.shape[2], valid, self.length - 1, slope=slope)
+        layout = banded(derived, past_k.shape[2], valid, self.length - 1, slopes=slopes)
         place = Place(cut(self.heads), columns)
         part = Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout, place)
         return [part], before.append(k, v, derived).emptied(self.left_behind(rows))
 
     def _attend_run(
-        self, q: Tensor, k: Tensor, v: Tensor, begin: int, first: int, before: KeyValueBuffer, slope: Tensor | None
+        self, q: Tensor, k: Tensor, v: Tensor, begin: int, first: int, before: KeyValueBuffer, slopes: Tensor | None
     ) -> tuple[list[Part], KeyValueBuffer]:
         """All rows are the same run of positions from `begin`, of which `first` is the first kept: by columns alone."""
         heads, columns = cut(self.heads), slice(first - begin, None, self.rate)
@@ -184,15 +184,15 @@ class Group:
         after = before.append(k[:, :, fresh:], v[:, :, fresh:], Rows.at(at.expand(q.shape[0], -1)))
         if count == 1 and past:
             keys, values, _ = after.read()
-            parts = [Part(q, keys, values, Full(Alibi.run(slope, 1, past + 1, past)), Place(heads, columns))]
+            parts = [Part(q, keys, values, Full(Alibi.run(slopes, 1, past + 1, past)), Place(heads, columns))]
         else:
-            layout = Causal(Alibi.run(slope, count, count)) if count <= left else Runs(self.length, left, slope)
+            layout = Causal(Alibi.run(slopes, count, count)) if count <= left else Runs(self.length, left, slopes)
             parts = [Part(q, k, v, layout, Place(heads, columns))]
             if past:
                 keys, values, _ = before.read()
                 some = min(count, left)
                 reading = slice(columns.start, columns.start + (some - 1) * self.rate + 1, self.rate)
-                parts.append(Part(q, keys, values, Full(Alibi.run(slope, some, past, past)), Place(heads, reading)))
+                parts.append(Part(q, keys, values, Full(Alibi.run(slopes, some, past, past)), Place(heads, reading)))
         if not self.held(begin + q.shape[2]):
             after = after.emptied(torch.ones_like(after.length, dtype=torch.bool))
         return parts, after
@@ -245,7 +245,7 @@ class DerivedAttention(KeyedMixer):
         self.patterns = config.patterns(self.heads, layer)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.rotation = Rotation.of(config, self.head_width)
-        self.span, self.slopes = self.rotation.span, slopes(self.heads) if config.position == "alibi" else None
+        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
 
     def start(self, batch: int) -> DerivedState:
         weight = self.projection.qkv.weight
@@ -263,13 +263,13 @@ class DerivedAttention(KeyedMixer):
     def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
         assert isinstance(state, DerivedState)
         turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
-        q, k, slope = turned.queries, turned.keys, alike(self.slopes, turned.queries)
+        q, k, slopes = turned.queries, turned.keys, alike(self.slopes, turned.queries)
         parts: list[Part] = []
         after = []
         for pattern, buffer in zip(self.patterns, state.near, strict=True):
             some = self._serving(pattern)
             keys, values = taken(k, some), taken(heads.values, some)
-            found, buffer = pattern.attend(q, keys, values, rows, turned.moved(buffer.cast(k.dtype)), slope)
+            found, buffer = pattern.attend(q, keys, values, rows, turned.moved(buffer.cast(k.dtype)), slopes)
             parts += found
             after.append(buffer)
         state = replace(state, near=tuple(after), reference=turned.reference)

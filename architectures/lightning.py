@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
-from farfield.architectures.ops import alibi
+from farfield.architectures.ops.alibi import slopes_of
 from farfield.architectures.ops.linear_attention import linear_attention
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection
@@ -81,7 +81,7 @@ class LightningState(State):
 def slopes(heads: int, layer: int, depth: int) -> Tensor:
     """s (H,), float64, of layer `layer` of `depth`."""
     share = 1 - layer / max(depth - 1, 1) + 1e-5
-    return alibi.slopes(heads) * share
+    return slopes_of(heads) * share
 
 
 class Lightning(Mixer):

@@ -24,10 +24,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.attention import located
-from farfield.architectures.blocks import Blocks
+from farfield.architectures.block_keys import BlockKeys
 from farfield.architectures.derived import Group
 from farfield.architectures.mixer import Mixer, MixerSettings, in_steps, reference_bytes, softmax_sizes
-from farfield.architectures.ops.alibi import alike, slopes
+from farfield.architectures.ops.alibi import alike, slopes_of
 from farfield.architectures.ops.attention import attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.short_convolution import ConvolutionState
@@ -52,7 +52,7 @@ class LinformerConfig(MixerSettings):
     rows: int = Field(4, ge=1, description="rows that stand for a finished segment")
     share: bool = Field(True, description="whether all heads share one projection of keys and one of values")
     position: Literal["rope", "xpos", "alibi", "none"] = Field(
-        "rope", description="rope: rotations; xpos: those, and far tokens fade; alibi: a slope a head; none"
+        "rope", description="rope: rotations; xpos: those, and far tokens fade; alibi: a slopes a head; none"
     )
     base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
     scale_base: float = Field(512.0, ge=1, description="xpos: tokens in which the fastest pair fades to 0.29")
@@ -126,10 +126,10 @@ class Linformer(Mixer):
         self.scale, self.backend = self.head_width**-0.5, config.backend
         self.segment, self.rows = config.segment, config.rows
         self.group = Group(range(self.heads), config.segment)
-        self.blocks = Blocks(config.segment, config.rows, config.segment - 1)
+        self.blocks = BlockKeys(config.segment, config.rows, config.segment - 1)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.rotation = Rotation.of(config, self.head_width)
-        self.slopes = slopes(self.heads) if config.position == "alibi" else None
+        self.slopes = slopes_of(self.heads) if config.position == "alibi" else None
         shape = (1 if config.share else self.kv_heads, config.segment, config.rows)
         self.key_rows, self.value_rows = nn.Parameter(torch.empty(shape)), nn.Parameter(torch.empty(shape))
         self.reset_parameters()
@@ -152,10 +152,10 @@ class Linformer(Mixer):
         assert isinstance(state, LinformerState)
         heads, conv = self.projection.split(x, rows, state.conv)
         turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
-        q, k, v, slope = turned.queries, turned.keys, heads.values, alike(self.slopes, turned.queries)
+        q, k, v, slopes = turned.queries, turned.keys, heads.values, alike(self.slopes, turned.queries)
         before, near = (turned.moved(kept.cast(k.dtype)) for kept in (state.rows, state.open))
-        parts, after = self.group.attend(q, k, v, rows, near, slope)
-        more, before = self.blocks.attend(q, *self._project(k, v, rows, near), rows, before, slope)
+        parts, after = self.group.attend(q, k, v, rows, near, slopes)
+        more, before = self.blocks.attend(q, *self._project(k, v, rows, near), rows, before, slopes)
         out, _ = attention([*parts, *more], self.scale, self.backend)
         return self.projection.join(out, rows), LinformerState(conv, before, after, turned.reference)
 

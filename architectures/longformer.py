@@ -33,7 +33,7 @@ from farfield.architectures.mixer import (
     join,
     reference_bytes,
 )
-from farfield.architectures.ops.alibi import Alibi, alike, slopes
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.layouts import Labelled
 from farfield.architectures.ops.short_convolution import ConvolutionState
@@ -147,7 +147,7 @@ class Longformer(KeyedMixer):
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), bias=False) if self.globals else None
         self.rotation = Rotation.of(config, self.head_width)
-        self.span, self.slopes = self.rotation.span, slopes(self.heads) if config.position == "alibi" else None
+        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
 
     def start(self, batch: int) -> LongformerState:
         weight = self.projection.qkv.weight
@@ -214,10 +214,10 @@ class Longformer(KeyedMixer):
         if rows.fresh:
             past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
         keys, values = torch.cat((past_k, k), 2), torch.cat((past_v, v), 2)
-        groups, past, slope = sorted(set(self.dilations)), past_k.shape[2], alike(self.slopes, q)
+        groups, past, slopes = sorted(set(self.dilations)), past_k.shape[2], alike(self.slopes, q)
         found = []
         for dilation in groups:
-            window = banded(rows, past, valid, self.window * dilation, dilation, self.globals, slope=slope)
+            window = banded(rows, past, valid, self.window * dilation, dilation, self.globals, slopes=slopes)
             near = [Part(q, keys, values, window), *common]
             if len(groups) > 1:
                 heads = torch.tensor([h for h, d in enumerate(self.dilations) if d == dilation], device=q.device)
@@ -268,8 +268,8 @@ class Longformer(KeyedMixer):
 
     def _labelled(self, q: Tensor, query: Tensor, document: Tensor, key: Tensor, owner: Tensor) -> Labelled:
         """Queries `q` at positions (B, T) over keys at positions (B, S), with the documents of both."""
-        slope = alike(self.slopes, q)
-        return Labelled(query, document, key, owner, None if slope is None else Alibi(slope, query, key))
+        slopes = alike(self.slopes, q)
+        return Labelled(query, document, key, owner, None if slopes is None else Alibi(slopes, query, key))
 
     def _labels(self, slots: Tensor, where: _Prefix, rows: Rows) -> tuple[Tensor, Tensor]:
         """Positions and documents of [the state's slots, the call's global tokens]; a slot written anew is left out."""

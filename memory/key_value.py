@@ -171,8 +171,8 @@ class WithMemory(Mixer):
         if self.config.position == "original":
             own, behind = self._powers(rows, position, document)
             queries, keys = self.mixer.rotate(queries, rows.positions, own), self.mixer.rotate(keys, position, behind)
-            slope = alike(self.mixer.slopes, queries)
-            alibi = None if slope is None else Alibi(slope, rows.positions, position)
+            slopes = alike(self.mixer.slopes, queries)
+            alibi = None if slopes is None else Alibi(slopes, rows.positions, position)
         index, found = self._select(queries.detach(), keys.detach(), rows, position, document, past, alibi)
         return KeyValue(Part(queries, keys, values, Selected(index, found, alibi)), self.gate)
 

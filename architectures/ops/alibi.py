@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Alibi", "alike", "slopes"]
+__all__ = ["Alibi", "alike", "slopes_of"]
 
 
-def slopes(heads: int) -> Tensor:
+def slopes_of(heads: int) -> Tensor:
     """s (H,), float64."""
 
     def published(count: int) -> list[float]:
@@ -32,9 +32,9 @@ def slopes(heads: int) -> Tensor:
     return torch.tensor(published(heads), dtype=torch.float64)
 
 
-def alike(slope: Tensor | None, x: Tensor) -> Tensor | None:
+def alike(slopes: Tensor | None, x: Tensor) -> Tensor | None:
     """The slopes, if any, where `x` is and as wide as its scores: float32 or wider."""
-    return None if slope is None else slope.to(x.device, torch.promote_types(x.dtype, torch.float32))
+    return None if slopes is None else slopes.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +46,24 @@ class Alibi:
     key_position: Tensor
 
     @staticmethod
-    def run(slope: Tensor | None, time: int, keys: int, before: int = 0) -> Alibi | None:
+    def run(slopes: Tensor | None, time: int, keys: int, before: int = 0) -> Alibi | None:
         """Of a run of queries and one of keys, `before` keys before the first query; None without slopes."""
-        if slope is None:
+        if slopes is None:
             return None
-        query, key = (torch.arange(count, device=slope.device)[None] for count in (time, keys))
-        return Alibi(slope, query + before, key)
+        query, key = (torch.arange(count, device=slopes.device)[None] for count in (time, keys))
+        return Alibi(slopes, query + before, key)
 
     def select(self, heads: Tensor) -> Alibi:
         """Of some heads (n,) int64."""
         return Alibi(self.slopes.index_select(0, heads), self.query_position, self.key_position)
 
-    def added(self, at: slice, columns: slice) -> Tensor:
-        """What is added to the scores of a block of queries: (B or 1, H, block, columns)."""
-        distance = (self.query_position[:, at, None] - self.key_position[:, None, columns]).abs()
-        return -self.slopes[:, None, None] * distance[:, None]
+    def added(self, at: slice, columns: slice, visible: Tensor | None = None) -> Tensor:
+        """What is added to the scores of a block of queries: (B or 1, H, block, columns); -inf where not `visible`."""
+        apart = self.query_position[:, at, None] - self.key_position[:, None, columns]
+        distance = apart.abs()[:, None].to(self.slopes.dtype)
+        if visible is not None:  # before the heads multiply it: nothing is passed over twice
+            distance = torch.where(visible, distance, math.inf)
+        return -self.slopes[:, None, None] * distance
 
     def selected(self, index: Tensor, at: slice) -> Tensor:
         """What is added to the scores of a block of queries and its own keys `index` (B, H, block, N)."""

@@ -84,7 +84,7 @@ def _additive(mask: Tensor, like: Tensor, time: int, keys: int) -> Tensor:
 
 def _blind(mask: Tensor) -> Tensor:
     """Which queries see no key at all."""
-    return ~mask.any(-1) if mask.dtype == torch.bool else mask.isneginf().all(-1)
+    return ~mask.any(-1) if mask.dtype == torch.bool else mask.amax(-1).isneginf()
 
 
 class _Cpu:

@@ -73,7 +73,7 @@ def wide(like: Tensor) -> Tensor:
 
 def biased(visible: Tensor, alibi: Alibi | None, at: slice, columns: slice) -> Tensor:
     """The mask of a block: which keys are visible, or with an alibi what is added to the scores, -inf where none is."""
-    return visible if alibi is None else torch.where(visible, alibi.added(at, columns), -math.inf)
+    return visible if alibi is None else alibi.added(at, columns, visible)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ Shapes: B batch, H heads, T queries, S keys, D width of a head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -110,38 +111,61 @@ class Aligned:
                            . . x x
     ```
 
-    With a `count` (B,), only the first so many keys of a row are there.
+    With a `count` (B,), only the first so many keys of a row are there. With slopes, each run of queries begins `apart`
+    (H, runs) tokens behind its run of keys, at least `length`. Of that, what all pairs of a run have in common comes
+    off the log-sum-exp, and one mask serves all runs.
     """
 
     length: int
     count: Tensor | None = None
+    slopes: Tensor | None = None
+    apart: Tensor | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        same = torch.arange(time)[:, None] // self.length == torch.arange(keys) // self.length
-        return same if self.count is None else same & Counted(self.count).mask(time, keys)
+        query, key = torch.arange(time)[:, None], torch.arange(keys)
+        visible = query // self.length == key // self.length
+        if self.count is not None:
+            visible = visible & Counted(self.count).mask(time, keys)
+        if self.slopes is None or self.apart is None:
+            return visible
+        distance = self.apart[:, query // self.length] + query % self.length - key % self.length
+        return torch.where(visible, -self.slopes[:, None, None] * distance[None], -math.inf)
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        if self.slopes is None or self.apart is None:
+            return self
+        return replace(self, slopes=self.slopes.index_select(0, heads), apart=self.apart.index_select(0, heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, seen, runs in self._pieces(q.shape[2]):
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found, its = self._layout(seen, runs).forward(kernel, _rows(q[:, :, at], runs), keys, values, scale)
+            queries = _rows(q[:, :, at], runs)
+            found, its = self._layout(queries, seen, runs).forward(kernel, queries, keys, values, scale)
             out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
-        return out, lse
+        return out, lse if self.slopes is None else lse - self._common(q.shape[2])
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
         on_q, on_k, on_v = wide(q), wide(k), wide(v)
+        if self.slopes is not None:
+            lse = lse + self._common(q.shape[2])
         for at, seen, runs in self._pieces(q.shape[2]):
             above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found = self._layout(seen, runs).backward(kernel, above, queries, keys, values, result, its, scale)
+            layout = self._layout(queries, seen, runs)
+            found = layout.backward(kernel, above, queries, keys, values, result, its, scale)
             on_q[:, :, at] = _columns(found[0], runs)
             on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
         return on_q, on_k, on_v
+
+    def _common(self, time: int) -> Tensor:
+        """What the scores (H, T) of each query have in common to lose: they stand further than next to their keys."""
+        assert self.slopes is not None
+        assert self.apart is not None
+        further = self.slopes[:, None] * (self.apart - self.length)
+        return further.repeat_interleave(self.length, 1)[:, :time]
 
     def _pieces(self, time: int) -> Iterator[tuple[slice, slice, int]]:
         """Columns of queries and of keys, and how many runs they are: all whole ones, the ragged last one."""
@@ -152,12 +176,13 @@ class Aligned:
         if time > whole:
             yield slice(whole, time), slice(whole, whole + self.length), 1
 
-    def _layout(self, seen: slice, runs: int) -> Layout:
-        """The layout of runs that are rows of their own."""
+    def _layout(self, q: Tensor, seen: slice, runs: int) -> Layout:
+        """The layout of runs that are rows of their own (B runs, H, N, D), as if queries stood next to their keys."""
+        alibi = Alibi.run(self.slopes, q.shape[2], self.length, self.length)
         if self.count is None:
-            return Full()
+            return Full(alibi)
         first = torch.arange(runs, device=self.count.device) * self.length + seen.start
-        return Counted((self.count[:, None] - first).flatten())
+        return Counted((self.count[:, None] - first).flatten(), alibi)
 
 
 @dataclass(frozen=True, eq=False)

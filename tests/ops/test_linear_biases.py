@@ -11,15 +11,16 @@ from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, Largest, check, draw,
 from torch import Tensor
 
 from farfield.architectures.ops import backend, layouts
-from farfield.architectures.ops.alibi import Alibi, alike, slopes
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention, attention_definition
+from farfield.architectures.ops.counted import Counted
 from farfield.architectures.ops.layouts import Banded, Causal, Full, Labelled, Layout, Selected
-from farfield.architectures.ops.runs import Runs, Steps, Strided
+from farfield.architectures.ops.runs import Aligned, Runs, Steps, Strided
 
 NAMES = (
     "full", "causal", "band", "band-from-0", "band-endless", "band-first", "band-dilated", "band-documents",
     "band-documents-endless", "band-all", "band-both", "band-both-documents", "band-others",
-    "labelled", "runs", "run-of-runs", "strided", "strided-far", "steps", "selected", "selected-of-many",
+    "labelled", "aligned", "runs", "run-of-runs", "strided", "strided-far", "steps", "selected", "selected-of-many",
 )  # fmt: skip
 
 Placed = tuple[Part, Tensor, Tensor]  # with where its queries (B or 1, T) and keys (B or 1, S) stand
@@ -28,17 +29,23 @@ Placed = tuple[Part, Tensor, Tensor]  # with where its queries (B or 1, T) and k
 def fallen(part: Part, dtype: torch.dtype) -> Placed:
     """The part with slopes, its queries and keys at places that its own labels do not tell."""
     heads, time, keys = part.queries.shape[1], part.queries.shape[2], part.keys.shape[2]
-    slope, layout = slopes(heads).to(torch.promote_types(dtype, torch.float32)), part.layout
+    slopes, layout = slopes_of(heads).to(torch.promote_types(dtype, torch.float32)), part.layout
     if isinstance(layout, Runs):
-        return replace(part, layout=replace(layout, slopes=slope)), torch.arange(time)[None], torch.arange(keys)[None]
+        return replace(part, layout=replace(layout, slopes=slopes)), torch.arange(time)[None], torch.arange(keys)[None]
     if isinstance(layout, Strided):
         query, key = torch.arange(time)[None] + 4, torch.arange(keys)[None]
-        return replace(part, layout=replace(layout, slopes=slope, behind=4)), query, key
+        return replace(part, layout=replace(layout, slopes=slopes, behind=4)), query, key
+    if isinstance(layout, Aligned):
+        runs, within = keys // layout.length, torch.arange(keys)[None] % layout.length
+        apart = torch.randint(9, 30, (1, runs))
+        query = within + apart.repeat_interleave(layout.length, 1)
+        aligned = replace(layout, slopes=slopes, apart=apart.expand(heads, -1))
+        return replace(part, layout=aligned), query[:, :time], within
     query, key = torch.randint(0, 30, (2, time)), torch.randint(0, 30, (2, keys))
     if isinstance(layout, Banded) and layout.regular:  # one mask serves all its blocks
         query, key = 3 * torch.arange(keys - time, keys)[None], 3 * torch.arange(keys)[None]
     assert isinstance(layout, (Full, Causal, Banded, Labelled, Steps, Selected))
-    return replace(part, layout=replace(layout, alibi=Alibi(slope, query, key))), query, key
+    return replace(part, layout=replace(layout, alibi=Alibi(slopes, query, key))), query, key
 
 
 def parts(name: str, time: int, heads: int = 2, shared: int = 2, dtype: torch.dtype = torch.float64) -> list[Placed]:
@@ -65,8 +72,10 @@ def test_layouts_agree_with_the_definition(name: str, dtype: torch.dtype, kind: 
 
 
 @pytest.mark.parametrize("kind", BACKENDS)
-@pytest.mark.parametrize("time", [2, 64, 65, 300])
-@pytest.mark.parametrize("name", ["full", "causal", "band", "band-from-0", "band-all", "steps", "strided", "runs"])
+@pytest.mark.parametrize("time", [12, 64, 65, 300])
+@pytest.mark.parametrize(
+    "name", ["full", "causal", "band", "band-from-0", "band-all", "steps", "strided", "runs", "aligned"]
+)
 def test_blocks_of_queries_meet(name: str, time: int, kind: backend.Backend) -> None:
     check([part for part, _, _ in parts(name, time, heads=3, shared=1)], kind, 1e-11)
 
@@ -76,6 +85,19 @@ def test_parts_with_and_without_biases_are_one_softmax(kind: backend.Backend) ->
     """A window with them and a memory without positions, in one backward."""
     several = parts_of("three", 66, heads=6, shared=3, width=4, dtype=torch.float64)
     check([fallen(several[0], torch.float64)[0], fallen(several[1], torch.float64)[0], several[2]], kind, 1e-11)
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_rows_of_unlike_lengths(kind: backend.Backend) -> None:
+    """Only the first keys of a row are there, of a whole and of runs; heads stand apart at distances of their own."""
+    count, slopes, time = torch.tensor([60, 31]), slopes_of(2), 61
+    apart = torch.randint(9, 30, (2, 7))
+    for layout in (
+        Counted(count, Alibi.run(slopes, time, 63, 5)),
+        Aligned(9, count, slopes, apart),
+        Aligned(9, None, slopes, apart),
+    ):
+        check([Part(draw(2, 2, time, 4), draw(2, 2, 63, 4), draw(2, 2, 63, 4), layout)], kind, 1e-11)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +131,7 @@ def test_float32_is_exact_at_any_position(position: int) -> None:
     q, k, v = (draw(1, 2, 40, 4) for _ in range(3))
     at = position + torch.arange(40)[None]
     answers = [
-        attention([Part(*(x.to(dtype) for x in (q, k, v)), Causal(Alibi(slopes(2).to(dtype), at, at)))], SCALE)[0]
+        attention([Part(*(x.to(dtype) for x in (q, k, v)), Causal(Alibi(slopes_of(2).to(dtype), at, at)))], SCALE)[0]
         for dtype in (torch.float64, torch.float32)
     ]
     assert error(answers[1], answers[0]) < 1e-6
@@ -117,15 +139,15 @@ def test_float32_is_exact_at_any_position(position: int) -> None:
 
 def band(time: int) -> Layout:
     labels = plain(time, 0)
-    alibi = Alibi(slopes(2), labels["query_position"][:1], labels["key_position"][:1])
+    alibi = Alibi(slopes_of(2), labels["query_position"][:1], labels["key_position"][:1])
     return Banded(**labels, reach=32, regular=True, alibi=alibi)
 
 
 BOUNDED = {
     "band": band,
-    "runs": lambda time: Runs(64, 10, slopes(2)),
-    "causal": lambda time: Causal(Alibi.run(slopes(2), time, time)),
-    "full": lambda time: Full(Alibi.run(slopes(2), time, time)),
+    "runs": lambda time: Runs(64, 10, slopes_of(2)),
+    "causal": lambda time: Causal(Alibi.run(slopes_of(2), time, time)),
+    "full": lambda time: Full(Alibi.run(slopes_of(2), time, time)),
 }
 
 
@@ -143,15 +165,15 @@ def test_biases_are_made_a_block_of_queries_at_a_time(name: str, kind: backend.B
 
 
 def test_slopes_are_the_published_ones() -> None:
-    assert slopes(8).tolist() == [2.0**-n for n in range(1, 9)]
-    assert slopes(1).tolist() == [2.0**-8]
-    assert slopes(6).tolist() == [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]
-    assert slopes(12).tolist()[8:] == pytest.approx([2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
+    assert slopes_of(8).tolist() == [2.0**-n for n in range(1, 9)]
+    assert slopes_of(1).tolist() == [2.0**-8]
+    assert slopes_of(6).tolist() == [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]
+    assert slopes_of(12).tolist()[8:] == pytest.approx([2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
 
 
 def test_slopes_are_as_wide_as_scores() -> None:
     for dtype, expected in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):
-        found = alike(slopes(3), torch.zeros(1, dtype=dtype))
+        found = alike(slopes_of(3), torch.zeros(1, dtype=dtype))
         assert found is not None
         assert found.dtype == expected
     assert alike(None, torch.zeros(1)) is None

@@ -22,7 +22,7 @@ from farfield.architectures.ops.runs import Steps
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer
 
-__all__ = ["Blocks", "labels"]
+__all__ = ["BlockKeys", "labels"]
 
 
 def labels(rows: Rows) -> Tensor:
@@ -31,7 +31,7 @@ def labels(rows: Rows) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockKeys:
     """`count` keys for each `stride` tokens: the first stands at `begins` in the block, each other a token further on,
     as far as the block goes. Keys are numbered from the document's beginning.
     """
@@ -49,21 +49,21 @@ class Blocks:
         document: Tensor,
         rows: Rows,
         before: KeyValueBuffer,
-        slope: Tensor | None = None,
+        slopes: Tensor | None = None,
     ) -> tuple[list[Part], KeyValueBuffer]:
         """The parts of the softmax of queries (B, H, T, W), and the buffer behind the call.
 
         Args:
             k, v: those of the call's blocks (B, G, N, W), with their `number` (B, N) in the document, which `before`
                 holds from 0 on, and their `document` (B, N); -1 where a row has fewer.
-            slope: (H,), with which scores fall with distance.
+            slopes: (H,), with which scores fall with distance.
         """
         past_k, past_v, valid = before.read()
         after = before.append(k, v, Rows.at(number)) if k.shape[2] else before
         after = after.emptied((rows.last_position >= 0) & (rows.last_position < self.begins))
         seen = 0 if rows.begin is None else rows.begin // self.stride * self.count
         if rows.begin is not None and rows.time == 1:
-            layout = Full(self._alibi(slope, rows.positions[:1], seen))
+            layout = Full(self._alibi(slopes, rows.positions[:1], seen))
             return [Part(q, past_k[:, :, :seen], past_v[:, :, :seen], layout)] if seen else [], after
         past = past_k.shape[2]
         if not past + k.shape[2]:
@@ -71,12 +71,12 @@ class Blocks:
         if rows.begin is not None:
             old = slice(0, past if rows.begin else 0)
             keys, values = torch.cat((past_k[:, :, old], k), 2), torch.cat((past_v[:, :, old], v), 2)
-            return self._run(q, keys, values, rows.begin, slope), after
+            return self._run(q, keys, values, rows.begin, slopes), after
         held = torch.arange(past, device=q.device) - past + before.length[:, None]
         owner = torch.zeros_like(held) if valid is None else torch.where(valid, 0, -1)
         last = rows.positions.div(self.stride, rounding_mode="floor") * self.count - 1
         number, document = torch.cat((held, number), 1), torch.cat((owner, document), 1)
-        alibi = None if slope is None else Alibi(slope, rows.positions, self.position(number))
+        alibi = None if slopes is None else Alibi(slopes, rows.positions, self.position(number))
         labelled = Labelled(last, labels(rows), number, document, alibi)
         return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), labelled)], after
 
@@ -85,17 +85,17 @@ class Blocks:
         within = (self.begins + number % self.count).clamp(max=self.stride - 1)
         return number.div(self.count, rounding_mode="floor") * self.stride + within
 
-    def _run(self, q: Tensor, keys: Tensor, values: Tensor, begin: int, slope: Tensor | None) -> list[Part]:
+    def _run(self, q: Tensor, keys: Tensor, values: Tensor, begin: int, slopes: Tensor | None) -> list[Part]:
         """All rows are the same run of one document from `begin` on, whose keys are these so far."""
         skip = max(0, self.stride - begin)  # the first block of a document has none before it
         if skip >= q.shape[2]:
             return []
         position = torch.arange(begin + skip, begin + q.shape[2], device=q.device)[None]
-        layout = Steps(self.stride, self.count, begin + skip, self._alibi(slope, position, keys.shape[2]))
+        layout = Steps(self.stride, self.count, begin + skip, self._alibi(slopes, position, keys.shape[2]))
         return [Part(q, keys, values, layout, Place(slice(None), slice(skip, None)))]
 
-    def _alibi(self, slope: Tensor | None, query: Tensor, keys: int) -> Alibi | None:
+    def _alibi(self, slopes: Tensor | None, query: Tensor, keys: int) -> Alibi | None:
         """Of queries at positions (1, T) and the first `keys` keys of a document."""
-        if slope is None:
+        if slopes is None:
             return None
-        return Alibi(slope, query, self.position(torch.arange(keys, device=query.device))[None])
+        return Alibi(slopes, query, self.position(torch.arange(keys, device=query.device))[None])

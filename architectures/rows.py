@@ -173,8 +173,13 @@ class Rows:
 
     def part(self, begin: int, end: int) -> Rows:
         """The columns from `begin` to `end`."""
-        at = slice(begin, end)
-        return self.once(("part", begin, end), lambda: Rows(self.positions[:, at], self.phase[:, at], self.longest))
+
+        def make() -> Rows:
+            at = slice(begin, end)
+            marked = None if self.marked is None else self.marked[:, at]
+            return Rows(self.positions[:, at], self.phase[:, at], self.longest, marked)
+
+        return self.once(("part", begin, end), make)
 
     def segmented(self, segment: int) -> Rows:
         """The same tokens in documents of at most `segment` tokens, cut at multiples of it; the phase stays."""

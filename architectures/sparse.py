@@ -181,11 +181,9 @@ class Comb:
         band = Full(Alibi.run(slopes, 1, position + 1 - near.start, position - near.start))
         parts = [Part(q, keys[:, :, near], values[:, :, near], band)]
         if position >= self.stride:
-            teeth, count = (
-                slice(position % self.stride, position + 1 - self.stride, self.stride),
-                position // self.stride,
-            )
-            comb = Full(Alibi.run(None if slopes is None else slopes * self.stride, 1, count, count))
+            teeth = slice(position % self.stride, position + 1 - self.stride, self.stride)
+            count, steps = position // self.stride, None if slopes is None else slopes * self.stride
+            comb = Full(Alibi.run(steps, 1, count, count))
             parts.append(Part(q, keys[:, :, teeth], values[:, :, teeth], comb))
         return parts
 

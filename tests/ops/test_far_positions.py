@@ -12,7 +12,9 @@ import torch
 from contract.runs import assert_close, cut, error, through, whole
 from torch import Tensor
 
-from farfield.architectures import KeyedMixer, Rows, build_mixer
+from farfield.architectures import KeyedMixer, Rows, State, build_mixer
+from farfield.architectures.mixer import in_steps
+from farfield.architectures.state import NoState
 
 WIDTH, HEADS, FAR = 16, 2, 100_000
 PAIR = torch.arange(0, 8, 2, dtype=torch.float64) / 8
@@ -106,3 +108,23 @@ def test_decoding_moves_kept_keys_rarely(scale_base: float) -> None:
             references.append(int(state.reference))  # type: ignore[attr-defined]
     span = int(16 * scale_base)
     assert references == [time // (span + 1) * (span + 1) for time in range(100)]
+
+
+@pytest.mark.parametrize("span", [None, 3, 4, 10, 11])
+def test_long_calls_are_taken_in_steps(span: int | None) -> None:
+    """Each with its own columns and the state of the one before; what belongs to rows belongs to their parts."""
+    x = torch.randn(2, 10, 3)
+    rows = Rows(torch.arange(10).expand(2, -1), torch.arange(10).expand(2, -1) + 5, 7, torch.rand(2, 10) < 0.5)
+    taken: list[Rows] = []
+
+    def step(x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        taken.append(rows)
+        return 2 * x, NoState()
+
+    y, state = in_steps(step, x, rows, NoState(), span)
+    assert torch.equal(y, 2 * x)
+    assert isinstance(state, NoState)
+    assert max(part.time for part in taken) <= (span or 10)
+    for name in ("positions", "phase", "marked"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in taken], 1), getattr(rows, name))
+    assert {part.longest for part in taken} == {7}

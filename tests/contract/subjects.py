@@ -62,7 +62,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
 }
 
 
-POSITIONED = {"alibi": {"position": "alibi"}, "xpos": {"position": "xpos", "scale_base": 2}}
+POSITIONED = {"alibi": {"position": "alibi"}, "xpos": {"position": "xpos", "scale_base": 3}}
 """By name: positions of the mixers in `AROUND`, around which the memories in `OF_POSITIONS` are put too."""
 
 OF_POSITIONS = ("joint-none", "joint-original", "gate-original")

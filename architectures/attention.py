@@ -1,6 +1,11 @@
-"""Softmax attention over the whole document: grouped queries, rotary positions or none, optional short convolution.
+"""Softmax attention over the whole document: grouped queries, positions of four kinds, optional short convolution.
 
     o_n = softmax_m(q_n . k_m / sqrt(W)) v_m,  m <= n in the same document
+
+    rope    queries and keys turned by their positions                         https://arxiv.org/abs/2104.09864
+    xpos    turned, and scaled so that far tokens fade                         https://arxiv.org/abs/2212.10554
+    alibi   neither; a score falls by the head's slope a token of distance     https://arxiv.org/abs/2108.12409
+    none    neither
 
 Vaswani et al., https://arxiv.org/abs/1706.03762; grouped queries https://arxiv.org/abs/2305.13245; a short convolution
 on queries, keys and values is what lets two layers learn recall in a few hundred steps (https://arxiv.org/abs/2402.18668).
@@ -19,7 +24,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
+from farfield.architectures.mixer import (
+    Attended,
+    Heads,
+    KeyedMixer,
+    KeyedSettings,
+    KeyValue,
+    join,
+    reference_bytes,
+)
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Banded, Causal, Full
 from farfield.architectures.ops.short_convolution import ConvolutionState
@@ -52,7 +66,7 @@ class AttentionConfig(KeyedSettings):
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
-        buffer = tokens * 2 * kv_heads * head_width * element + 8
+        buffer = tokens * 2 * kv_heads * head_width * element + 8 + reference_bytes(self.position)
         return buffer + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
@@ -62,10 +76,11 @@ class AttentionConfig(KeyedSettings):
 
 @dataclass(frozen=True, eq=False)
 class AttentionState(State):
-    """The convolution's inputs, and the rotated keys and the values of the near field."""
+    """The convolution's inputs, the rotated keys and the values of the near field, and xPos's reference (B,)."""
 
     conv: ConvolutionState | None
     near: KeyValueBuffer
+    reference: Tensor | None = None
 
 
 class Attention(KeyedMixer):
@@ -78,12 +93,13 @@ class Attention(KeyedMixer):
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
         self.scale, self.backend = self.head_width**-0.5, config.backend
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
-        self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+        self.rotation = Rotation.of(config, self.head_width)
+        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
 
     def start(self, batch: int) -> AttentionState:
         weight = self.projection.qkv.weight
         near = KeyValueBuffer.empty(batch, self.kv_heads, self.head_width, weight)
-        return AttentionState(self.projection.start(batch), near)
+        return AttentionState(self.projection.start(batch), near, self.rotation.start(batch, weight))
 
     def project(self, x: Tensor, rows: Rows, state: State) -> tuple[Heads, State]:
         assert isinstance(state, AttentionState)
@@ -92,34 +108,36 @@ class Attention(KeyedMixer):
 
     def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
         assert isinstance(state, AttentionState)
-        q, k = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows)
-        before = state.near.cast(k.dtype)
-        after = before.append(k, heads.values, rows)
-        near = self._near(q, k, heads.values, rows, before, after)
-        return join(near, reads, self.scale, self.backend), replace(state, near=after)
+        turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
+        before = turned.moved(state.near.cast(turned.keys.dtype))
+        after = before.append(turned.keys, heads.values, rows)
+        near = self._near(turned.queries, turned.keys, heads.values, rows, before, after)
+        state = replace(state, near=after, reference=turned.reference)
+        return join(near, reads, self.scale, self.backend), state
 
     def _near(
         self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, after: KeyValueBuffer
     ) -> list[Part]:
-        """The parts of the near field: without a mask wherever rows are single runs."""
-        runs = rows.single and rows.right_padded
+        """The parts of the near field: by columns alone wherever rows are single runs."""
+        runs, slopes, time = rows.single and rows.right_padded, alike(self.slopes, q), rows.time
         if runs and rows.fresh:
-            return [Part(q, k, v, Causal())]
+            return [Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
         past_k, past_v, valid = before.read()
+        past = past_k.shape[2]
         if runs and valid is None:
-            if rows.time == 1 and not rows.padded:
+            if time == 1 and not rows.padded:
                 keys, values, _ = after.read()
-                return [Part(q, keys, values, Full())]
-            past = [Part(q, past_k, past_v, Full())] if past_k.shape[2] else []
-            return [*past, Part(q, k, v, Causal())]
-        layout = banded(rows, past_k.shape[2], valid, None if rows.longest is None else rows.longest - 1)
+                return [Part(q, keys, values, Full(Alibi.run(slopes, 1, past + 1, past)))]
+            parts = [Part(q, past_k, past_v, Full(Alibi.run(slopes, time, past, past)))] if past else []
+            return [*parts, Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
+        layout = banded(rows, past, valid, None if rows.longest is None else rows.longest - 1, slopes=slopes)
         return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)]
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)
 
-    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
-        return self.rotation.at(x, phase)
+    def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
+        return self.rotation.at(x, phase, power)
 
     def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
         return (key_position[:, None, None, :] <= query_position[:, None, :, None]) & (key_position >= 0)[:, None, None]
@@ -133,10 +151,7 @@ def columns(rows: Rows, past: int, valid: Tensor | None) -> tuple[Tensor, Tensor
     """
 
     def make() -> tuple[Tensor, Tensor]:
-        far = torch.iinfo(torch.int64).max
-        following = torch.where(rows.continued, rows.positions, far).amin(1, keepdim=True)
-        following = torch.where(following == far, 0, following)
-        position = following - past + torch.arange(past, device=rows.device)
+        position = rows.following - past + torch.arange(past, device=rows.device)
         seen = torch.zeros_like(position) if valid is None else torch.where(valid, 0, -1)
         document = torch.where(rows.real, rows.document, -1)
         return torch.cat((position, rows.positions), 1), torch.cat((seen, document), 1)
@@ -149,18 +164,27 @@ def located(position: Tensor, column: Tensor, rows: Rows, past: int) -> Tensor:
 
     The past ends just before the first token that goes on with it. Meaningless for padding and before a document.
     """
-    far = torch.iinfo(torch.int64).max
-    following = torch.where(rows.continued, rows.positions, far).amin(1, keepdim=True)
-    following = torch.where(rows.document.gather(1, column) == 0, following, 0)
+    following = torch.where(rows.document.gather(1, column) == 0, rows.following, 0)
     own = rows.positions.gather(1, column)
     wide = (*column.shape, *([1] * (position.ndim - 2)))
     following, shift = following.view(wide), (past + column - own).view(wide)
     return torch.where(position < following, past - following, shift) + position
 
 
-def banded(rows: Rows, past: int, valid: Tensor | None, reach: int | None, dilation: int = 1, first: int = 0) -> Banded:
-    """The layout of queries at `rows` over the key columns [past, call]."""
+def banded(
+    rows: Rows,
+    past: int,
+    valid: Tensor | None,
+    reach: int | None,
+    dilation: int = 1,
+    first: int = 0,
+    ahead: int = 0,
+    slopes: Tensor | None = None,
+) -> Banded:
+    """The layout of queries at `rows` over the key columns [past, call]; slopes (H,) let scores fall with distance."""
     position, document = columns(rows, past, valid)
     query_document = torch.where(rows.real, rows.document, -2)
     regular = rows.plain and valid is None
-    return Banded(rows.positions, query_document, position, document, reach, dilation, first, regular)
+    some = slice(0, 1) if regular else slice(None)
+    alibi = None if slopes is None else Alibi(slopes, rows.positions[some], position[some])
+    return Banded(rows.positions, query_document, position, document, reach, dilation, first, regular, ahead, alibi)

@@ -25,28 +25,26 @@ import torch
 from torch import Tensor
 
 from farfield.architectures.attention import banded
-from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
+from farfield.architectures.mixer import (
+    Attended,
+    Heads,
+    KeyedMixer,
+    KeyedSettings,
+    KeyValue,
+    join,
+    reference_bytes,
+)
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part
-from farfield.architectures.ops.layouts import Causal, Full, Labelled
+from farfield.architectures.ops.layouts import Causal, Full
 from farfield.architectures.ops.place import Place
-from farfield.architectures.ops.runs import Runs, Steps
+from farfield.architectures.ops.runs import Runs
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = [
-    "DerivedAttention",
-    "DerivedSettings",
-    "DerivedState",
-    "Group",
-    "Pattern",
-    "blocks_before",
-    "cut",
-    "labels",
-    "serving",
-    "taken",
-]
+__all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group", "Pattern", "cut", "serving", "taken"]
 
 
 class Pattern(Protocol):
@@ -70,12 +68,13 @@ class Pattern(Protocol):
         """Bool (B, heads or 1, T, S) of positions (B, T) and (B, S) in one document."""
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
     ) -> tuple[list[Part], KeyValueBuffer]:
         """The parts of the softmax, placed among the queries (B, H, T, W) of all heads, and the buffer behind the call.
 
         Args:
             k, v: the heads (B, G, T, W) that serve the pattern's.
+            slopes: of all heads (H,), with which scores fall with distance.
         """
 
 
@@ -152,8 +151,10 @@ class Group:
         return rows.once(("left behind", self.segment, self.rate, self.offset, self.first), make)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
     ) -> tuple[list[Part], KeyValueBuffer]:
+        if slopes is not None:  # derived positions count every `rate`-th token
+            slopes = slopes[cut(self.heads)] * self.rate
         begin = rows.begin
         if begin is not None:
             first = begin + (self.offset - begin) % self.rate  # the first position that is kept
@@ -161,20 +162,20 @@ class Group:
             if first >= begin + rows.time:
                 return [], before if self.held(begin + rows.time) else before.emptied(rows.real[:, 0])
             if not past or before.extent() == (past, past):
-                return self._attend_run(q, k, v, begin, first, before)
+                return self._attend_run(q, k, v, begin, first, before, slopes)
         columns, derived = self.compress(rows)
         every = Place(slice(None), columns)
         k, v = every.take(k), every.take(v)
         past_k, past_v, valid = before.read()
-        layout = banded(derived, past_k.shape[2], valid, self.length - 1)
+        layout = banded(derived, past_k.shape[2], valid, self.length - 1, slopes=slopes)
         place = Place(cut(self.heads), columns)
         part = Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout, place)
         return [part], before.append(k, v, derived).emptied(self.left_behind(rows))
 
     def _attend_run(
-        self, q: Tensor, k: Tensor, v: Tensor, begin: int, first: int, before: KeyValueBuffer
+        self, q: Tensor, k: Tensor, v: Tensor, begin: int, first: int, before: KeyValueBuffer, slopes: Tensor | None
     ) -> tuple[list[Part], KeyValueBuffer]:
-        """All rows are the same run of positions from `begin`, of which `first` is the first that is kept: no masks."""
+        """All rows are the same run of positions from `begin`, of which `first` is the first kept: by columns alone."""
         heads, columns = cut(self.heads), slice(first - begin, None, self.rate)
         k, v = k[:, :, columns], v[:, :, columns]
         count, past, left = k.shape[2], self.within(first) // self.rate, self.left(first)
@@ -183,14 +184,15 @@ class Group:
         after = before.append(k[:, :, fresh:], v[:, :, fresh:], Rows.at(at.expand(q.shape[0], -1)))
         if count == 1 and past:
             keys, values, _ = after.read()
-            parts = [Part(q, keys, values, Full(), Place(heads, columns))]
+            parts = [Part(q, keys, values, Full(Alibi.run(slopes, 1, past + 1, past)), Place(heads, columns))]
         else:
-            layout = Causal() if count <= left else Runs(self.length, left)
+            layout = Causal(Alibi.run(slopes, count, count)) if count <= left else Runs(self.length, left, slopes)
             parts = [Part(q, k, v, layout, Place(heads, columns))]
             if past:
                 keys, values, _ = before.read()
-                reading = slice(columns.start, columns.start + (min(count, left) - 1) * self.rate + 1, self.rate)
-                parts.append(Part(q, keys, values, Full(), Place(heads, reading)))
+                some = min(count, left)
+                reading = slice(columns.start, columns.start + (some - 1) * self.rate + 1, self.rate)
+                parts.append(Part(q, keys, values, Full(Alibi.run(slopes, some, past, past)), Place(heads, reading)))
         if not self.held(begin + q.shape[2]):
             after = after.emptied(torch.ones_like(after.length, dtype=torch.bool))
         return parts, after
@@ -215,7 +217,8 @@ class DerivedSettings(KeyedSettings):
             pattern.held(tokens) * 2 * len(serving(pattern.heads, heads, kv_heads)) * head_width * element + 8
             for pattern in self.patterns(heads, layer)
         )
-        return buffers + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
+        inputs = Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
+        return buffers + inputs + reference_bytes(self.position)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
         heads, _, head_width = self.sizes(width)
@@ -225,10 +228,11 @@ class DerivedSettings(KeyedSettings):
 
 @dataclass(frozen=True, eq=False)
 class DerivedState(State):
-    """The convolution's inputs, and of each pattern the rotated keys and the values that it keeps."""
+    """The convolution's inputs, each pattern's rotated keys and values that it keeps, and xPos's reference (B,)."""
 
     conv: ConvolutionState | None
     near: tuple[KeyValueBuffer, ...]
+    reference: Tensor | None = None
 
 
 class DerivedAttention(KeyedMixer):
@@ -240,7 +244,8 @@ class DerivedAttention(KeyedMixer):
         self.scale, self.backend, self.reach = self.head_width**-0.5, config.backend, config.reach(layer, depth)
         self.patterns = config.patterns(self.heads, layer)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
-        self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+        self.rotation = Rotation.of(config, self.head_width)
+        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
 
     def start(self, batch: int) -> DerivedState:
         weight = self.projection.qkv.weight
@@ -248,7 +253,7 @@ class DerivedAttention(KeyedMixer):
             KeyValueBuffer.empty(batch, len(self._serving(pattern)), self.head_width, weight, pattern.limit)
             for pattern in self.patterns
         )
-        return DerivedState(self.projection.start(batch), tuple(near))
+        return DerivedState(self.projection.start(batch), tuple(near), self.rotation.start(batch, weight))
 
     def project(self, x: Tensor, rows: Rows, state: State) -> tuple[Heads, State]:
         assert isinstance(state, DerivedState)
@@ -257,16 +262,18 @@ class DerivedAttention(KeyedMixer):
 
     def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
         assert isinstance(state, DerivedState)
-        q, k = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows)
+        turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
+        q, k, slopes = turned.queries, turned.keys, alike(self.slopes, turned.queries)
         parts: list[Part] = []
         after = []
         for pattern, buffer in zip(self.patterns, state.near, strict=True):
             some = self._serving(pattern)
             keys, values = taken(k, some), taken(heads.values, some)
-            found, buffer = pattern.attend(q, keys, values, rows, buffer.cast(k.dtype))
+            found, buffer = pattern.attend(q, keys, values, rows, turned.moved(buffer.cast(k.dtype)), slopes)
             parts += found
             after.append(buffer)
-        return join(parts, reads, self.scale, self.backend), replace(state, near=tuple(after))
+        state = replace(state, near=tuple(after), reference=turned.reference)
+        return join(parts, reads, self.scale, self.backend), state
 
     def _serving(self, pattern: Pattern) -> list[int]:
         return serving(pattern.heads, self.heads, self.kv_heads)
@@ -274,8 +281,8 @@ class DerivedAttention(KeyedMixer):
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)
 
-    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
-        return self.rotation.at(x, phase)
+    def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
+        return self.rotation.at(x, phase, power)
 
     def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
         batch, time = query_position.shape
@@ -284,53 +291,6 @@ class DerivedAttention(KeyedMixer):
         for pattern in self.patterns:
             seen[:, cut(pattern.heads)] |= pattern.sees(query_position, key_position)
         return seen & (key_position >= 0)[:, None, None, :]
-
-
-def labels(rows: Rows) -> Tensor:
-    """The document (B, T) of each query, -2 for padding."""
-    return torch.where(rows.real, rows.document, -2)
-
-
-def blocks_before(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    number: Tensor,
-    document: Tensor,
-    rows: Rows,
-    before: KeyValueBuffer,
-    stride: int,
-    count: int,
-    begins: int,
-) -> tuple[list[Part], KeyValueBuffer]:
-    """Attention over the `count` keys that stand for each block of `stride` tokens, by queries of later blocks.
-
-    Args:
-        k, v: those of the call's blocks (B, G, N, W), with their `number` (B, N) in the document, which `before` holds
-            from 0 on, and their `document` (B, N); -1 where a row has fewer.
-        begins: the position from which on a document has such keys.
-    """
-    past_k, past_v, valid = before.read()
-    after = before.append(k, v, Rows.at(number)) if k.shape[2] else before
-    after = after.emptied((rows.last_position >= 0) & (rows.last_position < begins))
-    seen = 0 if rows.begin is None else rows.begin // stride * count
-    if rows.begin is not None and rows.time == 1:
-        return [Part(q, past_k[:, :, :seen], past_v[:, :, :seen], Full())] if seen else [], after
-    past = past_k.shape[2]
-    if not past + k.shape[2]:
-        return [], after
-    if rows.begin is not None:
-        skip = max(0, stride - rows.begin)  # the first block of a document has none before it
-        place = Place(slice(None), slice(skip, None))
-        old = slice(0, past if rows.begin else 0)
-        keys, values = torch.cat((past_k[:, :, old], k), 2), torch.cat((past_v[:, :, old], v), 2)
-        layout = Steps(stride, count, rows.begin + skip)
-        return [Part(q, keys, values, layout, place)] if skip < rows.time else [], after
-    held = torch.arange(past, device=q.device) - past + before.length[:, None]
-    owner = torch.zeros_like(held) if valid is None else torch.where(valid, 0, -1)
-    last = rows.positions.div(stride, rounding_mode="floor") * count - 1
-    labelled = Labelled(last, labels(rows), torch.cat((held, number), 1), torch.cat((owner, document), 1))
-    return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), labelled)], after
 
 
 def cut(heads: range) -> slice:

@@ -15,7 +15,6 @@ Shapes: B batch, T time, D width, H heads, W width of a head.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
+from farfield.architectures.ops.alibi import slopes_of
 from farfield.architectures.ops.linear_attention import linear_attention
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection
@@ -80,15 +80,8 @@ class LightningState(State):
 
 def slopes(heads: int, layer: int, depth: int) -> Tensor:
     """s (H,), float64, of layer `layer` of `depth`."""
-
-    def alibi(count: int) -> list[float]:
-        power = 2 ** int(math.log2(count))
-        if power == count:
-            return [2.0 ** (-8 * (head + 1) / count) for head in range(count)]
-        return alibi(power) + alibi(2 * power)[::2][: count - power]
-
     share = 1 - layer / max(depth - 1, 1) + 1e-5
-    return torch.tensor(alibi(heads), dtype=torch.float64) * share
+    return slopes_of(heads) * share
 
 
 class Lightning(Mixer):

@@ -5,7 +5,7 @@
 
 Wang et al., https://arxiv.org/abs/2006.04768, projects a whole sequence of fixed length, which no decoder can do; this
 form has any length and does not see the future. Keys are rotated before they are projected, so that a row is a mixture
-of keys, each where it stood.
+of keys, each where it stood; with ALiBi a row stands where its segment ends.
 
 State: r rows for every c tokens, and the keys and values of the open segment: it grows, c / r times more slowly than
 that of attention. Work a token at position n: 4 H W (r n / c + c), and 4 G W r to project: quadratic divided by c / r.
@@ -24,8 +24,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.attention import located
-from farfield.architectures.derived import Group, blocks_before
-from farfield.architectures.mixer import Mixer, MixerSettings, softmax_sizes
+from farfield.architectures.block_keys import BlockKeys
+from farfield.architectures.derived import Group
+from farfield.architectures.mixer import Mixer, MixerSettings, in_steps, reference_bytes, softmax_sizes
+from farfield.architectures.ops.alibi import alike, slopes_of
 from farfield.architectures.ops.attention import attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.short_convolution import ConvolutionState
@@ -49,14 +51,18 @@ class LinformerConfig(MixerSettings):
     segment: int = Field(16, ge=1, description="tokens in a segment")
     rows: int = Field(4, ge=1, description="rows that stand for a finished segment")
     share: bool = Field(True, description="whether all heads share one projection of keys and one of values")
-    position: Literal["rope", "none"] = "rope"
+    position: Literal["rope", "xpos", "alibi", "none"] = Field(
+        "rope", description="rope: rotations; xpos: those, and far tokens fade; alibi: a slopes a head; none"
+    )
     base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
+    scale_base: float = Field(512.0, ge=1, description="xpos: tokens in which the fastest pair fades to 0.29")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
     backend: Backend = "auto"
 
     def sizes(self, width: int) -> tuple[int, int, int]:
         """Heads, heads of keys and values, width of a head."""
-        return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, self.position == "rope")
+        rotated = self.position in ("rope", "xpos")
+        return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, rotated, self.position)
 
     def check(self, width: int) -> None:
         self.sizes(width)
@@ -77,7 +83,8 @@ class LinformerConfig(MixerSettings):
         heads, kv_heads, head_width = self.sizes(width)
         kept = tokens // self.segment * self.rows + Group(range(heads), self.segment).held(tokens)
         buffers = kept * 2 * kv_heads * head_width * element + 16
-        return buffers + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
+        inputs = Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
+        return buffers + inputs + reference_bytes(self.position)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
         heads, kv_heads, head_width = self.sizes(width)
@@ -88,11 +95,14 @@ class LinformerConfig(MixerSettings):
 
 @dataclass(frozen=True, eq=False)
 class LinformerState(State):
-    """The convolution's inputs, the rows of finished segments, and the open segment's rotated keys and values."""
+    """The convolution's inputs, the rows of finished segments, the open segment's rotated keys and values, and xPos's
+    reference (B,).
+    """
 
     conv: ConvolutionState | None
     rows: KeyValueBuffer
     open: KeyValueBuffer
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +126,10 @@ class Linformer(Mixer):
         self.scale, self.backend = self.head_width**-0.5, config.backend
         self.segment, self.rows = config.segment, config.rows
         self.group = Group(range(self.heads), config.segment)
+        self.blocks = BlockKeys(config.segment, config.rows, config.segment - 1)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
-        self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+        self.rotation = Rotation.of(config, self.head_width)
+        self.slopes = slopes_of(self.heads) if config.position == "alibi" else None
         shape = (1 if config.share else self.kv_heads, config.segment, config.rows)
         self.key_rows, self.value_rows = nn.Parameter(torch.empty(shape)), nn.Parameter(torch.empty(shape))
         self.reset_parameters()
@@ -131,19 +143,21 @@ class Linformer(Mixer):
         weight = self.projection.qkv.weight
         rows = KeyValueBuffer.empty(batch, self.kv_heads, self.head_width, weight)
         near = KeyValueBuffer.empty(batch, self.kv_heads, self.head_width, weight, self.segment)
-        return LinformerState(self.projection.start(batch), rows, near)
+        return LinformerState(self.projection.start(batch), rows, near, self.rotation.start(batch, weight))
 
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        return in_steps(self._step, x, rows, state, self.rotation.span)
+
+    def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, LinformerState)
         heads, conv = self.projection.split(x, rows, state.conv)
-        q, k, v = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows), heads.values
-        before, near = state.rows.cast(k.dtype), state.open.cast(k.dtype)
-        parts, after = self.group.attend(q, k, v, rows, near)
-        keys, values, number, document = self._project(k, v, rows, near)
-        sizes = self.segment, self.rows, self.segment - 1
-        more, before = blocks_before(q, keys, values, number, document, rows, before, *sizes)
+        turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
+        q, k, v, slopes = turned.queries, turned.keys, heads.values, alike(self.slopes, turned.queries)
+        before, near = (turned.moved(kept.cast(k.dtype)) for kept in (state.rows, state.open))
+        parts, after = self.group.attend(q, k, v, rows, near, slopes)
+        more, before = self.blocks.attend(q, *self._project(k, v, rows, near), rows, before, slopes)
         out, _ = attention([*parts, *more], self.scale, self.backend)
-        return self.projection.join(out, rows), LinformerState(conv, before, after)
+        return self.projection.join(out, rows), LinformerState(conv, before, after, turned.reference)
 
     def _project(self, k: Tensor, v: Tensor, rows: Rows, near: KeyValueBuffer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Keys and values (B, G, N R, W) of the segments that the call completes, their numbers and documents."""

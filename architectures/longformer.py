@@ -24,11 +24,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.attention import banded
-from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyedSettings, KeyValue, join
+from farfield.architectures.mixer import (
+    Attended,
+    Heads,
+    KeyedMixer,
+    KeyedSettings,
+    KeyValue,
+    join,
+    reference_bytes,
+)
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.layouts import Labelled
 from farfield.architectures.ops.short_convolution import ConvolutionState
-from farfield.architectures.projection import Projection, Rotation
+from farfield.architectures.projection import Projection, Rotation, Turned
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
@@ -78,7 +87,7 @@ class LongformerConfig(KeyedSettings):
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
         kept = min(tokens, self.ring(heads, layer, depth)) + 2 * self.globals
-        buffer = kept * 2 * kv_heads * head_width * element + 8
+        buffer = kept * 2 * kv_heads * head_width * element + 8 + reference_bytes(self.position)
         return buffer + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
@@ -96,11 +105,13 @@ class LongformerState(State):
 
     `prefix` holds four tensors (B, K, G, W), slot = position: keys and values in the local projections, then in the
     global ones. A slot at or before a token's position in its document has been written by that document.
+    `reference` (B,) is xPos's, of all keys.
     """
 
     conv: ConvolutionState | None
     near: KeyValueBuffer
     prefix: tuple[Tensor, ...]
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +146,15 @@ class Longformer(KeyedMixer):
         self.ring = config.ring(self.heads, layer, depth)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), bias=False) if self.globals else None
-        self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+        self.rotation = Rotation.of(config, self.head_width)
+        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
 
     def start(self, batch: int) -> LongformerState:
         weight = self.projection.qkv.weight
         near = KeyValueBuffer.empty(batch, self.kv_heads, self.head_width, weight, self.ring)
         prefix = weight.new_zeros(batch, self.kv_heads, self.globals, self.head_width)
-        return LongformerState(self.projection.start(batch), near, (prefix,) * (4 if self.globals else 0))
+        kept = (prefix,) * (4 if self.globals else 0)
+        return LongformerState(self.projection.start(batch), near, kept, self.rotation.start(batch, weight))
 
     def project(self, x: Tensor, rows: Rows, state: State) -> tuple[LongformerHeads, State]:
         assert isinstance(state, LongformerState)
@@ -156,16 +169,35 @@ class Longformer(KeyedMixer):
     def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
         assert isinstance(state, LongformerState)
         assert isinstance(heads, LongformerHeads)
-        q, k = self.rotation.rows(heads.queries, rows), self.rotation.rows(heads.keys, rows)
-        state = replace(state, near=state.near.cast(k.dtype), prefix=tuple(part.to(k.dtype) for part in state.prefix))
-        near = state.near.append(k, heads.values, rows)
+        turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
+        q, k = turned.queries, turned.keys
+        before = turned.moved(state.near.cast(k.dtype))
+        held = self._held(turned, state.prefix)
         where = self._where(rows)
-        prefix = self._written(state.prefix, k, heads, where, rows)
-        common = self._common(q, k, heads.values, rows, state.prefix, prefix, where)
-        found = self._by_dilation(q, k, heads.values, rows, state.near, common, reads)
-        if where is not None and heads.prefix is not None:
-            found = self._global_rows(found, heads.prefix, rows, state.prefix, where)
-        return found, replace(state, near=near, prefix=prefix)
+        own = self._own(heads.prefix, turned, where)
+        prefix = self._written(held, k, heads.values, own, where, rows)
+        common = self._common(q, k, heads.values, rows, held, prefix, where)
+        found = self._by_dilation(q, k, heads.values, rows, before, common, reads)
+        if where is not None and own is not None:
+            found = self._global_rows(found, own, rows, held, where)
+        near = before.append(k, heads.values, rows)
+        return found, replace(state, near=near, prefix=prefix, reference=turned.reference)
+
+    def _held(self, turned: Turned, prefix: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The state's slots as the call's queries need them."""
+        kept = tuple(part.to(turned.keys.dtype) for part in prefix)
+        if turned.factor is None:
+            return kept
+        return tuple(part if n % 2 else (part * turned.factor).to(part.dtype) for n, part in enumerate(kept))
+
+    def _own(self, heads: Heads | None, turned: Turned, where: _Prefix | None) -> Heads | None:
+        """Queries and keys of the call's global tokens, in the global projections, turned to where they stand."""
+        if where is None or heads is None:
+            return None
+        power = None if turned.power is None else turned.power.gather(1, where.column)
+        back = None if power is None else -power
+        queries = self.rotation.at(heads.queries, where.position, power)
+        return Heads(queries, self.rotation.at(heads.keys, where.position, back), heads.values)
 
     def _by_dilation(
         self,
@@ -182,10 +214,10 @@ class Longformer(KeyedMixer):
         if rows.fresh:
             past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
         keys, values = torch.cat((past_k, k), 2), torch.cat((past_v, v), 2)
-        groups = sorted(set(self.dilations))
+        groups, past, slopes = sorted(set(self.dilations)), past_k.shape[2], alike(self.slopes, q)
         found = []
         for dilation in groups:
-            window = banded(rows, past_k.shape[2], valid, self.window * dilation, dilation, self.globals)
+            window = banded(rows, past, valid, self.window * dilation, dilation, self.globals, slopes=slopes)
             near = [Part(q, keys, values, window), *common]
             if len(groups) > 1:
                 heads = torch.tensor([h for h, d in enumerate(self.dilations) if d == dilation], device=q.device)
@@ -228,10 +260,16 @@ class Longformer(KeyedMixer):
         slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
         if where is None or rows.single:  # one document a row: all its global tokens so far are in the state
             owner = rows.last_document[:, None].expand_as(slots)
-            return [Part(q, after[0], after[1], Labelled(rows.positions, query_document, slots, owner))]
+            layout = self._labelled(q, rows.positions, query_document, slots, owner)
+            return [Part(q, after[0], after[1], layout)]
         keys, values = (torch.cat((old, where.take(new)), 2) for old, new in ((before[0], k), (before[1], v)))
         position, document = self._labels(slots, where, rows)
-        return [Part(q, keys, values, Labelled(rows.positions, query_document, position, document))]
+        return [Part(q, keys, values, self._labelled(q, rows.positions, query_document, position, document))]
+
+    def _labelled(self, q: Tensor, query: Tensor, document: Tensor, key: Tensor, owner: Tensor) -> Labelled:
+        """Queries `q` at positions (B, T) over keys at positions (B, S), with the documents of both."""
+        slopes = alike(self.slopes, q)
+        return Labelled(query, document, key, owner, None if slopes is None else Alibi(slopes, query, key))
 
     def _labels(self, slots: Tensor, where: _Prefix, rows: Rows) -> tuple[Tensor, Tensor]:
         """Positions and documents of [the state's slots, the call's global tokens]; a slot written anew is left out."""
@@ -244,11 +282,11 @@ class Longformer(KeyedMixer):
         self, found: Attended, heads: Heads, rows: Rows, before: tuple[Tensor, ...], where: _Prefix
     ) -> Attended:
         """Global tokens anew: over the global tokens up to their own, in the global projections."""
-        q, k = self._turn(heads.queries, where), self._turn(heads.keys, where)
+        q = heads.queries
         slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
         position, document = self._labels(slots, where, rows)
-        layout = Labelled(where.position, where.document, position, document)
-        part = Part(q, torch.cat((before[2], k), 2), torch.cat((before[3], heads.values), 2), layout)
+        layout = self._labelled(q, where.position, where.document, position, document)
+        part = Part(q, torch.cat((before[2], heads.keys), 2), torch.cat((before[3], heads.values), 2), layout)
         out, lse = attention([part], self.scale, self.backend)
         real = (where.document >= 0)[:, None, :]
         column = where.column[:, None].expand(-1, self.heads, -1)
@@ -257,20 +295,22 @@ class Longformer(KeyedMixer):
         wide = column[..., None].expand(-1, -1, -1, out.shape[3])
         return Attended(found.out.scatter(2, wide, out.to(found.out.dtype)), found.lse.scatter(2, column, lse))
 
-    def _turn(self, x: Tensor, where: _Prefix) -> Tensor:
-        """Global queries or keys turned to where they stand."""
-        return self.rotation.at(x, where.position)
-
     def _written(
-        self, before: tuple[Tensor, ...], k: Tensor, heads: LongformerHeads, where: _Prefix | None, rows: Rows
+        self,
+        before: tuple[Tensor, ...],
+        k: Tensor,
+        v: Tensor,
+        own: Heads | None,
+        where: _Prefix | None,
+        rows: Rows,
     ) -> tuple[Tensor, ...]:
         """The slots with the call's global tokens of each row's last document in them."""
-        if where is None or heads.prefix is None:
+        if where is None or own is None:
             return before
         kept = (where.document == rows.last_document[:, None]) & (where.document >= 0)
         slot = torch.where(kept, where.position, self.globals)
         slot = slot[:, None, :, None].expand(-1, self.kv_heads, -1, self.head_width)
-        fresh = (where.take(k), where.take(heads.values), self._turn(heads.prefix.keys, where), heads.prefix.values)
+        fresh = (where.take(k), where.take(v), own.keys, own.values)
         after = []
         for old, new in zip(before, fresh, strict=True):
             roomy = torch.cat((old.to(new.dtype), old.new_zeros(old[:, :, :1].shape, dtype=new.dtype)), 2)
@@ -280,8 +320,8 @@ class Longformer(KeyedMixer):
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)
 
-    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
-        return self.rotation.at(x, phase)
+    def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
+        return self.rotation.at(x, phase, power)
 
     def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
         distance = query_position[:, None, :, None] - key_position[:, None, None, :]

@@ -17,7 +17,7 @@ Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width o
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -41,7 +41,9 @@ __all__ = [
     "MixerSettings",
     "Stepped",
     "head_sizes",
+    "in_steps",
     "join",
+    "reference_bytes",
     "softmax_sizes",
 ]
 
@@ -93,8 +95,11 @@ class KeyedSettings(MixerSettings):
     heads: int | None = Field(None, ge=1, description="heads of queries; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")
     kv_heads: int | None = Field(None, ge=1, description="heads of keys and values; null: as many as heads")
-    position: Literal["rope", "none"] = "rope"
+    position: Literal["rope", "xpos", "alibi", "none"] = Field(
+        "rope", description="rope: rotations; xpos: those, and far tokens fade; alibi: a slope a head; none"
+    )
     base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
+    scale_base: float = Field(512.0, ge=1, description="xpos: tokens in which the fastest pair fades to 0.29")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
     backend: Backend = "auto"
 
@@ -104,7 +109,8 @@ class KeyedSettings(MixerSettings):
         Raises:
             ValueError: they do not divide.
         """
-        return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, self.position == "rope")
+        rotated = self.position in ("rope", "xpos")
+        return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, rotated, self.position)
 
     @abc.abstractmethod
     def reach(self, layer: int, depth: int) -> int | None:
@@ -167,6 +173,12 @@ class KeyedMixer(Mixer):
     reach: int | None
     """How many tokens before its own a query sees in the near field at least; None: back to the document's start."""
 
+    span: int | None = None
+    """The most tokens of one step, of which longer calls are made; None: any number."""
+
+    slopes: Tensor | None = None
+    """ALiBi's (H,), float64, where scores fall with distance."""
+
     kv_heads: int
     head_width: int
     scale: float
@@ -184,17 +196,44 @@ class KeyedMixer(Mixer):
         """(B, T, D) of attention's output (B, H, T, W): gate and output projection; zero at padding."""
 
     @abc.abstractmethod
-    def rotate(self, x: Tensor, phase: Tensor) -> Tensor:
-        """Queries or keys (B, H, T, W) turned to where they stand, phase (B, T); unchanged without positions."""
+    def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
+        """Queries or keys (B, H, T, W) turned to where they stand, phase (B, T); unchanged without rotation.
+
+        With xPos they are scaled by zeta^power, power (B, T): queries by the tokens from a reference to their own
+        position, keys by those from theirs to the reference, so that a product depends on the difference only.
+        """
 
     @abc.abstractmethod
     def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
         """Which keys a query sees in the near field: bool (B, H or 1, T, S) of positions (B, T) and (B, S)."""
 
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        return in_steps(self._step, x, rows, state, self.span)
+
+    def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         heads, state = self.project(x, rows, state)
         found, state = self.attend(heads, rows, state)
         return self.finish(found.out, x, rows), state
+
+
+Step = Callable[[Tensor, Rows, State], tuple[Tensor, State]]
+
+
+def in_steps(step: Step, x: Tensor, rows: Rows, state: State, span: int | None) -> tuple[Tensor, State]:
+    """What `step` makes of `x` (B, T, D), at most `span` tokens at a time, and the state behind it."""
+    if span is None or rows.time <= span:
+        return step(x, rows, state)
+    outputs, begin = [], 0
+    for piece in x.split(span, dim=1):
+        y, state = step(piece, rows.part(begin, begin + piece.shape[1]), state)
+        outputs.append(y)
+        begin += piece.shape[1]
+    return torch.cat(outputs, 1), state
+
+
+def reference_bytes(position: str) -> int:
+    """Bytes of one row's reference position in the states of xPos."""
+    return 8 if position == "xpos" else 0
 
 
 def join(near: Sequence[Part], reads: Sequence[KeyValue], scale: float, backend: Backend) -> Attended:
@@ -209,7 +248,7 @@ def join(near: Sequence[Part], reads: Sequence[KeyValue], scale: float, backend:
 
 
 def softmax_sizes(
-    width: int, heads: int | None, head_width: int, kv_heads: int | None, rotated: bool
+    width: int, heads: int | None, head_width: int, kv_heads: int | None, rotated: bool, position: str = "rope"
 ) -> tuple[int, int, int]:
     """Heads, heads of keys and values, width of a head; what is None follows from the others.
 
@@ -221,7 +260,7 @@ def softmax_sizes(
     if heads % kv_heads:
         raise ValueError(f"kv_heads: {kv_heads} does not divide the {heads} heads.")
     if rotated and head_width % 2:
-        raise ValueError(f"position: rope needs heads of even width, and this one is {head_width} wide.")
+        raise ValueError(f"position: {position} needs heads of even width, and this one is {head_width} wide.")
     return heads, kv_heads, head_width
 
 

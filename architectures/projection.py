@@ -7,16 +7,22 @@ Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Heads
-from farfield.architectures.ops.rotary import angles, frequencies, rotate
+from farfield.architectures.ops.rotary import angles, frequencies, powers, rotate, scales
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
+from farfield.architectures.state import KeyValueBuffer
 
-__all__ = ["Projection", "Rotation"]
+__all__ = ["Projection", "Rotation", "Turned"]
+
+SPAN = 16  # xPos's powers run over at most this many times its scale base of tokens: 20 nats of float32's 88
 
 
 class Projection(nn.Module):
@@ -67,23 +73,100 @@ class Projection(nn.Module):
         return (heads + 2 * kv_heads) * head_width * max(conv - 1, 0) * element
 
 
-class Rotation:
-    """Rotary positions with halves as pairs, or none; angles are shared by the layers of a call."""
+class Positioned(Protocol):
+    """Settings that say what attention sees of positions."""
 
-    def __init__(self, width: int, base: float | None) -> None:
+    @property
+    def position(self) -> str:
+        """rope, xpos, alibi or none."""
+
+    @property
+    def base(self) -> float:
+        """Of the rotary frequencies."""
+
+    @property
+    def scale_base(self) -> float:
+        """Of xPos's scales."""
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """A call's queries (B, H, T, W) and keys (B, G, T, W), turned, and what xPos counts its powers from.
+
+    `power` (B, T): tokens between each token and the reference of its document. `reference` (B,): that of the document
+    that stands open behind the call, None but for xPos. `factor` (B, 1, 1, W): what kept keys are multiplied by, where
+    their reference has moved.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    power: Tensor | None = None
+    reference: Tensor | None = None
+    factor: Tensor | None = None
+
+    def moved(self, kept: KeyValueBuffer) -> KeyValueBuffer:
+        """Kept keys as the call's queries need them."""
+        return kept if self.factor is None else kept.scaled(self.factor)
+
+
+class Rotation:
+    """Rotary positions with halves as pairs, with xPos's scales or without, or none; layers of a call share angles."""
+
+    def __init__(self, width: int, base: float | None, scale_base: float | None = None) -> None:
         self.frequency = None if base is None else frequencies(width, "halves", base)
         self.key = ("rotation", width, base)
+        self.scale = None if scale_base is None else scales(width, scale_base)
+        self.span = None if scale_base is None else max(1, int(SPAN * scale_base))
 
-    def rows(self, x: Tensor, rows: Rows) -> Tensor:
-        """`x` (B, H, T, W) turned to the phase of `rows`."""
+    @staticmethod
+    def of(settings: Positioned, width: int) -> Rotation:
+        """As the settings of a mixer say."""
+        rotated = settings.position in ("rope", "xpos")
+        scaled = settings.position == "xpos"
+        return Rotation(width, settings.base if rotated else None, settings.scale_base if scaled else None)
+
+    def start(self, batch: int, like: Tensor) -> Tensor | None:
+        """The reference (B,) of an empty state on the device of `like`; None but for xPos."""
+        return None if self.scale is None else torch.zeros(batch, dtype=torch.int64, device=like.device)
+
+    def rows(self, x: Tensor, rows: Rows, power: Tensor | None = None) -> Tensor:
+        """`x` (B, H, T, W) turned to the phase of `rows`; with xPos, scaled by zeta^power, power (B, T)."""
         if self.frequency is None:
             return x
         kind, frequency = torch.promote_types(x.dtype, torch.float32), self.frequency
         cos, sin = rows.once((*self.key, kind), lambda: angles(rows.phase, frequency, kind))
-        return rotate(x, cos, sin, "halves")
+        return rotate(x, *self._scaled(cos, sin, power), "halves")
 
-    def at(self, x: Tensor, phase: Tensor) -> Tensor:
-        """`x` (B, H, T, W) turned to phase (B, T)."""
+    def at(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
+        """`x` (B, H, T, W) turned to phase (B, T); with xPos, scaled by zeta^power, power (B, T)."""
         if self.frequency is None:
             return x
-        return rotate(x, *angles(phase, self.frequency, torch.promote_types(x.dtype, torch.float32)), "halves")
+        cos, sin = angles(phase, self.frequency, torch.promote_types(x.dtype, torch.float32))
+        return rotate(x, *self._scaled(cos, sin, power), "halves")
+
+    def turned(self, queries: Tensor, keys: Tensor, rows: Rows, reference: Tensor | None) -> Turned:
+        """The call's queries and keys, at most `span` tokens behind a state whose keys have `reference` (B,).
+
+        A document that begins in the call is counted from its beginning. The reference of one that goes on moves up
+        where the call ends more than `span` tokens behind it: rarely, so that decoding does not touch the kept keys.
+        """
+        if self.scale is None or self.span is None or reference is None:
+            return Turned(self.rows(queries, rows), self.rows(keys, rows))
+        ahead = torch.where(rows.continued, rows.phase - reference[:, None], 0)
+        far = ahead.amax(1) > self.span
+        moved = torch.where(far, rows.phase.gather(1, rows.continued.int().argmax(1, keepdim=True))[:, 0], reference)
+        factor = None
+        if bool(far.any()):
+            kind = torch.promote_types(keys.dtype, torch.float32)
+            factor = powers((moved - reference)[:, None], self.scale, kind).repeat(1, 1, 1, 2)
+        origin = torch.where(rows.document == 0, moved[:, None], rows.first_phase)
+        power = torch.where(rows.real, rows.phase - origin, 0)
+        queries, keys = self.rows(queries, rows, power), self.rows(keys, rows, -power)
+        after = torch.where(rows.last_document == 0, moved, rows.first_phase[:, -1])
+        return Turned(queries, keys, power, after, factor)
+
+    def _scaled(self, cos: Tensor, sin: Tensor, power: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.scale is None or power is None:
+            return cos, sin
+        scale = powers(power, self.scale, cos.dtype)
+        return cos * scale, sin * scale

@@ -96,6 +96,19 @@ class Rows:
         return self.real & (self.document == 0)
 
     @lazy
+    def following(self) -> Tensor:
+        """(B, 1) int64: the position of the first token that goes on with the state's document; 0 where none does."""
+        far = torch.iinfo(torch.int64).max
+        first = torch.where(self.continued, self.positions, far).amin(1, keepdim=True)
+        return torch.where(first == far, 0, first)
+
+    @lazy
+    def first_phase(self) -> Tensor:
+        """(B, T) int64: the phase at which each token's document begins; meaningless where it began before the call."""
+        columns = torch.arange(self.time, device=self.device)
+        return self.phase.gather(1, torch.where(self.positions == 0, columns, 0).cummax(1).values)
+
+    @lazy
     def last_document(self) -> Tensor:
         """(B,) int64: the document that stands open at the end of each row."""
         return self.document[:, -1]
@@ -157,6 +170,16 @@ class Rows:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]  # type: ignore[return-value]  # each key is only used with one type of value
+
+    def part(self, begin: int, end: int) -> Rows:
+        """The columns from `begin` to `end`."""
+
+        def make() -> Rows:
+            at = slice(begin, end)
+            marked = None if self.marked is None else self.marked[:, at]
+            return Rows(self.positions[:, at], self.phase[:, at], self.longest, marked)
+
+        return self.once(("part", begin, end), make)
 
     def segmented(self, segment: int) -> Rows:
         """The same tokens in documents of at most `segment` tokens, cut at multiples of it; the phase stays."""

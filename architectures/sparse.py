@@ -31,9 +31,11 @@ from pydantic import Field
 from torch import Tensor
 
 from farfield.architectures.attention import banded, columns, located
-from farfield.architectures.derived import DerivedSettings, Group, Pattern, blocks_before, labels
+from farfield.architectures.block_keys import BlockKeys
+from farfield.architectures.derived import DerivedSettings, Group, Pattern
+from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.attention import Part
-from farfield.architectures.ops.layouts import Banded, Full, Labelled, Layout, Selected
+from farfield.architectures.ops.layouts import Full, Labelled, Layout, Selected
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Aligned, Strided
 from farfield.architectures.rows import Rows
@@ -81,14 +83,23 @@ class SparseConfig(DerivedSettings):
         return [RandomBlocks(every, self.stride, self.globals, self.random, self.seed, layer)]
 
 
-def window(q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, reach: int, first: int = 0) -> Part:
+def window(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Rows,
+    before: KeyValueBuffer,
+    reach: int,
+    first: int = 0,
+    slopes: Tensor | None = None,
+) -> Part:
     """The tokens at most `reach` before each query's own and from position `first` on."""
     past_k, past_v, valid = before.read()
     low = 0 if rows.fresh else max(0, past_k.shape[2] - reach)
     if rows.fresh:
         past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
     past_k, past_v = past_k[:, :, low:], past_v[:, :, low:]
-    layout = banded(rows, past_k.shape[2], None if valid is None else valid[:, low:], reach, first=first)
+    layout = banded(rows, past_k.shape[2], None if valid is None else valid[:, low:], reach, first=first, slopes=slopes)
     return Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)
 
 
@@ -118,12 +129,14 @@ class Local:
         apart = distance(query, key)
         return (apart >= 0) & (apart < self.stride)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+    ) -> Found:
         after = before.append(k, v, rows)
         if rows.time == 1 and rows.begin is not None:
             keys, values, _ = after.read()
-            return [Part(q, keys, values, Full())], after
-        return [window(q, k, v, rows, before, self.stride - 1)], after
+            return [Part(q, keys, values, Full(Alibi.run(slopes, 1, keys.shape[2], keys.shape[2] - 1)))], after
+        return [window(q, k, v, rows, before, self.stride - 1, slopes=slopes)], after
 
 
 @dataclass(frozen=True)
@@ -144,28 +157,35 @@ class Comb:
         apart = distance(query, key)
         return (apart >= 0) & ((apart < self.stride) | (apart % self.stride == 0))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+    ) -> Found:
         after, begin, stride = before.append(k, v, rows), rows.begin, self.stride
         if begin is not None and rows.time == 1:
-            keys, values, _ = after.read()
-            near = slice(max(0, begin + 1 - stride), None)
-            parts = [Part(q, keys[:, :, near], values[:, :, near], Full())]
-            if begin >= stride:
-                teeth = slice(begin % stride, begin + 1 - stride, stride)
-                parts.append(Part(q, keys[:, :, teeth], values[:, :, teeth], Full()))
-            return parts, after
-        parts = [window(q, k, v, rows, before, stride - 1)]
+            return self._one(q, after, begin, slopes), after
+        parts = [window(q, k, v, rows, before, stride - 1, slopes=slopes)]
         if begin == 0:
             if rows.time > stride:
-                place = Place(slice(None), slice(stride, None))
-                parts.append(Part(q, k[:, :, :-stride], v[:, :, :-stride], Strided(stride), place))
+                place, layout = Place(slice(None), slice(stride, None)), Strided(stride, slopes, stride)
+                parts.append(Part(q, k[:, :, :-stride], v[:, :, :-stride], layout, place))
             return parts, after
         past_k, past_v, valid = before.read()
-        position, document = columns(rows, past_k.shape[2], valid)
-        # A key stands `stride` later than it does, so that the band begins where the window ends.
-        layout = Banded(rows.positions, labels(rows), position + stride, document, None, stride)
-        parts.append(Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout))
+        comb = banded(rows, past_k.shape[2], valid, None, stride, ahead=-stride, slopes=slopes)
+        parts.append(Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), comb))
         return parts, after
+
+    def _one(self, q: Tensor, after: KeyValueBuffer, position: int, slopes: Tensor | None) -> list[Part]:
+        """All rows are one token at `position`, the last of the buffer."""
+        keys, values, _ = after.read()
+        near = slice(max(0, position + 1 - self.stride), None)
+        band = Full(Alibi.run(slopes, 1, position + 1 - near.start, position - near.start))
+        parts = [Part(q, keys[:, :, near], values[:, :, near], band)]
+        if position >= self.stride:
+            teeth = slice(position % self.stride, position + 1 - self.stride, self.stride)
+            count, steps = position // self.stride, None if slopes is None else slopes * self.stride
+            comb = Full(Alibi.run(steps, 1, count, count))
+            parts.append(Part(q, keys[:, :, teeth], values[:, :, teeth], comb))
+        return parts
 
 
 @dataclass(frozen=True)
@@ -201,11 +221,12 @@ class Summaries:
 
         return rows.once(("summaries", self.stride, self.count), make)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+    ) -> Found:
         column, number, document = self.compress(rows)
-        every = Place(slice(None), column)
-        sizes = self.stride, self.count, self.stride - self.count
-        return blocks_before(q, every.take(k), every.take(v), number, document, rows, before, *sizes)
+        every, blocks = Place(slice(None), column), BlockKeys(self.stride, self.count, self.stride - self.count)
+        return blocks.attend(q, every.take(k), every.take(v), number, document, rows, before, slopes)
 
 
 @dataclass(frozen=True)
@@ -250,26 +271,28 @@ class RandomBlocks:
             seen = seen | (chosen[..., None] == block) & (chosen[..., None] >= 0)
         return seen
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer) -> Found:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+    ) -> Found:
         after = before.append(k, v, rows)
-        parts = [window(q, k, v, rows, before, self.stride, self.globals)]
+        parts = [window(q, k, v, rows, before, self.stride, self.globals, slopes)]
         if rows.begin == 0:
-            return parts + self._prefix(q, k, v, rows) + self._whole(q, k, v), after
+            return parts + self._prefix(q, k, v, rows, slopes) + self._whole(q, k, v, slopes), after
         keys, values, _ = (after if rows.time == 1 else before).read()
         past = keys.shape[2]
         if rows.time > 1:
             keys, values = torch.cat((keys, k), 2), torch.cat((values, v), 2)
         if keys.shape[2]:  # else a single column of padding, before anything
-            parts.append(Part(q, keys, values, self._selected(rows, past, keys.shape[2])))
+            parts.append(Part(q, keys, values, self._selected(rows, past, keys.shape[2], slopes)))
         return parts, after
 
-    def _prefix(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> list[Part]:
+    def _prefix(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, slopes: Tensor | None) -> list[Part]:
         count = min(self.globals, q.shape[2])
-        slots = rows.positions[:, :count]
-        layout = Labelled(rows.positions, rows.document, slots, rows.document[:, :count])
+        slots, alibi = rows.positions[:, :count], Alibi.run(slopes, q.shape[2], count)
+        layout = Labelled(rows.positions, rows.document, slots, rows.document[:, :count], alibi)
         return [Part(q, k[:, :, :count], v[:, :, :count], layout)] if count else []
 
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> list[Part]:
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None) -> list[Part]:
         """Rows are whole documents: each slot's blocks of keys are put beside the blocks of queries."""
         time, stride, parts = q.shape[2], self.stride, []
         blocks = -(-time // stride)
@@ -283,10 +306,12 @@ class RandomBlocks:
                 index = chosen[first:, :, slot].T
                 keys, values = (x[:, serve[:, None], index].flatten(2, 3) for x in by_block)
                 place = Place(slice(None), slice(first * stride, None))
-                parts.append(Part(q, keys, values, Aligned(stride), place))
+                apart = (torch.arange(first, blocks, device=q.device) - index) * stride
+                layout = Aligned(stride) if slopes is None else Aligned(stride, slopes=slopes, apart=apart)
+                parts.append(Part(q, keys, values, layout, place))
         return parts
 
-    def _selected(self, rows: Rows, past: int, keys: int) -> Layout:
+    def _selected(self, rows: Rows, past: int, keys: int, slopes: Tensor | None) -> Layout:
         """Each query names the columns of its prefix and of its blocks, among [past, call].
 
         The past ends before the first of the call's tokens that go on with it; of as many keys, with the only token.
@@ -299,11 +324,12 @@ class RandomBlocks:
         position = torch.cat((torch.where(prefix <= own, prefix, -1), blocks), -1)
         visible = (position >= 0) & rows.real[:, :, None, None]
         if keys == past:
-            column = past - 1 - own + position
+            column, stands = past - 1 - own + position, rows.positions + torch.arange(1 - past, 1, device=rows.device)
         else:
             at = torch.arange(rows.time, device=rows.device).expand(rows.batch, -1)
-            column = located(position, at, rows, past)
-        return Selected(column.clamp(0, keys - 1).transpose(1, 2), visible.transpose(1, 2))
+            column, stands = located(position, at, rows, past), columns(rows, past, None)[0]
+        alibi = None if slopes is None else Alibi(slopes, rows.positions, stands)
+        return Selected(column.clamp(0, keys - 1).transpose(1, 2), visible.transpose(1, 2), alibi)
 
 
 def draw(seed: int, layer: int, head: Tensor, block: Tensor, slot: Tensor) -> Tensor:

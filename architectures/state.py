@@ -195,6 +195,11 @@ class KeyValueBuffer(State):
         keys, values = self.keys.to(dtype), self.values.to(dtype)
         return KeyValueBuffer(keys, values, self.length, self.length.clone(), self.limit)
 
+    def scaled(self, factor: Tensor) -> KeyValueBuffer:
+        """The same tokens on memory of their own, their keys times `factor` (B, 1, 1, D)."""
+        keys = (self.keys * factor).to(self.keys.dtype)
+        return KeyValueBuffer(keys, self.values.clone(), self.length, self.length.clone(), self.limit)
+
     def extent(self) -> tuple[int, int]:
         """The smallest and the largest length of a row."""
         if not self.length.numel():

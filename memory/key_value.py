@@ -29,7 +29,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.attention import columns
-from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue, Mixer
+from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue, Mixer, in_steps
+from farfield.architectures.ops.alibi import Alibi, alike
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Selected
 from farfield.architectures.rows import Rows
@@ -48,7 +49,7 @@ class KeyValueMemoryConfig(Config):
     segment: int = Field(32, ge=1, description="tokens in a segment; a segment is written when it is complete")
     top: int = Field(32, ge=1, description="keys that a token reads, a head at a time")
     position: Literal["none", "original"] = Field(
-        "none", description="none: keys and queries without positions; original: rotated to where they stood"
+        "none", description="none: keys and queries without positions; original: those of where they stood"
     )
     combine: Literal["joint", "gate"] = Field(
         "joint",
@@ -135,6 +136,9 @@ class WithMemory(Mixer):
         return MemoryState(mixer.start(batch), bank)
 
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        return in_steps(self._step, x, rows, state, self.mixer.span)
+
+    def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MemoryState)
         heads, inner = self.mixer.project(x, rows, state.mixer)
         keys, values = (heads.keys, heads.values)
@@ -163,12 +167,23 @@ class WithMemory(Mixer):
             keys, values = torch.cat((past_keys, keys), 2), torch.cat((past_values, values), 2)
         if not keys.shape[2]:
             return None
-        queries = heads.queries
+        queries, alibi = heads.queries, None
         if self.config.position == "original":
-            queries = self.mixer.rotate(queries, rows.positions)
-            keys = self.mixer.rotate(keys, position)
-        index, found = self._select(queries.detach(), keys.detach(), rows, position, document, past)
-        return KeyValue(Part(queries, keys, values, Selected(index, found)), self.gate)
+            own, behind = self._powers(rows, position, document)
+            queries, keys = self.mixer.rotate(queries, rows.positions, own), self.mixer.rotate(keys, position, behind)
+            slopes = alike(self.mixer.slopes, queries)
+            alibi = None if slopes is None else Alibi(slopes, rows.positions, position)
+        index, found = self._select(queries.detach(), keys.detach(), rows, position, document, past, alibi)
+        return KeyValue(Part(queries, keys, values, Selected(index, found, alibi)), self.gate)
+
+    @staticmethod
+    def _powers(rows: Rows, position: Tensor, document: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens from a reference to each query (B, T), and from each key to it (B, S); 0 for what nobody sees.
+
+        The reference is the first position that the call has of the document.
+        """
+        own, key = (torch.where(owner == 0, rows.following, 0) for owner in (rows.document, document))
+        return torch.where(rows.real, rows.positions - own, 0), torch.where(document >= 0, key - position, 0)
 
     def _reaches(self, rows: Rows) -> bool:
         """Whether any token stands behind a complete segment."""
@@ -177,7 +192,14 @@ class WithMemory(Mixer):
 
     @torch.no_grad()
     def _select(
-        self, queries: Tensor, keys: Tensor, rows: Rows, position: Tensor, document: Tensor, past: int
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        rows: Rows,
+        position: Tensor,
+        document: Tensor,
+        past: int,
+        alibi: Alibi | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Column and whether it is one, (B, H, T, N) each: the best keys of each query and head, exact."""
         config, count = self.config, min(self.config.top, keys.shape[2])
@@ -195,6 +217,8 @@ class WithMemory(Mixer):
                 found.append(torch.zeros(shape, dtype=torch.bool, device=keys.device))
                 continue
             scores = queries[:, :, at] @ keys[:, :, seen].transpose(-1, -2)
+            if alibi is not None:
+                scores = scores * self.mixer.scale + alibi.added(at, seen)
             best = scores.masked_fill(~visible, -math.inf).topk(min(count, high - low), dim=-1)
             missing = (0, count - best.indices.shape[-1])
             indices.append(nn.functional.pad(best.indices + low, missing))

@@ -182,6 +182,24 @@ TYPED = {
         [*TRAIN, "architecture=reformer", "architecture.width=255", "architecture.layers.reformer.mixer.heads=3"],
         "architecture.layers.reformer.mixer.position: rope needs heads of even width, and this one is 85 wide.",
     ),
+    "a position that is none": (
+        [*TRAIN, "architecture=attention", "architecture.layers.attention.mixer.position=alibbi"],
+        "architecture.layers.attention.mixer.position: unknown choice 'alibbi'. Did you mean 'alibi'? "
+        "Known: alibi, none, rope, xpos.",
+    ),
+    "odd heads to rotate and to scale": (
+        [
+            *TRAIN,
+            "architecture=attention",
+            "architecture.layers.attention.mixer.heads=256",
+            "architecture.layers.attention.mixer.position=xpos",
+        ],
+        "architecture.layers.attention.mixer.position: xpos needs heads of even width, and this one is 1 wide.",
+    ),
+    "scales that fade at once": (
+        [*TRAIN, "architecture=attention", "+architecture.layers.attention.mixer.scale_base=0.5"],
+        "architecture.layers.attention.mixer.scale_base: 0.5 given. Input should be greater than or equal to 1.",
+    ),
     "memory and architecture": (
         [*TRAIN, "memory=knn"],
         f"memory.name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {KEYED}.",

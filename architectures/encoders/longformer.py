@@ -27,7 +27,8 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
-from farfield.architectures.derived import cut, labels, serving, taken
+from farfield.architectures.block_keys import labels
+from farfield.architectures.derived import cut, serving, taken
 from farfield.architectures.encoders.documents import all_tokens, count
 from farfield.architectures.encoders.softmax import SoftmaxEncoder, SoftmaxEncoderSettings
 from farfield.architectures.longformer import check_bands, spread

@@ -60,9 +60,11 @@ def attention_definition(parts: Sequence[Part], scale: float) -> tuple[Tensor, T
         queries = part.queries if part.place is None else part.place.take(part.queries)
         group = queries.shape[1] // part.keys.shape[1]
         keys, value = (x.repeat_interleave(group, dim=1) for x in (part.keys, part.values))
-        found = queries @ keys.transpose(-1, -2)
-        visible = part.layout.mask(found.shape[2], found.shape[3])
-        found = (found * scale).masked_fill(~visible, -math.inf)
+        found = queries @ keys.transpose(-1, -2) * scale
+        mask = part.layout.mask(found.shape[2], found.shape[3])
+        if mask.dtype != torch.bool:
+            found, mask = found + mask.masked_fill(mask.isneginf(), 0.0), ~mask.isneginf()
+        found = found.masked_fill(~mask, -math.inf)
         if part.place is not None:
             heads, time = part.queries.shape[1:3]
             found = part.place.spread(found, heads, time, -math.inf)
@@ -72,7 +74,7 @@ def attention_definition(parts: Sequence[Part], scale: float) -> tuple[Tensor, T
     joined = torch.cat(scores, -1)
     lse = joined.logsumexp(-1)
     weights = (joined - lse.masked_fill(lse.isneginf(), 0.0)[..., None]).exp()
-    return weights @ torch.cat(values, 2), lse
+    return weights.to(values[0].dtype) @ torch.cat(values, 2), lse
 
 
 def attention(parts: Sequence[Part], scale: float, backend: Backend = "auto") -> tuple[Tensor, Tensor]:

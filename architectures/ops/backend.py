@@ -74,15 +74,17 @@ def _zeros(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _additive(mask: Tensor, like: Tensor, time: int, keys: int) -> Tensor:
-    """A mask as the numbers that the CPU kernel adds, (B, H, T, S) with broadcast strides."""
+    """A mask as the numbers that the CPU kernel adds, (B, H, T, S) with broadcast strides; biases are not narrowed."""
     if mask.dtype == torch.bool:
         mask = torch.where(mask, *_zeros(like.dtype))
-    return mask.to(like.dtype).expand(*mask.shape[:2], time, keys)
+    else:
+        mask = mask.to(torch.promote_types(like.dtype, torch.float32))
+    return mask.expand(*mask.shape[:2], time, keys)
 
 
 def _blind(mask: Tensor) -> Tensor:
     """Which queries see no key at all."""
-    return ~mask.any(-1) if mask.dtype == torch.bool else mask.isneginf().all(-1)
+    return ~mask.any(-1) if mask.dtype == torch.bool else mask.amax(-1).isneginf()
 
 
 class _Cpu:

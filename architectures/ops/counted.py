@@ -9,15 +9,16 @@ Shapes: B batch, H heads, T queries, S keys, D width of a head, L columns of a b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
-from farfield.architectures.ops.layouts import BLOCK, Block, Layout, masked_backward, masked_forward
+from farfield.architectures.ops.layouts import BLOCK, Block, Layout, biased, masked_backward, masked_forward
 
 __all__ = ["Blocks", "Counted"]
 
@@ -35,12 +36,13 @@ class Counted:
     """
 
     count: Tensor
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        return (torch.arange(keys, device=self.count.device) < self.count[:, None])[:, None, None]
+        return biased(self._visible(keys), self.alibi, slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.alibi is None else replace(self, alibi=self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return masked_forward(self._blocks(q.shape[2], k.shape[2]), kernel, q, k, v, scale)
@@ -51,9 +53,13 @@ class Counted:
         return masked_backward(self._blocks(q.shape[2], k.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
 
     def _blocks(self, time: int, keys: int) -> Iterator[Block]:
-        mask = self.mask(time, keys)
+        visible = self._visible(keys)
         for begin in range(0, time, BLOCK):
-            yield slice(begin, min(begin + BLOCK, time)), slice(None), mask
+            at = slice(begin, min(begin + BLOCK, time))
+            yield at, slice(None), biased(visible, self.alibi, at, slice(None))
+
+    def _visible(self, keys: int) -> Tensor:
+        return (torch.arange(keys, device=self.count.device) < self.count[:, None])[:, None, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@
     Labelled   by document and position, columns in any order  global tokens, gathered from where they stand
     Selected   each query names its keys by index              what a memory found
 
-More of them, for runs of columns that need no mask, stand in `runs`.
+More of them, for runs of columns that need no mask, stand in `runs`. With an `alibi`, scores fall with distance: it
+says where queries and keys stand, whatever the layout counts by, and each block's mask is numbers that are added.
 
 Shapes: B batch, H heads, T queries, S keys, D width of a head, N selected keys.
 """
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Labelled",
     "Layout",
     "Selected",
+    "biased",
     "masked_backward",
     "masked_forward",
     "wide",
@@ -49,7 +52,7 @@ class Layout(Protocol):
     """Which query sees which key, and how that is computed."""
 
     def mask(self, time: int, keys: int) -> Tensor:
-        """The definition: bool, broadcastable to (B, H, T, S)."""
+        """The definition: bool, or numbers that are added to the scores, broadcastable to (B, H, T, S)."""
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """Output (B, H, T, D) and log-sum-exp (B, H, T) of this part alone."""
@@ -68,52 +71,62 @@ def wide(like: Tensor) -> Tensor:
     return torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
 
 
+def biased(visible: Tensor, alibi: Alibi | None, at: slice, columns: slice) -> Tensor:
+    """The mask of a block: which keys are visible, or with an alibi what is added to the scores, -inf where none is."""
+    return visible if alibi is None else alibi.added(at, columns, visible)
+
+
 @dataclass(frozen=True, eq=False)
 class Full:
     """Every query sees every key."""
 
+    alibi: Alibi | None = None
+
     def mask(self, time: int, keys: int) -> Tensor:
-        return torch.ones(time, keys, dtype=torch.bool)
+        return biased(torch.ones(time, keys, dtype=torch.bool), self.alibi, slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.alibi is None else Full(self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        if kernel.whole or q.shape[2] <= BLOCK:
+        if self.alibi is None and (kernel.whole or q.shape[2] <= BLOCK):
             return kernel.forward(q, k, v, None, False, scale)
         return masked_forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        if kernel.whole or q.shape[2] <= BLOCK:
+        if self.alibi is None and (kernel.whole or q.shape[2] <= BLOCK):
             return kernel.backward(gradient, q, k, v, out, lse, None, False, scale)
         return masked_backward(self._blocks(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
 
     def _blocks(self, time: int) -> Iterator[Block]:
         for begin in range(0, time, BLOCK):
-            yield slice(begin, min(begin + BLOCK, time)), slice(None), None
+            at = slice(begin, min(begin + BLOCK, time))
+            yield at, slice(None), None if self.alibi is None else self.alibi.added(at, slice(None))
 
 
 @dataclass(frozen=True, eq=False)
 class Causal:
     """Query t sees keys 0 .. t of as many keys as queries."""
 
+    alibi: Alibi | None = None
+
     def mask(self, time: int, keys: int) -> Tensor:
-        return torch.ones(time, keys, dtype=torch.bool).tril()
+        return biased(torch.ones(time, keys, dtype=torch.bool).tril(), self.alibi, slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.alibi is None else Causal(self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        if kernel.whole or q.shape[2] <= BLOCK:
+        if self.alibi is None and (kernel.whole or q.shape[2] <= BLOCK):
             return kernel.forward(q, k, v, None, True, scale)
         return masked_forward(self._blocks(q), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        if kernel.whole or q.shape[2] <= BLOCK:
+        if self.alibi is None and (kernel.whole or q.shape[2] <= BLOCK):
             return kernel.backward(gradient, q, k, v, out, lse, None, True, scale)
         return masked_backward(self._blocks(q), kernel, gradient, q, k, v, out, lse, scale)
 
@@ -121,8 +134,9 @@ class Causal:
         time = q.shape[2]
         for begin in range(0, time, BLOCK):
             end = min(begin + BLOCK, time)
+            at, columns = slice(begin, end), slice(0, end)
             lower = torch.ones(end - begin, end, dtype=torch.bool, device=q.device).tril(begin)
-            yield slice(begin, end), slice(0, end), lower[None, None]
+            yield at, columns, biased(lower[None, None], self.alibi, at, columns)
 
 
 def masked_forward(
@@ -186,12 +200,13 @@ class Banded:
     first: int = 0
     regular: bool = False
     ahead: int = 0
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        return self._visible(slice(0, time), slice(0, keys))
+        return self._mask(slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.alibi is None else replace(self, alibi=self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return masked_forward(self._blocks(q.shape[2], k.shape[2]), kernel, q, k, v, scale)
@@ -213,7 +228,7 @@ class Banded:
             at, columns = slice(begin, end), slice(low, min(high, keys))
             inner = self.regular and end - begin == block and low > 0 and high <= keys
             if not inner or kept is None:
-                mask = self._visible(at, columns)
+                mask = self._mask(at, columns)
                 kept = mask if inner and self._plain(low) else None
             else:
                 mask = kept
@@ -223,8 +238,8 @@ class Banded:
         """Whether no key from column `low` on is left to another part, so that the mask is the same from here on."""
         return self.first == 0 or bool((self.key_position[:, low:] >= self.first).all())
 
-    def _visible(self, at: slice, columns: slice) -> Tensor:
-        """The mask (B or 1, 1, block, columns) of a block."""
+    def _mask(self, at: slice, columns: slice) -> Tensor:
+        """The mask (B or 1, H or 1, block, columns) of a block."""
         rows = slice(0, 1) if self.regular and self.first == 0 else slice(None)
         distance = self.query_position[rows, at, None] - self.key_position[rows, None, columns]
         same = self.query_document[rows, at, None] == self.key_document[rows, None, columns]
@@ -235,7 +250,7 @@ class Banded:
             visible &= distance % self.dilation == 0
         if self.first:
             visible &= (self.key_position[rows] >= self.first)[:, None, columns]
-        return visible[:, None]
+        return biased(visible[:, None], self.alibi, at, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,12 +264,13 @@ class Labelled:
     query_document: Tensor
     key_position: Tensor
     key_document: Tensor
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        return self._visible(slice(0, time))
+        return self._mask(slice(0, time))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.alibi is None else replace(self, alibi=self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return masked_forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
@@ -267,11 +283,12 @@ class Labelled:
     def _blocks(self, time: int) -> Iterator[Block]:
         for begin in range(0, time, BLOCK):
             at = slice(begin, min(begin + BLOCK, time))
-            yield at, slice(None), self._visible(at)
+            yield at, slice(None), self._mask(at)
 
-    def _visible(self, at: slice) -> Tensor:
+    def _mask(self, at: slice) -> Tensor:
         same = self.query_document[:, at, None] == self.key_document[:, None]
-        return (same & (self.key_position[:, None] <= self.query_position[:, at, None]))[:, None]
+        visible = (same & (self.key_position[:, None] <= self.query_position[:, at, None]))[:, None]
+        return biased(visible, self.alibi, at, slice(None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,18 +301,21 @@ class Selected:
 
     index: Tensor
     valid: Tensor
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
         return self.dense(slice(0, time), keys)
 
     def select(self, heads: Tensor) -> Layout:
-        return Selected(self.index.index_select(1, heads), self.valid.index_select(1, heads))
+        alibi = None if self.alibi is None else self.alibi.select(heads)
+        return Selected(self.index.index_select(1, heads), self.valid.index_select(1, heads), alibi)
 
     def dense(self, at: slice, keys: int) -> Tensor:
         """The block's selection as a mask (B, H, block, S)."""
         index, valid = self.index[:, :, at], self.valid[:, :, at]
         counts = torch.zeros(*index.shape[:3], keys, dtype=torch.uint8, device=index.device)
-        return counts.scatter_add_(3, index, valid.to(torch.uint8)) > 0
+        visible = counts.scatter_add_(3, index, valid.to(torch.uint8)) > 0
+        return biased(visible, self.alibi, at, slice(None))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         if self._is_dense(k):
@@ -343,6 +363,8 @@ class Selected:
     def _scores(self, q: Tensor, k: Tensor, at: slice, scale: float) -> Tensor:
         scores = (self._gathered(k, at) @ q[:, :, at, :, None])[..., 0]
         wide = scores.to(torch.promote_types(q.dtype, torch.float32)) * scale
+        if self.alibi is not None:
+            wide = wide + self.alibi.selected(self.index[:, :, at], at)
         return wide.masked_fill(~self.valid[:, :, at], -math.inf)
 
     def _scatter(self, into: Tensor, values: Tensor, at: slice) -> None:

@@ -6,6 +6,14 @@ position n. Two layouts of the pairs and two schedules of the frequencies are in
     halves       pairs (x_i, x_{i + D/2}),  w_i = base^(-2 i / D)          RoPE as in Llama
     interleaved  pairs (x_{2i}, x_{2i+1}),  w_i = base^(-i / (D/2 - 1))    RetNet: the last is exactly 1 / base
 
+xPos (Sun et al., https://arxiv.org/abs/2212.10554) scales the turned pairs too, queries by zeta_i^n and keys by
+zeta_i^-m, so that far tokens matter less, and the more so the faster their pair turns:
+
+    zeta_i = ((2 i / D + 0.4) / 1.4)^(1 / scale_base)
+
+Both powers leave the range of float32 after some ten thousand tokens. The product needs n - m only, so they are counted
+from a reference that query and key have in common.
+
 Shapes: B batch, T time, H heads, D width of a head.
 """
 
@@ -16,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "angles", "frequencies", "rotate", "rotate_definition"]
+__all__ = ["Layout", "angles", "frequencies", "powers", "rotate", "rotate_definition", "scales"]
 
 Layout = Literal["halves", "interleaved"]
 
@@ -40,8 +48,22 @@ def angles(phase: Tensor, frequency: Tensor, dtype: torch.dtype) -> tuple[Tensor
     return turn.cos().to(dtype), turn.sin().to(dtype)
 
 
+def scales(width: int, scale_base: float = 512.0) -> Tensor:
+    """log zeta (D / 2,) of xPos: nats a token, float64; at least log(0.4 / 1.4) / scale_base."""
+    pair = torch.arange(0, width, 2, dtype=torch.float64)
+    return ((pair / width + 0.4) / 1.4).log() / scale_base
+
+
+def powers(tokens: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """zeta^tokens (B, 1, T, D / 2) of tokens (B, T), computed in float64."""
+    return (tokens[:, None, :, None] * scale.to(tokens.device)).exp().to(dtype)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
-    """`x` (B, H, T, D) turned by the angles (B, 1, T, D / 2), in the dtype of `x`; computed in that of the angles."""
+    """`x` (B, H, T, D) turned by the angles (B, 1, T, D / 2), in the dtype of `x`; computed in that of the angles.
+
+    Cosine and sine may both have been multiplied by a scale of each pair.
+    """
     if layout == "halves":
         a, b = x.to(cos.dtype).chunk(2, dim=-1)
         turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)

@@ -1,5 +1,7 @@
 """Layouts of runs of columns, which become rows of one batch: no mask, and work only where a query sees a key.
 
+With slopes, scores fall with distance, as in `alibi`, and one mask of numbers serves all runs of a length.
+
     Runs       query t sees keys up to t of its own run        segments
     Aligned    query t sees all keys of the run beside its own chosen blocks
     Strided    query t sees keys t, t - s, t - 2 s, ...        a comb
@@ -10,16 +12,28 @@ Shapes: B batch, H heads, T queries, S keys, D width of a head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
 from farfield.architectures.ops.counted import Counted
-from farfield.architectures.ops.layouts import BLOCK, Block, Causal, Full, Layout, masked_backward, masked_forward, wide
+from farfield.architectures.ops.layouts import (
+    BLOCK,
+    Block,
+    Causal,
+    Full,
+    Layout,
+    biased,
+    masked_backward,
+    masked_forward,
+    wide,
+)
 
 __all__ = ["Aligned", "Runs", "Steps", "Strided"]
 
@@ -42,19 +56,21 @@ class Runs:
 
     length: int
     first: int
+    slopes: Tensor | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
         run = (torch.arange(time) - self.first).div(self.length, rounding_mode="floor").clamp(min=-1)
-        return (run[:, None] == run).tril()
+        visible = (run[:, None] == run).tril()
+        return biased(visible, Alibi.run(self.slopes, time, keys), slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.slopes is None else replace(self, slopes=self.slopes.index_select(0, heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, runs in self._pieces(q.shape[2]):
             queries, keys, values = (_rows(x[:, :, at], runs) for x in (q, k, v))
-            found, its = Causal().forward(kernel, queries, keys, values, scale)
+            found, its = self._causal(queries).forward(kernel, queries, keys, values, scale)
             out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
         return out, lse
 
@@ -66,10 +82,14 @@ class Runs:
             above, queries, keys, values, result, its = (
                 _rows(x[:, :, at], runs) for x in (gradient, q, k, v, out, lse)
             )
-            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
+            gradients = self._causal(queries).backward(kernel, above, queries, keys, values, result, its, scale)
             for into, piece in zip(found, gradients, strict=True):
                 into[:, :, at] = _columns(piece, runs)
         return found
+
+    def _causal(self, q: Tensor) -> Causal:
+        """Inside each of the runs (B runs, H, N, D)."""
+        return Causal(Alibi.run(self.slopes, q.shape[2], q.shape[2]))
 
     def _pieces(self, time: int) -> Iterator[tuple[slice, int]]:
         """Columns, and how many runs they are: the first run, all whole ones, the ragged last one."""
@@ -91,38 +111,61 @@ class Aligned:
                            . . x x
     ```
 
-    With a `count` (B,), only the first so many keys of a row are there.
+    With a `count` (B,), only the first so many keys of a row are there. With slopes, each run of queries begins `apart`
+    (H, runs) tokens behind its run of keys, at least `length`. Of that, what all pairs of a run have in common comes
+    off the log-sum-exp, and one mask serves all runs.
     """
 
     length: int
     count: Tensor | None = None
+    slopes: Tensor | None = None
+    apart: Tensor | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        same = torch.arange(time)[:, None] // self.length == torch.arange(keys) // self.length
-        return same if self.count is None else same & Counted(self.count).mask(time, keys)
+        query, key = torch.arange(time)[:, None], torch.arange(keys)
+        visible = query // self.length == key // self.length
+        if self.count is not None:
+            visible = visible & Counted(self.count).mask(time, keys)
+        if self.slopes is None or self.apart is None:
+            return visible
+        distance = self.apart[:, query // self.length] + query % self.length - key % self.length
+        return torch.where(visible, -self.slopes[:, None, None] * distance[None], -math.inf)
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        if self.slopes is None or self.apart is None:
+            return self
+        return replace(self, slopes=self.slopes.index_select(0, heads), apart=self.apart.index_select(0, heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, seen, runs in self._pieces(q.shape[2]):
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found, its = self._layout(seen, runs).forward(kernel, _rows(q[:, :, at], runs), keys, values, scale)
+            queries = _rows(q[:, :, at], runs)
+            found, its = self._layout(queries, seen, runs).forward(kernel, queries, keys, values, scale)
             out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
-        return out, lse
+        return out, lse if self.slopes is None else lse - self._common(q.shape[2])
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
         on_q, on_k, on_v = wide(q), wide(k), wide(v)
+        if self.slopes is not None:
+            lse = lse + self._common(q.shape[2])
         for at, seen, runs in self._pieces(q.shape[2]):
             above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            found = self._layout(seen, runs).backward(kernel, above, queries, keys, values, result, its, scale)
+            layout = self._layout(queries, seen, runs)
+            found = layout.backward(kernel, above, queries, keys, values, result, its, scale)
             on_q[:, :, at] = _columns(found[0], runs)
             on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
         return on_q, on_k, on_v
+
+    def _common(self, time: int) -> Tensor:
+        """What the scores (H, T) of each query have in common to lose: they stand further than next to their keys."""
+        assert self.slopes is not None
+        assert self.apart is not None
+        further = self.slopes[:, None] * (self.apart - self.length)
+        return further.repeat_interleave(self.length, 1)[:, :time]
 
     def _pieces(self, time: int) -> Iterator[tuple[slice, slice, int]]:
         """Columns of queries and of keys, and how many runs they are: all whole ones, the ragged last one."""
@@ -133,35 +176,40 @@ class Aligned:
         if time > whole:
             yield slice(whole, time), slice(whole, whole + self.length), 1
 
-    def _layout(self, seen: slice, runs: int) -> Layout:
-        """The layout of runs that are rows of their own."""
+    def _layout(self, q: Tensor, seen: slice, runs: int) -> Layout:
+        """The layout of runs that are rows of their own (B runs, H, N, D), as if queries stood next to their keys."""
+        alibi = Alibi.run(self.slopes, q.shape[2], self.length, self.length)
         if self.count is None:
-            return Full()
+            return Full(alibi)
         first = torch.arange(runs, device=self.count.device) * self.length + seen.start
-        return Counted((self.count[:, None] - first).flatten())
+        return Counted((self.count[:, None] - first).flatten(), alibi)
 
 
 @dataclass(frozen=True, eq=False)
 class Strided:
     """Query t sees keys t, t - stride, t - 2 stride, ... of as many keys as queries.
 
-    The residues modulo the stride are rows of one batch, so work is T^2 / stride, without a mask.
+    With slopes, the query t stands `behind` columns behind the key t. The residues modulo the stride are rows of one
+    batch, so work is T^2 / stride, without a mask of T by T.
     """
 
     stride: int
+    slopes: Tensor | None = None
+    behind: int = 0
 
     def mask(self, time: int, keys: int) -> Tensor:
         distance = torch.arange(time)[:, None] - torch.arange(keys)
-        return (distance >= 0) & (distance % self.stride == 0)
+        visible = (distance >= 0) & (distance % self.stride == 0)
+        return biased(visible, Alibi.run(self.slopes, time, keys, self.behind), slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.slopes is None else replace(self, slopes=self.slopes.index_select(0, heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, residues in self._pieces(q.shape[2]):
             queries, keys, values = (_turned(x[:, :, at], residues) for x in (q, k, v))
-            found, its = Causal().forward(kernel, queries, keys, values, scale)
+            found, its = self._causal(queries).forward(kernel, queries, keys, values, scale)
             out[:, :, at], lse[:, :, at] = _back(found, residues), _back(its, residues)
         return out, lse
 
@@ -173,10 +221,17 @@ class Strided:
             above, queries, keys, values, result, its = (
                 _turned(x[:, :, at], residues) for x in (gradient, q, k, v, out, lse)
             )
-            gradients = Causal().backward(kernel, above, queries, keys, values, result, its, scale)
+            gradients = self._causal(queries).backward(kernel, above, queries, keys, values, result, its, scale)
             for into, piece in zip(found, gradients, strict=True):
                 into[:, :, at] = _back(piece, residues).to(into.dtype)
         return found
+
+    def _causal(self, q: Tensor) -> Causal:
+        """Among the tokens of each residue (B residues, H, N, D)."""
+        if self.slopes is None:
+            return Causal()
+        column = self.stride * torch.arange(q.shape[2], device=q.device)[None]
+        return Causal(Alibi(self.slopes, column + self.behind, column))
 
     def _pieces(self, time: int) -> Iterator[tuple[Tensor, int]]:
         """Columns of the residues that are met once more than the others, and of those; how many residues each are."""
@@ -214,12 +269,14 @@ class Steps:
     stride: int
     count: int
     before: int
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        return self._visible(slice(0, time), keys, torch.device("cpu"))
+        visible = self._visible(slice(0, time), keys, torch.device("cpu"))
+        return biased(visible, self.alibi, slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self
+        return self if self.alibi is None else replace(self, alibi=self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return masked_forward(self._blocks(q), kernel, q, k, v, scale)
@@ -235,7 +292,11 @@ class Steps:
             at = slice(begin, min(begin + BLOCK, time))
             keys = (self.before + at.stop - 1) // self.stride * self.count
             even = (self.before + at.start) // self.stride * self.count == keys
-            yield at, slice(0, keys), None if even else self._visible(at, keys, q.device)[None, None]
+            if even:
+                mask = None if self.alibi is None else self.alibi.added(at, slice(0, keys))
+            else:
+                mask = biased(self._visible(at, keys, q.device)[None, None], self.alibi, at, slice(0, keys))
+            yield at, slice(0, keys), mask
 
     def _visible(self, at: slice, keys: int, device: torch.device) -> Tensor:
         query = torch.arange(at.start, at.stop, device=device) + self.before

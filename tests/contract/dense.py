@@ -45,10 +45,11 @@ def longformer_globals(heads: Softmax, out: Tensor) -> Tensor:
     if not heads.settings.globals:
         return out
     q, k, v = heads.cut(heads.x @ heads.weights["prefix_qkv.weight"].T)
-    q, k, out = heads.turn(q), heads.turn(k), out.clone()
+    q, k, out = heads.turn(q, 1), heads.turn(k, -1), out.clone()
     for head in range(heads.heads):
         for time in range(min(heads.settings.globals, heads.x.shape[0])):
-            out[head, time] = softmax_read(q[head, time], list(k[head, : time + 1]), list(v[head, : time + 1]))
+            keys, values = (list(part[head, : time + 1]) for part in (k, v))
+            out[head, time] = softmax_read(q[head, time], keys, values, heads.added(head, time, range(time + 1)))
     return out
 
 
@@ -64,21 +65,22 @@ def remembered(subject: Subject, heads: Softmax, near: Keys, gate: Tensor | None
     def read(head: int, time: int, query: Tensor) -> Tensor:
         seen = list(near(head, time))
         keys, values = ([part[head, m] for m in seen] for part in (heads.turned_k, heads.v))
+        falls = heads.added(head, time, seen)
         written = time // memory.segment * memory.segment
         bank = [m for m in range(max(0, written - memory.capacity), written) if m not in seen]
-        scores = {m: float(q[head, time].detach() @ k[head, m].detach()) for m in bank}
-        best = sorted(bank, key=lambda m: -scores[m])[: memory.top]
+        root = math.sqrt(heads.head_width)
+        fall = dict(zip(bank, heads.added(head, time, bank) if original else [0.0] * len(bank), strict=True))
+        scores = {m: q[head, time] @ k[head, m] / root + fall[m] for m in bank}
+        best = sorted(bank, key=lambda m: -float(scores[m].detach()))[: memory.top]
         if gate is not None:
-            out = softmax_read(query, keys, values)
+            out = softmax_read(query, keys, values, falls)
             if not best:
                 return out
-            share = torch.sigmoid(gate[head])
-            return (
-                share * softmax_read(q[head, time], [k[head, m] for m in best], [v[head, m] for m in best])
-                + (1 - share) * out
-            )
-        every = torch.stack([query @ key for key in keys] + [q[head, time] @ k[head, m] for m in best])
-        return torch.softmax(every / math.sqrt(heads.head_width), 0) @ torch.stack(values + [v[head, m] for m in best])
+            share, found = torch.sigmoid(gate[head]), torch.softmax(torch.stack([scores[m] for m in best]), 0)
+            return share * (found @ torch.stack([v[head, m] for m in best])) + (1 - share) * out
+        every = [query @ key / root + less for key, less in zip(keys, falls, strict=True)]
+        joint = torch.softmax(torch.stack(every + [scores[m] for m in best]), 0)
+        return joint @ torch.stack(values + [v[head, m] for m in best])
 
     return read
 

@@ -44,9 +44,26 @@ def rope(x: Tensor, position: int, base: float) -> Tensor:
     return turned(x, position, frequency, [(i, i + half) for i in range(half)])
 
 
-def softmax_read(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-    """sum_m softmax_m(q . k_m / sqrt(W)) v_m."""
+def xpos(x: Tensor, count: int, scale_base: float) -> Tensor:
+    """Pair i of halves times zeta_i^count, zeta_i = ((2 i / W + 0.4) / 1.4)^(1 / scale_base), torchscale's."""
+    half = x.shape[0] // 2
+    zeta = [((2 * i / x.shape[0] + 0.4) / 1.4) ** (count / scale_base) for i in range(half)]
+    return x * torch.tensor(zeta * 2, dtype=x.dtype)
+
+
+def slope(head: int, heads: int) -> float:
+    """ALiBi's 2^(-8 (h + 1) / H); the heads beyond the power P of two below H have the odd ones of 2 P heads."""
+    power = 2 ** (heads.bit_length() - 1)
+    if head < power:
+        return 2.0 ** (-8 * (head + 1) / power)
+    return 2.0 ** (-8 * (2 * (head - power) + 1) / (2 * power))
+
+
+def softmax_read(query: Tensor, keys: list[Tensor], values: list[Tensor], added: list[float] | None = None) -> Tensor:
+    """sum_m softmax_m(q . k_m / sqrt(W) + b_m) v_m."""
     scores = torch.stack([query @ key for key in keys]) / math.sqrt(query.shape[0])
+    if added is not None:
+        scores = scores + torch.tensor(added, dtype=scores.dtype)
     return torch.softmax(scores, 0) @ torch.stack(values)
 
 
@@ -61,7 +78,7 @@ class Softmax:
         self.head_width = subject.width // self.heads
         mixed = convolved(x @ weights["projection.qkv.weight"].T, weights.get("projection.taps"))
         self.q, self.k, self.v = self.cut(mixed)
-        self.turned_q, self.turned_k = self.turn(self.q), self.turn(self.k)
+        self.turned_q, self.turned_k = self.turn(self.q, 1), self.turn(self.k, -1)
 
     def cut(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(T, (H + 2 G) W) to heads; a head of queries h uses the head h // (H / G) of keys and values."""
@@ -71,11 +88,20 @@ class Softmax:
         by_heads = [part.reshape(part.shape[0], -1, self.head_width).transpose(0, 1) for part in (q, k, v)]
         return by_heads[0], by_heads[1][serves], by_heads[2][serves]
 
-    def turn(self, x: Tensor) -> Tensor:
-        if self.settings.position == "none":
+    def turn(self, x: Tensor, sign: int) -> Tensor:
+        """x (heads, T, W) as its positions turn it, and scale it: up by zeta for queries, sign 1, down for keys, -1."""
+        if self.settings.position in ("alibi", "none"):
             return x
         rotated = [[rope(x[h, n], n, self.settings.base) for n in range(x.shape[1])] for h in range(x.shape[0])]
+        if self.settings.position == "xpos":
+            base = self.settings.scale_base
+            rotated = [[xpos(one, sign * n, base) for n, one in enumerate(row)] for row in rotated]
         return torch.stack([torch.stack(row) for row in rotated])
+
+    def added(self, head: int, time: int, near: Iterable[int]) -> list[float]:
+        """What ALiBi adds to the scores of a query at `time` and keys at `near`."""
+        each = slope(head, self.heads) if self.settings.position == "alibi" else 0.0
+        return [-each * abs(time - m) for m in near]
 
     def joined(self, out: Tensor) -> Tensor:
         """(T, D) of heads' outputs (H, T, W)."""
@@ -91,5 +117,5 @@ class Softmax:
                     continue
                 seen = list(near(head, time))
                 keys, values = ([part[head, m] for m in seen] for part in (self.turned_k, self.v))
-                rows.append(softmax_read(self.turned_q[head, time], keys, values))
+                rows.append(softmax_read(self.turned_q[head, time], keys, values, self.added(head, time, seen)))
         return torch.stack(rows).unflatten(0, (self.heads, -1))

@@ -23,12 +23,18 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "attention": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "conv": 4},
         "nope": {"heads": 2, "position": "none"},
+        "alibi": {"heads": 6, "kv_heads": 3, "position": "alibi"},
+        "xpos": {"heads": 4, "kv_heads": 2, "position": "xpos", "scale_base": 2},
+        "xpos-far": {"heads": 2, "conv": 3, "position": "xpos"},
     },
     "longformer": {
         "window": {"heads": 2, "window": 5},
         "globals": {"heads": 2, "window": 4, "globals": 3},
         "dilated": {"heads": 6, "kv_heads": 3, "window": 3, "dilation": [1, 3, 2], "globals": 2},
         "listed-conv": {"heads": 4, "kv_heads": 1, "window": [3, 70], "conv": 3, "globals": 70, "position": "none"},
+        "alibi": {"heads": 6, "kv_heads": 3, "window": 3, "dilation": [1, 3, 2], "globals": 2, "position": "alibi"},
+        "xpos": {"heads": 4, "kv_heads": 2, "window": 9, "globals": 40, "position": "xpos", "scale_base": 2},
+        "xpos-dilated": {"heads": 4, "window": 4, "dilation": [1, 2], "position": "xpos", "scale_base": 1.5},
     },
     "retnet": {
         "conv-chunk": {"heads": 4, "conv": 4, "chunk": 16},
@@ -54,6 +60,12 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "gate-original": {"capacity": 500, "segment": 8, "top": 500, "combine": "gate", "position": "original"},
     "least": {"capacity": 1, "segment": 1, "top": 1},
 }
+
+
+POSITIONED = {"alibi": {"position": "alibi"}, "xpos": {"position": "xpos", "scale_base": 3}}
+"""By name: positions of the mixers in `AROUND`, around which the memories in `OF_POSITIONS` are put too."""
+
+OF_POSITIONS = ("joint-none", "joint-original", "gate-original")
 
 
 @dataclass(frozen=True)
@@ -135,12 +147,19 @@ def _remembering() -> list[Subject]:
         settings = settings_of(kind, **AROUND.get(kind, {}))
         if not isinstance(build_mixer(settings, width), KeyedMixer):
             continue
-        reach = settings.reach(0, 1)  # type: ignore[attr-defined]  # a KeyedMixer's settings
-        for name, values in MEMORIES.items():
-            if reach is not None:
-                values = {**values, "segment": min(values["segment"], reach + 1)}
-            found.append(Subject(f"{kind}+{name}", settings, width, KeyValueMemoryConfig(**values)))
+        found += [_around(kind, name, settings, width) for name in MEMORIES]
+        for position, values in POSITIONED.items() if kind in AROUND else ():
+            placed = settings_of(kind, **AROUND[kind], **values)
+            found += [_around(f"{kind}-{position}", name, placed, width) for name in OF_POSITIONS]
     return found
+
+
+def _around(called: str, memory: str, settings: MixerSettings, width: int) -> Subject:
+    """The memory with segments that the mixer's reach allows."""
+    values, reach = MEMORIES[memory], settings.reach(0, 1)  # type: ignore[attr-defined]  # a KeyedMixer's settings
+    if reach is not None:
+        values = {**values, "segment": min(values["segment"], reach + 1)}
+    return Subject(f"{called}+{memory}", settings, width, KeyValueMemoryConfig(**values))
 
 
 def _external() -> list[Subject]:

@@ -23,6 +23,8 @@ LAYERS: dict[str, dict[str, Any]] = {
         "feedforward": {"kind": "moe", "experts": 5, "top": 2, "ratio": 1.0},
     },
     "gelu": {"mixer": {"kind": "attention", "heads": 2}, "feedforward": {"kind": "gelu"}},
+    "alibi": {"mixer": {"kind": "attention", "heads": 4, "position": "alibi"}},
+    "xpos": {"mixer": {"kind": "longformer", "heads": 4, "window": 5, "position": "xpos", "scale_base": 2}},
 }
 MEMORY = {"capacity": 20, "segment": 4, "top": 3}
 
@@ -33,6 +35,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "mixture": {"pattern": ["retnet", "attention", "longformer"], "depth": 3},
     "experts": {"pattern": ["experts", "gelu"], "depth": 4},
     "untied": {"pattern": ["retnet", "attention"], "depth": 4, "tied": False},
+    "alibi": {"pattern": ["alibi"], "depth": 2},
+    "positions": {"pattern": ["xpos", "alibi"], "depth": 2, "memory": {**MEMORY, "position": "original"}},
     "memory": {"pattern": ["attention"], "depth": 2, "memory": MEMORY},
     "memory-above": {
         "pattern": ["retnet", "attention"],

@@ -10,7 +10,9 @@ from torch._dynamo.utils import counters
 
 # Dynamo's own ways of tracing warn, and the tests turn warnings into errors.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("name", "whole"), [("attention", True), ("retnet", True), ("memory-above", False)])
+@pytest.mark.parametrize(
+    ("name", "whole"), [("attention", True), ("alibi", True), ("retnet", True), ("memory-above", False)]
+)
 def test_a_compiled_decoder_learns_the_same(name: str, whole: bool) -> None:
     model = model_of(name)
     tokens = torch.randint(VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(0))

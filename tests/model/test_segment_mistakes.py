@@ -28,6 +28,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"kind": "linformer", "segment": 0}, "mixer.segment: 0"),
     ({"kind": "linformer", "kv_heads": 3}, "mixer.kv_heads: 3 does not divide the 2 heads."),
     ({"kind": "linformer", "heads": 64}, "mixer.position: rope needs heads of even width, and this one is 1 wide."),
+    (
+        {"kind": "linformer", "heads": 64, "position": "xpos"},
+        "mixer.position: xpos needs heads of even width, and this one is 1 wide.",
+    ),
+    ({"kind": "linformer", "position": "rop"}, "mixer.position: unknown choice 'rop'. Did you mean 'rope'?"),
     ({"kind": "s2", "group": 7}, "mixer.group: 7 given; groups are shifted by half, so an even number is needed."),
     ({"kind": "s2", "group": 0}, "mixer.group: 0"),
     (

@@ -1,4 +1,4 @@
-"""Rotation by position against complex numbers, up to a million tokens."""
+"""Rotation by position, and xPos's scales, against complex numbers, up to a million tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from contract.runs import assert_close, error
 from torch import Tensor
 
-from farfield.architectures.ops.rotary import Layout, angles, frequencies, rotate, rotate_definition
+from farfield.architectures.ops.rotary import Layout, angles, frequencies, powers, rotate, rotate_definition, scales
 from farfield.architectures.projection import Rotation
+from farfield.architectures.rows import Rows
 
 LAYOUTS: tuple[Layout, ...] = ("halves", "interleaved")
 
@@ -96,3 +97,70 @@ def test_without_positions_nothing_turns() -> None:
     moved = Rotation(8, 10000.0).at(x, torch.arange(3)[None])
     assert_close(moved, rotate_definition(x, torch.arange(3)[None], "halves"), 1e-6)
     assert math.isfinite(error(moved, x))
+
+
+# xPos
+
+
+def scaled(
+    x: Tensor, phase: Tensor, power: Tensor, scale_base: float = 512.0, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Turned to the phase and scaled by zeta^power."""
+    cos, sin = angles(phase, frequencies(x.shape[-1], "halves"), dtype)
+    scale = powers(power, scales(x.shape[-1], scale_base), dtype)
+    return rotate(x, cos * scale, sin * scale, "halves")
+
+
+def faded(q: Tensor, k: Tensor, apart: int, scale_base: float = 512.0) -> Tensor:
+    """The definition: sum_i Re(q_i conj(k_i) exp(i w_i (n - m))) zeta_i^(n - m) of q and k (W,) in pairs of halves."""
+    half = q.shape[0] // 2
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(half):
+        zeta = ((2 * i / q.shape[0] + 0.4) / 1.4) ** (1 / scale_base)
+        pair = complex(q[i], q[i + half]) * complex(k[i], -k[i + half])
+        total += (pair * cmath.exp(1j * apart * 10000 ** (-i / half))).real * zeta**apart
+    return total
+
+
+def test_scales_are_torchscales() -> None:
+    """(arange(0, d, 2) + 0.4 d) / (1.4 d), to the power of the position over 512."""
+    for width in (2, 6, 64):
+        theirs = (torch.arange(0, width, 2, dtype=torch.float64) + 0.4 * width) / (1.4 * width)
+        assert_close(scales(width).exp(), theirs ** (1 / 512), 1e-12)
+        tokens = torch.tensor([[3, -700]])
+        assert_close(powers(tokens, scales(width), torch.float64)[0, 0], theirs ** (tokens[0, :, None] / 512), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("reference", [0, 40, 10**5])
+@pytest.mark.parametrize("apart", [0, 1, 700])
+def test_products_of_scaled_pairs_depend_on_the_distance_only(apart: int, reference: int, dtype: torch.dtype) -> None:
+    q, k = torch.randn(2, 16, dtype=torch.float64)
+    n, m = (torch.tensor([[10**5 + 17 + more]]) for more in (apart, 0))
+    origin = 10**5 + 17 - reference if reference < 10**5 else 10**5
+    query = scaled(q.to(dtype)[None, None, None], n, n - origin, dtype=dtype)
+    key = scaled(k.to(dtype)[None, None, None], m, origin - m, dtype=dtype)
+    assert_close((query * key).sum().double(), faded(q, k, apart), 1e-9 if dtype == torch.float64 else 1e-4)
+
+
+def test_without_a_reference_float32_overflows() -> None:
+    """What references are for: the power of a key a hundred thousand tokens away is no float32."""
+    far = torch.tensor([[-100_000]])
+    assert powers(far, scales(16), torch.float32).isinf().any()
+    assert powers(far, scales(16), torch.float64).isfinite().all()
+
+
+def test_a_reference_moves_only_when_it_is_far() -> None:
+    """Of three rows, one begins a document and one is far behind its reference: its kept keys are scaled down."""
+    rotation = Rotation(8, 10000.0, 2.0)
+    positions = torch.tensor([[90, 91, 92], [5, 6, 7], [4, 0, 1]])
+    x, reference = torch.randn(2, 3, 1, 3, 8, dtype=torch.float64), torch.tensor([10, 0, 1])
+    found = rotation.turned(*x, Rows(positions, positions), reference)
+    assert found.reference is not None
+    assert found.power is not None
+    assert found.factor is not None
+    assert found.reference.tolist() == [90, 0, 0]
+    assert found.power.tolist() == [[0, 1, 2], [5, 6, 7], [3, 0, 1]]
+    zeta = scales(8, 2.0).exp().repeat(2)
+    assert_close(found.factor[:, 0, 0], torch.stack((zeta**80, zeta**0, zeta**0)), 1e-12)
+    assert rotation.turned(*x, Rows(positions % 30, positions % 30), torch.zeros(3, dtype=torch.int64)).factor is None

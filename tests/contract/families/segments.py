@@ -101,15 +101,16 @@ def linformer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor
         maps = [weights[name] for name in ("key_rows", "value_rows")]
         on_keys, on_values = (one[0 if one.shape[0] == 1 else group] for one in maps)
         for n in range(x.shape[0]):
-            keys, values = [], []
+            keys, values, where = [], [], []
             for begin in range(0, n // segment * segment, segment):
                 for row in range(count):
                     keys.append(sum(on_keys[i, row] * heads.turned_k[head, begin + i] for i in range(segment)))
                     values.append(sum(on_values[i, row] * heads.v[head, begin + i] for i in range(segment)))
+                    where.append(begin + segment - 1)
             own = range(n // segment * segment, n + 1)
             keys += [heads.turned_k[head, m] for m in own]
             values += [heads.v[head, m] for m in own]
-            out.append(softmax_read(heads.turned_q[head, n], keys, values))
+            out.append(softmax_read(heads.turned_q[head, n], keys, values, heads.added(head, n, [*where, *own])))
     return heads.joined(torch.stack(out).unflatten(0, (heads.heads, -1)))
 
 
@@ -119,17 +120,23 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "modulo": {"heads": 6, "kv_heads": 3, "branches": ((8, 2), (4, 1), (8, 4)), "offsets": "modulo"},
         "uneven": {"heads": 6, "kv_heads": 2, "branches": ((6, 3), (8, 1), (16, 4)), "position": "none"},
         "twice": {"heads": 2, "branches": ((5, 1), (5, 1), (20, 5), (1, 1))},
+        "alibi": {"heads": 6, "kv_heads": 3, "branches": ((6, 3), (8, 1), (16, 4)), "position": "alibi"},
+        "xpos": {"heads": 4, "kv_heads": 2, "branches": ((4, 1), (8, 2)), "position": "xpos", "scale_base": 2},
     },
     "linformer": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "segment": 5, "rows": 2, "conv": 4},
         "apart": {"heads": 4, "kv_heads": 2, "segment": 4, "rows": 4, "share": False, "position": "none"},
         "single": {"heads": 2, "segment": 1, "rows": 1},
         "long": {"heads": 2, "kv_heads": 1, "segment": 40, "rows": 3, "share": False},
+        "alibi": {"heads": 6, "kv_heads": 2, "segment": 5, "rows": 3, "position": "alibi"},
+        "xpos": {"heads": 4, "kv_heads": 2, "segment": 8, "rows": 2, "conv": 2, "position": "xpos", "scale_base": 2},
     },
     "s2": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "group": 6, "conv": 4},
         "shared": {"heads": 6, "kv_heads": 1, "group": 2, "position": "none"},
         "uneven": {"heads": 6, "kv_heads": 3, "group": 100},
+        "alibi": {"heads": 6, "kv_heads": 3, "group": 10, "position": "alibi"},
+        "xpos": {"heads": 4, "kv_heads": 2, "group": 40, "position": "xpos", "scale_base": 1.5},
     },
     "sparse": {
         "local-conv": {"heads": 4, "kv_heads": 2, "stride": 5, "conv": 4},
@@ -139,6 +146,21 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "fixed-conv": {"heads": 2, "pattern": "fixed", "stride": 8, "summary": 8, "conv": 3},
         "bigbird": {"heads": 4, "kv_heads": 2, "pattern": "bigbird", "stride": 4, "globals": 6, "random": 3},
         "bigbird-alone": {"heads": 2, "pattern": "bigbird", "stride": 2, "globals": 0, "random": 1, "seed": 7},
+        "local-alibi": {"heads": 3, "stride": 70, "position": "alibi"},
+        "strided-alibi": {"heads": 6, "kv_heads": 3, "pattern": "strided", "stride": 4, "position": "alibi"},
+        "fixed-alibi": {"heads": 4, "kv_heads": 2, "pattern": "fixed", "stride": 5, "summary": 3, "position": "alibi"},
+        "bigbird-alibi": {
+            "heads": 6,
+            "kv_heads": 2,
+            "pattern": "bigbird",
+            "stride": 4,
+            "globals": 3,
+            "position": "alibi",
+        },
+        "local-xpos": {"heads": 4, "kv_heads": 2, "stride": 9, "position": "xpos", "scale_base": 1},
+        "strided-xpos": {"heads": 2, "pattern": "strided", "stride": 8, "position": "xpos", "scale_base": 3},
+        "fixed-xpos": {"heads": 4, "kv_heads": 1, "pattern": "fixed", "stride": 5, "position": "xpos", "scale_base": 2},
+        "bigbird-xpos": {"heads": 2, "pattern": "bigbird", "stride": 4, "position": "xpos", "scale_base": 4},
     },
 }
 

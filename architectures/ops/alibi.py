@@ -1,0 +1,71 @@
+"""Attention with linear biases: a score falls with the distance between query and key, in each head at its own rate.
+
+    score - s_h |n - m|        s_h = 2^(-8 (h + 1) / H),  n and m in tokens
+
+Where H is no power of two, the heads beyond the nearest lower power P take every other slope of 2 P heads, from the
+first on. Press et al., https://arxiv.org/abs/2108.12409. What comes off is a number of its own that a layout adds to
+its block's scores: as further dimensions of queries and keys it would be a difference of large products.
+
+Shapes: B batch, H heads, T queries, S keys, N selected keys.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Alibi", "alike", "slopes_of"]
+
+
+def slopes_of(heads: int) -> Tensor:
+    """s (H,), float64."""
+
+    def published(count: int) -> list[float]:
+        power = 2 ** int(math.log2(count))
+        if power == count:
+            return [2.0 ** (-8 * (head + 1) / count) for head in range(count)]
+        return published(power) + published(2 * power)[::2][: count - power]
+
+    return torch.tensor(published(heads), dtype=torch.float64)
+
+
+def alike(slopes: Tensor | None, x: Tensor) -> Tensor | None:
+    """The slopes, if any, where `x` is and as wide as its scores: float32 or wider."""
+    return None if slopes is None else slopes.to(x.device, torch.promote_types(x.dtype, torch.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Alibi:
+    """Slopes (H,), and where queries (B or 1, T) and keys (B or 1, S) stand, in tokens."""
+
+    slopes: Tensor
+    query_position: Tensor
+    key_position: Tensor
+
+    @staticmethod
+    def run(slopes: Tensor | None, time: int, keys: int, before: int = 0) -> Alibi | None:
+        """Of a run of queries and one of keys, `before` keys before the first query; None without slopes."""
+        if slopes is None:
+            return None
+        query, key = (torch.arange(count, device=slopes.device)[None] for count in (time, keys))
+        return Alibi(slopes, query + before, key)
+
+    def select(self, heads: Tensor) -> Alibi:
+        """Of some heads (n,) int64."""
+        return Alibi(self.slopes.index_select(0, heads), self.query_position, self.key_position)
+
+    def added(self, at: slice, columns: slice, visible: Tensor | None = None) -> Tensor:
+        """What is added to the scores of a block of queries: (B or 1, H, block, columns); -inf where not `visible`."""
+        apart = self.query_position[:, at, None] - self.key_position[:, None, columns]
+        distance = apart.abs()[:, None].to(self.slopes.dtype)
+        if visible is not None:  # before the heads multiply it: nothing is passed over twice
+            distance = torch.where(visible, distance, math.inf)
+        return -self.slopes[:, None, None] * distance
+
+    def selected(self, index: Tensor, at: slice) -> Tensor:
+        """What is added to the scores of a block of queries and its own keys `index` (B, H, block, N)."""
+        key = self.key_position.expand(index.shape[0], -1).gather(1, index.flatten(1)).view_as(index)
+        return -self.slopes[:, None, None] * (self.query_position[:, None, at, None] - key).abs()

@@ -69,7 +69,7 @@ def test_it_gets_the_contract_suite(folder: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
-    assert int(passed[1]) >= 25
+    assert int(passed[1]) >= 20  # a clause each, but for those that have a fast case for every third subject only
     assert "skipped" not in done.stdout
 
 

@@ -84,7 +84,7 @@ MIXERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "choice": (
         {**ATTENTION, "position": "rop"},
-        ".position: unknown choice 'rop'. Did you mean 'rope'? Known: none, rope.",
+        ".position: unknown choice 'rop'. Did you mean 'rope'? Known: alibi, none, rope, xpos.",
     ),
     "range": ({**ATTENTION, "conv": 17}, ".conv: 17 given. Input should be less than or equal to 16."),
     "type": ({**ATTENTION, "heads": "4"}, '.heads: "4" given. Input should be a valid integer.'),

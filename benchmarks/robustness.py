@@ -34,7 +34,7 @@ from farfield.benchmarks.provenance import provenance
 from farfield.model import LanguageModel, ModelConfig
 from farfield.progress import say
 
-__all__ = ["CHECKS", "Farfield", "Transformers", "compare", "main"]
+__all__ = ["CHECKS", "Farfield", "Transformers", "compare", "main", "markdown"]
 
 VOCABULARY, WIDTH, HEADS, LENGTH, PADDING = 61, 64, 4, 24, 5
 RIGHT = 1e-3
@@ -250,6 +250,7 @@ def main() -> int:
     told = "Tokens, pieces, padding and packing against the whole text, ours beside transformers'."
     parser = argparse.ArgumentParser(prog="python -m farfield.benchmarks.robustness", description=told)
     parser.add_argument("--json", type=Path, help="where to write the figures, with the versions")
+    parser.add_argument("--readme", type=Path, help="a file whose lines between the robustness marks are written anew")
     given = parser.parse_args()
     torch.manual_seed(0)
     ours = [*map(Farfield, mixer_kinds()), Farfield("mamba", "attention", feedforward="moe")]
@@ -267,7 +268,42 @@ def main() -> int:
     Console(width=120).print(_table(rows))
     if given.json:
         given.json.write_text(json.dumps({**provenance(), "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    if given.readme:
+        text = given.readme.read_text(encoding="utf-8")
+        given.readme.write_text(_between(text, markdown(rows)), encoding="utf-8")
     return 0 if good else 1
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of a README: of ours the worst of each check, theirs a line each."""
+    ours = [row for row in rows if row["library"] == "Farfield"]
+    worst = {check: max((row[check] for row in ours), key=_badness) for check in CHECKS}
+    lines = [("", *CHECKS), ("---",) * (len(CHECKS) + 1)]
+    lines.append((f"Farfield, the worst of all {len(ours)}", *(_plain(worst[check]) for check in CHECKS)))
+    for row in rows:
+        if row["library"] != "Farfield":
+            lines.append((f"{row['library']}, {row['model']}", *(_plain(row[check]) for check in CHECKS)))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _badness(value: float | str) -> float:
+    return value if isinstance(value, float) else float("inf")
+
+
+def _plain(value: float | str) -> str:
+    if isinstance(value, str):
+        return f"**{value}**"
+    return f"{value:.0e}" if value <= RIGHT else f"**wrong, {value:.2g}**"
+
+
+def _between(text: str, table: str) -> str:
+    """`text` with `table` between its marks."""
+    begin, end = "<!-- robustness -->\n", "\n<!-- end -->"
+    before, mark, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    if not mark or not after:
+        raise SystemExit(f"robustness: no lines between {begin.strip()} and {end.strip()} to write.")
+    return before + begin + table + end + after
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

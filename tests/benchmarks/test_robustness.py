@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from farfield.architectures import mixer_kinds
-from farfield.benchmarks.robustness import CHECKS, RIGHT, Farfield, compare
+from farfield.benchmarks.robustness import CHECKS, RIGHT, Farfield, compare, markdown
 
 
 @pytest.mark.parametrize("kind", mixer_kinds())
@@ -34,6 +34,27 @@ def test_a_model_that_is_wrong_is_told_so() -> None:
     torch.manual_seed(0)
     found = compare(Forgetful("attention"))
     assert all(isinstance(value, float) and value > 10 * RIGHT for value in found.values()), found
+
+
+def test_a_hybrid_is_right() -> None:
+    torch.manual_seed(0)
+    found = compare(Farfield("mamba", "attention", feedforward="moe"))
+    assert all(isinstance(value, float) and value <= RIGHT for value in found.values()), found
+
+
+def test_the_table_tells_our_worst_and_all_of_theirs() -> None:
+    def row(library: str, model: str, *values: float | str) -> dict[str, object]:
+        return {"library": library, "model": model, **dict(zip(CHECKS, values, strict=True))}
+
+    rows = [
+        row("Farfield", "a", 1e-6, 2e-6, 0.0, 1e-6, 1e-6),
+        row("Farfield", "b", 3e-6, 1e-6, 0.0, 1e-6, 1e-6),
+        row("theirs", "c", 1e-6, 0.25, "RuntimeError", 1e-6, 2.0),
+    ]
+    assert markdown(rows).splitlines()[2:] == [
+        "| Farfield, the worst of all 2 | 3e-06 | 2e-06 | 0e+00 | 1e-06 | 1e-06 |",
+        "| theirs, c | 1e-06 | **wrong, 0.25** | **RuntimeError** | 1e-06 | **wrong, 2** |",
+    ]
 
 
 def test_an_error_is_an_answer() -> None:

@@ -1,4 +1,4 @@
-"""Parity of hashed attention with the Reformer of transformers, where it is installed (the extra `oracles`).
+"""Parity of hashed attention with the Reformer of transformers: see theirs.py for its installation.
 
 Run in float64 with the weights and the rotations of ours, without positions: theirs adds them to the embeddings. What
 differs by convention is said where it is undone.
@@ -6,30 +6,18 @@ differs by convention is said where it is undone.
 
 from __future__ import annotations
 
-import importlib
-import types
-import warnings
 from typing import Any
 
 import pytest
 import torch
-from contract.runs import assert_close
+from parity import WIDTH, Parity
+from theirs import installed
 from torch import Tensor, nn
 
 from farfield.architectures import Rows
 from farfield.architectures.encoders.reformer import ReformerEncoder, ReformerEncoderConfig
 
-WIDTH, HEADS = 32, 4
-
-
-def installed(name: str) -> types.ModuleType:
-    """The module, or a skipped test. Its own warnings are not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            pytest.skip(f"{name.partition('.')[0]} is not installed: {error}")
+HEADS = 4
 
 
 def encoder(rounds: int, chunk: int) -> ReformerEncoder:
@@ -75,8 +63,11 @@ def within_rounds(theirs: Any, rounds: int) -> None:
     theirs._look_adjacent = adjacent
 
 
+@pytest.mark.parity("encoder reformer", "transformers' LSHSelfAttention")
 @pytest.mark.parametrize(("rounds", "chunk", "time"), [(1, 8, 64), (1, 8, 16), (1, 64, 40), (2, 8, 64), (3, 4, 20)])
-def test_across_is_transformers(rounds: int, chunk: int, time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_across_is_transformers(
+    rounds: int, chunk: int, time: int, parity: Parity, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Values and the gradient of the input; theirs takes lengths of whole chunks only, and draws its rotations itself,
     which are handed to it: one axis order is another."""
     reformer = installed("transformers.models.reformer.modeling_reformer")
@@ -89,10 +80,7 @@ def test_across_is_transformers(rounds: int, chunk: int, time: int, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(reformer.torch, "randn", lambda shape, **_: rotations.reshape(shape))
         expected = ours.projection.out(theirs(x).hidden_states)
-    assert_close(found.detach(), expected.detach(), 1e-9)
-    above = torch.randn_like(found)
-    mine, other = (torch.autograd.grad((y * above).sum(), x)[0] for y in (found, expected))
-    assert_close(mine, other, 1e-9)
+    parity.outputs(found, expected, 1e-9, x)
 
 
 def test_a_bucket_is_theirs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,16 @@ class MixerSettings(Config):
     source: ClassVar[str] = ""
     """Where it was published: an address without https://."""
 
+    @property
+    def computed(self) -> str:
+        """The form of these settings, where it depends on more than the kind."""
+        return self.form
+
+    @property
+    def published(self) -> str:
+        """The source of these settings, where it depends on more than the kind."""
+        return self.source
+
     def outdated(self) -> str | None:
         """Why a state that is carried over steps of training cannot be read after some of them; None: it can.
 

@@ -62,6 +62,21 @@ class SparseConfig(DerivedSettings):
     random: int = Field(2, ge=1, description="bigbird: earlier blocks that are drawn for each block")
     seed: int = Field(0, ge=0, lt=2**31, description="bigbird: what the draws depend on, with layer, head and block")
 
+    @property
+    def computed(self) -> str:
+        """BigBird keeps all keys, and xPos cuts long calls, at each of whose cuts they are copied."""
+        cut = self.position == "xpos"
+        return {
+            "local": "softmax in a band, linear",
+            "strided": "softmax in a band and a comb, quadratic / stride",
+            "fixed": "softmax in blocks and summaries, quadratic / stride",
+            "bigbird": f"softmax in bands and random blocks{'' if cut else ', linear'}",
+        }[self.pattern]
+
+    @property
+    def published(self) -> str:
+        return "arxiv.org/abs/2007.14062" if self.pattern == "bigbird" else self.source
+
     def reach(self, layer: int, depth: int) -> int | None:
         return {"local": self.stride - 1, "strided": self.stride, "fixed": 0, "bigbird": self.stride}[self.pattern]
 

@@ -31,6 +31,16 @@ class EncoderSettings(Config):
     """Where it was published: an address without https://."""
 
     @property
+    def computed(self) -> str:
+        """The form of these settings, as of `MixerSettings`."""
+        return self.form
+
+    @property
+    def published(self) -> str:
+        """The source of these settings, as of `MixerSettings`."""
+        return self.source
+
+    @property
     def longest(self) -> int | None:
         """The most tokens that a document may have; None: any number."""
         return None

@@ -20,7 +20,7 @@ SHORT = 2048
 LINEAR = [
     subject
     for subject in SUBJECTS
-    if "linear" in subject.settings.form and (subject.memory is None or DENSE * subject.memory.top < SHORT)
+    if "linear" in subject.settings.computed and (subject.memory is None or DENSE * subject.memory.top < SHORT)
 ]
 
 

@@ -103,14 +103,23 @@ FAMILIES = {"mixer": Family(mixer_kinds, _mixer), "encoder": Family(encoder_kind
 """What is measured: one entry for each union of kinds."""
 
 
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "sparse": {"strided": {"pattern": "strided"}, "fixed": {"pattern": "fixed"}, "bigbird": {"pattern": "bigbird"}},
+    "longformer": {"globals": {"globals": 64}, "alibi": {"position": "alibi"}, "xpos": {"position": "xpos"}},
+}
+"""By kind of a mixer and name: settings beside the default ones that are computed in another way."""
+
+
 def subjects(longest: int) -> dict[str, Subject]:
     """Every kind of every family, by name; one that has a `length` is made for documents of `longest` tokens."""
     found = {}
     for family, run in FAMILIES.items():
         for kind, settings in run.kinds().items():
-            name = kind if family == "mixer" else f"{family}.{kind}"
-            sized = {"length": longest} if "length" in settings.model_fields else {}
-            found[name] = Subject(name, family, {"kind": kind, **sized}, "linear" in settings.form)
+            sized = {"length": max(longest, 1)} if "length" in settings.model_fields else {}
+            for more, values in {"": sized, **(MORE.get(kind, {}) if family == "mixer" else {})}.items():
+                name = ".".join(part for part in (family if family != "mixer" else "", kind, more) if part)
+                claims = "linear" in settings(**values).computed
+                found[name] = Subject(name, family, {"kind": kind, **values}, claims)
     return found
 
 

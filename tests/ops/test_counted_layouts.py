@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from contract.runs import assert_close, error
-from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, Largest, check, draw, leaves
+from test_softmax_cost import Largest
+from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, check, draw, leaves
 from torch import Tensor
 
 from farfield.architectures.ops import backend, counted

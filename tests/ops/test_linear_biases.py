@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from contract.runs import assert_close, error
-from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, Largest, check, draw, parts_of, plain
+from test_softmax_cost import Largest
+from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, check, draw, parts_of, plain
 from torch import Tensor
 
 from farfield.architectures.ops import backend, layouts

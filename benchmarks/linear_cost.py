@@ -3,18 +3,14 @@
     growth = (cost of N tokens / cost of n tokens) / (N / n), the worst over all pairs of lengths n < N
 
 1 is linear, N / n is quadratic; fixed costs of a short text bring it below 1. A claim holds where the growth of time
-and that of memory are at most 1.2, over forward and backward of documents of 2,048, 8,192 and 32,768 tokens. Every kind
-that claims it runs with its default settings at a width of 64, on one thread of the CPU in a process of its own.
+and that of memory are at most 1.2, over forward and backward of one document of 2,048, 8,192 and 32,768 tokens. Every
+kind that claims it runs with its default settings at a width of 256, on one thread of the CPU in a process of its own.
 
-memory  of one document: the most bytes that the storages of all tensors made by the two passes hold at once. Exact, and
-        the same on every machine; what a kernel takes and gives back within itself is not in it
+memory  the most bytes that the storages of all tensors made by the two passes hold at once. Exact, and the same on
+        every machine; what a kernel takes and gives back within itself is not in it
 time    the median of repeats of the processor's time, the lengths taken in turn, since a machine that slows down is to
-        slow all of them; nothing is counted meanwhile. The growth is the smaller of two
-        alone   of one document. A short one stays in the cache, which is a matter of size and not of length
-        among   of one document in a batch of as many as make the longest length together, 16 of 2,048 tokens beside
-                one of 32,768: all lengths touch as much memory, but a batch shares what is made once a call, such as a
-                mask or the kernel of a convolution
-        What grows faster than length shows in both.
+        slow all of them; nothing is counted meanwhile. Narrower layers show the cache: at a width of 64 all of 2,048
+        tokens fit into it and 32,768 do not, which is a matter of size and not of length
 
 The allocator keeps what is freed, as that of a GPU does. By default glibc gives large tensors back to the system and
 takes them anew, page by page, at five times the cost of a copy: again a matter of size.
@@ -52,7 +48,7 @@ from farfield.progress import Bar
 
 __all__ = ["Cost", "Peak", "Subject", "growth", "main", "measure", "subjects"]
 
-WIDTH, SEED = 64, 0
+WIDTH, SEED = 256, 0
 ALLOWED = 1.2
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -69,16 +65,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the two passes over a document of `length` tokens: seconds alone and in a batch, and bytes at the peak."""
+    """Of the two passes over a document of `length` tokens: seconds, and bytes at the peak."""
 
     length: int
-    alone: float
-    among: float
+    seconds: float
     peak_bytes: int
 
 
 Layer = Callable[[Tensor], Tensor]
-"""The mixed sequence (B, T, D) of x (B, T, D), a document a row."""
+"""The mixed sequence (1, T, D) of x (1, T, D), one document."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,12 @@ class Family:
 
 def _mixer(settings: Mapping[str, Any]) -> tuple[nn.Module, Layer]:
     mixer = build_mixer(settings, WIDTH)
-    return mixer, lambda x: mixer(x, Rows.fresh_documents(*x.shape[:2]), mixer.start(x.shape[0]))[0]
+    return mixer, lambda x: mixer(x, Rows.fresh_documents(1, x.shape[1]), mixer.start(1))[0]
 
 
 def _encoder(settings: Mapping[str, Any]) -> tuple[nn.Module, Layer]:
     encoder = build_encoder(settings, WIDTH)
-    return encoder, lambda x: encoder.encode(x, Rows.fresh_documents(*x.shape[:2]))
+    return encoder, lambda x: encoder.encode(x, Rows.fresh_documents(1, x.shape[1]))
 
 
 FAMILIES = {"mixer": Family(mixer_kinds, _mixer), "encoder": Family(encoder_kinds, _encoder)}
@@ -168,24 +163,22 @@ def measure(subject: Subject, lengths: Sequence[int], repeats: int) -> list[Cost
     torch.manual_seed(SEED)
     _keep_what_is_freed()
     module, layer = FAMILIES[subject.family].build(subject.settings)
-    alone = {(length, 1): _work(module, layer, 1, length) for length in lengths}
-    peaks = {length: _peak(module, work) for (length, _), work in alone.items()}
-    counts = {length: max(lengths) // length for length in lengths}
-    batches = {(length, count): _work(module, layer, count, length) for length, count in counts.items()}
-    seconds = _seconds({**batches, **alone}, repeats)
-    return [Cost(n, seconds[n, 1], seconds[n, counts[n]], peaks[n]) for n in lengths]
+    works = {length: _work(module, layer, length) for length in lengths}
+    peaks = {length: _peak(module, work) for length, work in works.items()}
+    seconds = _seconds(works, repeats)
+    return [Cost(length, seconds[length], peaks[length]) for length in lengths]
 
 
-def _seconds(works: Mapping[tuple[int, int], Work], repeats: int) -> dict[tuple[int, int], float]:
-    """By length and number of documents: the median of the processor's seconds for one of them."""
-    taken: dict[tuple[int, int], list[float]] = {key: [] for key in works}
+def _seconds(works: Mapping[int, Work], repeats: int) -> dict[int, float]:
+    """By length: the median of the processor's seconds."""
+    taken: dict[int, list[float]] = {length: [] for length in works}
     for _ in range(repeats + 1):
-        for key, (_, passes) in works.items():
+        for length, (_, passes) in works.items():
             began = time.process_time()
             passes()
-            taken[key].append((time.process_time() - began) / key[1])
+            taken[length].append(time.process_time() - began)
     # The first call chooses kernels and takes memory from the system.
-    return {key: statistics.median(some[1:]) for key, some in taken.items()}
+    return {length: statistics.median(some[1:]) for length, some in taken.items()}
 
 
 def _keep_what_is_freed() -> None:
@@ -196,8 +189,8 @@ def _keep_what_is_freed() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _work(module: nn.Module, layer: Layer, documents: int, length: int) -> Work:
-    x, above = torch.randn(2, documents, length, WIDTH).unbind(0)
+def _work(module: nn.Module, layer: Layer, length: int) -> Work:
+    x, above = torch.randn(2, 1, length, WIDTH).unbind(0)
     x.requires_grad_()
 
     def passes() -> None:
@@ -230,11 +223,10 @@ def _rows(chosen: Sequence[Subject], lengths: Sequence[int], repeats: int) -> It
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             costs = pool.apply(measure, (subject, lengths, repeats))
         grown = {
-            "growth_alone": growth((cost.length, cost.alone) for cost in costs),
-            "growth_among": growth((cost.length, cost.among) for cost in costs),
+            "growth_time": growth((cost.length, cost.seconds) for cost in costs),
             "growth_memory": growth((cost.length, cost.peak_bytes) for cost in costs),
         }
-        holds = max(min(grown["growth_alone"], grown["growth_among"]), grown["growth_memory"]) <= ALLOWED
+        holds = max(grown.values()) <= ALLOWED
         yield {**asdict(subject), "costs": [asdict(cost) for cost in costs], **grown, "holds": holds}
 
 
@@ -272,17 +264,17 @@ def _table(rows: Sequence[Mapping[str, Any]], lengths: Sequence[int]) -> Table:
         for length in lengths:
             told = f"{length // 1024}k" if length % 1024 == 0 else f"{length:,}"
             table.add_column(f"{unit} {told}", justify="right")
-    for name in ("alone", "among", "memory"):
+    for name in ("time", "memory"):
         table.add_column(name, justify="right")
     table.add_column("linear")
     for row in rows:
-        cells = [f"{cost['alone'] * 1e3:,.0f}" for cost in row["costs"]]
+        cells = [f"{cost['seconds'] * 1e3:,.0f}" for cost in row["costs"]]
         cells += [f"{cost['peak_bytes'] / 2**20:,.1f}" for cost in row["costs"]]
         verdict = "holds" if row["holds"] else "[red]broken[/red]"
         table.add_row(
             row["name"],
             *cells,
-            *(f"{row[key]:.2f}" for key in ("growth_alone", "growth_among", "growth_memory")),
+            *(f"{row[key]:.2f}" for key in ("growth_time", "growth_memory")),
             verdict if row["claims"] else "not claimed",
         )
     return table

@@ -64,7 +64,7 @@ def test_two_kinds_hold_and_their_figures_are_written(tmp_path: Path, capsys: py
     assert {"commit", "machine", "packages", "repeats"} <= set(told)
     for row in told["rows"]:
         assert [cost["length"] for cost in row["costs"]] == [64, 256]
-        assert all(min(cost["alone"], cost["among"]) > 0 and cost["peak_bytes"] > 64 * 64 * 4 for cost in row["costs"])
+        assert all(cost["seconds"] > 0 and cost["peak_bytes"] > 64 * 64 * 4 for cost in row["costs"])
         assert 0.5 < row["growth_memory"] < 1.1
 
 
@@ -79,7 +79,7 @@ def test_a_kind_that_is_quadratic_is_caught(
 
 
 def test_what_is_not_claimed_does_not_fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    grown = ("growth_alone", "growth_among", "growth_memory")
+    grown = ("growth_time", "growth_memory")
     quadratic = {"name": "attention", "claims": False, "costs": [], "holds": False}
     monkeypatch.setattr(linear_cost, "_rows", lambda *_: [quadratic | dict.fromkeys(grown, 4.0)])
     assert main(["--kinds", "attention", "--lengths", "64", "256"]) == 0

@@ -8,7 +8,7 @@ Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from einops import rearrange
@@ -18,7 +18,6 @@ from farfield.architectures.mixer import Heads
 from farfield.architectures.ops.rotary import angles, frequencies, powers, rotate, scales
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
-from farfield.architectures.state import KeyValueBuffer
 
 __all__ = ["Projection", "Rotation", "Turned"]
 
@@ -89,6 +88,16 @@ class Positioned(Protocol):
         """Of xPos's scales."""
 
 
+class Kept(Protocol):
+    """A state that holds turned keys."""
+
+    def scaled(self: K, factor: Tensor) -> K:
+        """The same tokens on memory of their own, their keys times `factor` (B, 1, 1, W)."""
+
+
+K = TypeVar("K", bound=Kept)
+
+
 @dataclass(frozen=True, eq=False)
 class Turned:
     """A call's queries (B, H, T, W) and keys (B, G, T, W), turned, and what xPos counts its powers from.
@@ -104,7 +113,7 @@ class Turned:
     reference: Tensor | None = None
     factor: Tensor | None = None
 
-    def moved(self, kept: KeyValueBuffer) -> KeyValueBuffer:
+    def moved(self, kept: K) -> K:
         """Kept keys as the call's queries need them."""
         return kept if self.factor is None else kept.scaled(self.factor)
 

@@ -7,6 +7,8 @@ Each token stands in one bucket a round, and the newest `window` of a bucket cou
 beyond are slack, at most another window. Writing a token is in place behind the fill, and only when a ring is full are
 the tokens that count moved to the front of new memory, all rings' at once: that is once in `window` tokens at most.
 
+A vector may say where its token stands, in four digits of base 256: whole numbers that every dtype has.
+
 Shapes: B batch, H heads, R rounds, N buckets, S slots, V width of what is kept of a token, T time, P + T columns: those
 of the past, oldest first in each bucket, and of a call.
 """
@@ -22,7 +24,20 @@ from torch import Tensor
 from farfield.architectures.ops.hashed import ranks
 from farfield.architectures.state import State, static
 
-__all__ = ["Rings"]
+__all__ = ["DIGITS", "Rings", "digits", "number"]
+
+DIGITS = 4  # of base 256: documents of at most 2^32 tokens
+
+
+def digits(position: Tensor, dtype: torch.dtype) -> Tensor:
+    """The digits (..., 4) of positions (...), the least first."""
+    place = 8 * torch.arange(DIGITS, device=position.device)
+    return ((position[..., None] >> place) & 255).to(dtype)
+
+
+def number(spelled: Tensor) -> Tensor:
+    """The positions (...), int64, of digits (..., 4)."""
+    return (spelled.long() << 8 * torch.arange(DIGITS, device=spelled.device)).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +94,12 @@ class Rings(State):
         if self.tokens.dtype == dtype:
             return self
         return Rings(self.tokens.to(dtype), self.fill, self.fill.clone(), self.window)
+
+    def scaled(self, factor: Tensor) -> Rings:
+        """The same tokens on memory of their own, the first D numbers of each times `factor` (B, 1, 1, D)."""
+        times = torch.nn.functional.pad(factor, (0, self.tokens.shape[-1] - factor.shape[-1]), value=1.0)
+        tokens = (self.tokens * times[:, :, :, None, None]).to(self.tokens.dtype)
+        return Rings(tokens, self.fill, self.fill.clone(), self.window)
 
     def select(self, rows: Tensor) -> Rings:
         """The rows picked, on memory of their own."""

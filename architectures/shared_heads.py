@@ -92,13 +92,13 @@ class SharedHeads(nn.Module):
         return 2 * heads * head_width * max(conv - 1, 0) * element
 
 
-def shared_sizes(width: int, heads: int | None, head_width: int, rotated: bool) -> tuple[int, int]:
+def shared_sizes(width: int, heads: int | None, head_width: int, position: str) -> tuple[int, int]:
     """Number of heads and width of a head.
 
     Raises:
         ValueError: they do not divide, or heads of odd width are to be rotated.
     """
     heads, head_width = head_sizes(width, heads, head_width)
-    if rotated and head_width % 2:
-        raise ValueError(f"position: rope needs heads of even width, and this one is {head_width} wide.")
+    if position in ("rope", "xpos") and head_width % 2:
+        raise ValueError(f"position: {position} needs heads of even width, and this one is {head_width} wide.")
     return heads, head_width

@@ -51,7 +51,7 @@ class ReformerEncoderConfig(EncoderSettings):
 
     def sizes(self, width: int) -> tuple[int, int]:
         """Number of heads and width of a head."""
-        return shared_sizes(width, self.heads, self.head_width, self.position == "rope")
+        return shared_sizes(width, self.heads, self.head_width, self.position)
 
     def check(self, width: int) -> None:
         self.sizes(width)

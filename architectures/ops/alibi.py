@@ -39,7 +39,10 @@ def alike(slopes: Tensor | None, x: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True, eq=False)
 class Alibi:
-    """Slopes (H,), and where queries (B or 1, T) and keys (B or 1, S) stand, in tokens."""
+    """Slopes (H,), and where queries (B or 1, T) and keys (B or 1, S) stand, in tokens.
+
+    Where each head has other keys, keys are (B or 1, H, S).
+    """
 
     slopes: Tensor
     query_position: Tensor
@@ -55,17 +58,24 @@ class Alibi:
 
     def select(self, heads: Tensor) -> Alibi:
         """Of some heads (n,) int64."""
-        return Alibi(self.slopes.index_select(0, heads), self.query_position, self.key_position)
+        key = self.key_position if self.key_position.ndim == 2 else self.key_position.index_select(1, heads)
+        return Alibi(self.slopes.index_select(0, heads), self.query_position, key)
+
+    def keys(self, columns: slice = slice(None)) -> Tensor:
+        """Where the keys at some columns stand, (B or 1, H or 1, columns)."""
+        found = self.key_position[..., columns]
+        return found if found.ndim == 3 else found[:, None]
 
     def added(self, at: slice, columns: slice, visible: Tensor | None = None) -> Tensor:
         """What is added to the scores of a block of queries: (B or 1, H, block, columns); -inf where not `visible`."""
-        apart = self.query_position[:, at, None] - self.key_position[:, None, columns]
-        distance = apart.abs()[:, None].to(self.slopes.dtype)
+        apart = self.query_position[:, at][:, None, :, None] - self.keys(columns)[:, :, None]
+        distance = apart.abs().to(self.slopes.dtype)
         if visible is not None:  # before the heads multiply it: nothing is passed over twice
             distance = torch.where(visible, distance, math.inf)
         return -self.slopes[:, None, None] * distance
 
     def selected(self, index: Tensor, at: slice) -> Tensor:
         """What is added to the scores of a block of queries and its own keys `index` (B, H, block, N)."""
-        key = self.key_position.expand(index.shape[0], -1).gather(1, index.flatten(1)).view_as(index)
+        each = self.key_position.ndim - 1  # rows, or rows and heads, have keys of their own
+        key = self.key_position.expand(*index.shape[:each], -1).gather(each, index.flatten(each)).view_as(index)
         return -self.slopes[:, None, None] * (self.query_position[:, None, at, None] - key).abs()

@@ -3,6 +3,8 @@
     Hashed      query t sees the last keys of its own label before it       causal
     Adjacent    query t sees the keys of its own chunk and the one before   both directions
 
+With an `alibi`, scores fall with the distance in tokens, wherever a chunk holds them.
+
     bucket of columns 0 .. 6    1 0 1 1 0 1 1       chunks of 2:   [1 4]  [0 2] [3 5] [6 .]
 
 A chunk of `Hashed` holds tokens of one label, each in a slot that follows from how many of its label stand before it:
@@ -23,8 +25,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
-from farfield.architectures.ops.layouts import Layout, wide
+from farfield.architectures.ops.layouts import Layout, biased, wide
 
 __all__ = ["NOBODY", "Adjacent", "Hashed", "hashed", "ranks"]
 
@@ -113,6 +116,12 @@ class Piece:
     before: Tensor | None
     mask: Tensor
 
+    def fallen(self, places: Places) -> Piece:
+        """The same with scores that fall with distance: a mask (n, 1, C, C or 2 C) of numbers."""
+        apart = places.query[self.at][..., None] - self.seen(places.key)[..., 0][:, :, None]
+        distance = torch.where(self.mask, apart.abs().to(places.slope.dtype), torch.inf)
+        return Piece(self.at, self.before, -places.slope[self.at][:, None, None, None] * distance)
+
     def seen(self, table: Tensor) -> Tensor:
         """The keys (n, 1, C or 2 C, D) that the queries need of the table (N, 1, C, D)."""
         own = table.index_select(0, self.at)
@@ -124,6 +133,29 @@ class Piece:
         into[self.at] += x[:, :, -size:]
         if self.before is not None:
             into[self.before] += x[:, :, :size]
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """ALiBi in chunks: the slope (N,) of each, and where its queries (N, 1, C) and keys (N, 1, C, 1) stand."""
+
+    slope: Tensor
+    query: Tensor
+    key: Tensor
+
+    @staticmethod
+    def of(alibi: Alibi, chunks: Chunks) -> Places:
+        batch, heads, keys = chunks.place.shape
+        head = chunks.column[:, 0].div(keys, rounding_mode="floor") % heads  # no chunk's first slot is empty
+        query = alibi.query_position[:, None].expand(batch, heads, -1)
+        key = alibi.keys().expand(batch, heads, -1)
+        return Places(alibi.slopes[head], chunks.table(query), chunks.table(key)[..., None])
+
+
+def _fallen(pieces: Iterator[Piece], alibi: Alibi | None, chunks: Chunks) -> Iterator[Piece]:
+    """The pieces, with what an alibi makes of their masks, one at a time."""
+    places = None if alibi is None else Places.of(alibi, chunks)
+    return pieces if places is None else (piece.fallen(places) for piece in pieces)
 
 
 def _forward(
@@ -178,34 +210,40 @@ class Hashed:
 
     Labels are (B, H, S), NOBODY for a column that neither sees nor is seen; `order` (B, H, S) sorts the columns by
     them, in order of time where they are equal. Chunks are as large as the window, so that a query needs its own and
-    the one before, and one mask serves all.
+    the one before, and one mask serves all but those with an alibi, which a few chunks at a time have masks for.
     """
 
     label: Tensor
     order: Tensor
     window: int
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
         same = (self.label[..., None, :] == self.label[..., None]) & (self.label < NOBODY)[..., None]
         before = same & torch.ones(keys, keys, dtype=torch.bool, device=same.device).tril(-1)
         later = before.sum(-1, keepdim=True) - before.cumsum(-1)  # how many of a query's keys stand behind a key
-        return (before & (later < self.window))[:, :, keys - time :]
+        visible = (before & (later < self.window))[:, :, keys - time :]
+        return biased(visible, self.alibi, slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return Hashed(self.label.index_select(1, heads), self.order.index_select(1, heads), self.window)
+        alibi = None if self.alibi is None else self.alibi.select(heads)
+        return Hashed(self.label.index_select(1, heads), self.order.index_select(1, heads), self.window, alibi)
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return _forward(self.chunks, self._pieces(q.shape[2]), kernel, q, k, v, scale)
+        return _forward(self.chunks, self._masked(q.shape[2]), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        return _backward(self.chunks, self._pieces(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+        return _backward(self.chunks, self._masked(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
 
     @functools.cached_property
     def chunks(self) -> Chunks:
         """Of one label each."""
         return Chunks.of(self.order, self.label.gather(2, self.order), max(self.window, LEAST))
+
+    def _masked(self, time: int) -> Iterator[Piece]:
+        return _fallen(self._pieces(time), self.alibi, self.chunks)
 
     def _pieces(self, time: int) -> Iterator[Piece]:
         """First chunks, which see their own only, and the others."""
@@ -241,8 +279,13 @@ class Adjacent:
     bucket: Tensor
     size: int
     across: bool
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
+        return biased(self._definition(time), self.alibi, slice(0, time), slice(0, keys))
+
+    def _definition(self, time: int) -> Tensor:
+        """Which of all keys (B, H, T, T) each query sees."""
         document = self.document[:, None].expand_as(self.bucket)
         same = (document[..., None] == document[..., None, :]) & (document < NOBODY)[..., None]
         column = torch.arange(time, device=same.device)
@@ -257,15 +300,16 @@ class Adjacent:
         return same & near & (self.bucket[..., None] == self.bucket[..., None, :]) & (column != column[:, None])
 
     def select(self, heads: Tensor) -> Layout:
-        return Adjacent(self.document, self.bucket.index_select(1, heads), self.size, self.across)
+        alibi = None if self.alibi is None else self.alibi.select(heads)
+        return Adjacent(self.document, self.bucket.index_select(1, heads), self.size, self.across, alibi)
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return _forward(self.chunks, self._pieces(), kernel, q, k, v, scale)
+        return _forward(self.chunks, self._masked(), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
-        return _backward(self.chunks, self._pieces(), kernel, gradient, q, k, v, out, lse, scale)
+        return _backward(self.chunks, self._masked(), kernel, gradient, q, k, v, out, lse, scale)
 
     @functools.cached_property
     def chunks(self) -> Chunks:
@@ -274,6 +318,9 @@ class Adjacent:
         document = self.document[:, None].expand_as(self.bucket)
         order = by_bucket.gather(2, document.gather(2, by_bucket).argsort(dim=2, stable=True))
         return Chunks.of(order, document.gather(2, order), self.size)
+
+    def _masked(self) -> Iterator[Piece]:
+        return _fallen(self._pieces(), self.alibi, self.chunks)
 
     def _pieces(self) -> Iterator[Piece]:
         bucket, number, size = self.chunks.table(self.bucket, -1)[:, 0], self.chunks.number, self.size

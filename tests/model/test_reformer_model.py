@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from contract.runs import assert_close
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -50,6 +52,23 @@ def test_rotations_follow_from_a_seed_and_are_saved_with_it() -> None:
     second.load_state_dict(first.state_dict())
     assert int(second.projection.seed) == int(first.projection.seed)
     assert torch.equal(answer(second, x), answer(first, x))
+
+
+@pytest.mark.parametrize("position", ["alibi", "xpos"])
+def test_far_from_the_start_of_a_document(position: str) -> None:
+    """Distances are what counts: going on at 100,000 is going on at 0, in narrow rings too."""
+    built = mixer(position=position, window=6, buckets=4, scale_base=4.0).bfloat16()
+    x, found = torch.randn(1, 60, WIDTH, dtype=torch.bfloat16), []
+    for first in (1, 100_000):
+        state, outputs = built.start(1), []
+        if state.reference is not None:
+            state = replace(state, reference=state.reference + first)
+        with torch.no_grad():
+            for begin, end in ((0, 40), *((time, time + 1) for time in range(40, 60))):
+                y, state = built(x[:, begin:end], Rows.at(first + torch.arange(begin, end)[None]), state)
+                outputs.append(y)
+        found.append(torch.cat(outputs, 1))
+    assert_close(found[1].double(), found[0].double(), 1e-6 if position == "alibi" else 2e-2)
 
 
 def test_buckets_do_not_depend_on_where_a_token_stands() -> None:

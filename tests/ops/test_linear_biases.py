@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 from contract.runs import assert_close, error
+from test_hashed import layout_of as hashed_of
 from test_softmax_cost import Largest
 from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, check, draw, parts_of, plain
 from torch import Tensor
 
-from farfield.architectures.ops import backend, layouts
+from farfield.architectures.ops import backend, hashed, layouts
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention, attention_definition
 from farfield.architectures.ops.counted import Counted
+from farfield.architectures.ops.hashed import Adjacent, Hashed
 from farfield.architectures.ops.layouts import Banded, Causal, Full, Labelled, Layout, Selected
 from farfield.architectures.ops.runs import Aligned, Runs, Steps, Strided
 
@@ -99,6 +101,56 @@ def test_rows_of_unlike_lengths(kind: backend.Backend) -> None:
         Aligned(9, None, slopes, apart),
     ):
         check([Part(draw(2, 2, time, 4), draw(2, 2, 63, 4), draw(2, 2, 63, 4), layout)], kind, 1e-11)
+
+
+HASHED = ("one-label", "narrow", "past", "endless", "nobody", "own-bucket", "own-bucket-long", "across", "across-long")
+
+
+def bucketed(name: str, time: int, dtype: torch.dtype = torch.float64) -> tuple[Part, Layout, Tensor, Tensor]:
+    """A part, its layout without slopes, and where its queries (B, T) and keys (B, H, S) stand.
+
+    Keys of a head stand where its rings say, so heads differ.
+    """
+    layout, keys = hashed_of(name, time)
+    assert isinstance(layout, (Adjacent, Hashed))
+    query, key = torch.randint(0, 30, (2, time)), torch.randint(0, 30, (2, 2, keys))
+    slopes = slopes_of(2).to(torch.promote_types(dtype, torch.float32))
+    fallen = replace(layout, alibi=Alibi(slopes, query, key))
+    return Part(*(draw(2, 2, n, 4, dtype=dtype) for n in (time, keys, keys)), fallen), layout, query, key
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_a_mask_of_hashed_keys_is_the_visible_ones_and_the_distance(name: str) -> None:
+    part, layout, query, key = bucketed(name, 63)
+    visible = layout.mask(63, part.keys.shape[2])
+    slope = torch.tensor([2**-4, 2**-8], dtype=torch.float64)[:, None, None]
+    expected = torch.where(visible, -slope * (query[:, None, :, None] - key[:, :, None]).abs(), -torch.inf)
+    assert torch.equal(part.layout.mask(63, part.keys.shape[2]), expected)
+    heads = torch.tensor([1, 1, 0])
+    assert torch.equal(part.layout.select(heads).mask(63, part.keys.shape[2]), expected[:, heads])
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("time", [1, 63, 130])
+@pytest.mark.parametrize("name", HASHED)
+def test_hashed_layouts_agree_with_the_definition(
+    name: str, time: int, dtype: torch.dtype, kind: backend.Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few chunks at a time have masks; a key for all is there, since a softmax of one key has no gradient."""
+    monkeypatch.setattr(hashed, "SCORES", 2000)
+    part = bucketed(name, time, dtype)[0]
+    several = draw(2, 2, 5, 4, dtype=dtype), draw(2, 2, 5, 4, dtype=dtype)
+    check([part, Part(part.queries, *several, Full())], kind, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_selected_keys_that_stand_elsewhere_in_each_head(kind: backend.Backend) -> None:
+    for name in ("selected", "selected-of-many"):
+        part = parts_of(name, 60, heads=3, shared=3, width=4, dtype=torch.float64)[0]
+        alibi = Alibi(slopes_of(3), torch.randint(0, 30, (2, 60)), torch.randint(0, 30, (2, 3, part.keys.shape[2])))
+        assert isinstance(part.layout, Selected)
+        check([replace(part, layout=replace(part.layout, alibi=alibi))], kind, 1e-11)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from farfield.architectures.ops.hashed import NOBODY
-from farfield.architectures.rings import Rings
+from farfield.architectures.rings import Rings, digits, number
 
 H, R, N, V = 2, 2, 3, 2
 Lists = list[list[list[list[list[int]]]]]
@@ -176,6 +176,25 @@ def test_writing_under_autograd_is_to_new_memory_and_has_gradients() -> None:
     (gradient,) = torch.autograd.grad(after.of(bucket)[0].sum(), token)
     assert torch.equal(gradient, torch.full_like(gradient, R))
     assert rings.read()[0].shape[-2] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_digits_spell_every_position_in_every_dtype(dtype: torch.dtype) -> None:
+    position = torch.tensor([[0, 1, 255], [256, 257, 70_001], [2**24 + 1, 2**31 + 3, 2**32 - 1]])
+    spelled = digits(position, dtype)
+    assert spelled.dtype == dtype
+    assert torch.equal(number(spelled), position)
+
+
+def test_rings_that_were_scaled_stand_alone() -> None:
+    bucket, real = torch.zeros(2, H, R, dtype=torch.int64), torch.tensor([True, True])
+    rings = empty(2, 4).rings.write(torch.ones(2, H, V, dtype=torch.float64), bucket, real)
+    scaled = rings.scaled(torch.tensor([3.0, 5.0]).view(2, 1, 1, 1))
+    found, valid = scaled.of(bucket)
+    assert torch.equal(found[valid].view(2, -1, V)[:, 0], torch.tensor([[3.0, 1.0], [5.0, 1.0]], dtype=torch.float64))
+    scaled.write(torch.ones(2, H, V, dtype=torch.float64), bucket, real)
+    assert torch.equal(rings.mark, rings.fill)
+    assert rings.of(bucket)[0].max() == 1
 
 
 def test_rings_that_were_cast_stand_alone() -> None:

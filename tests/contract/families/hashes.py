@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from contract.parts import convolved, rope
+from contract.parts import convolved, rope, slope, xpos
 from farfield.architectures.shared_heads import SharedHeads
 
 if TYPE_CHECKING:
@@ -25,6 +25,16 @@ def bucket(x: Tensor, rotation: Tensor) -> int:
     return turned.index(max(turned))
 
 
+def placed(settings: Any, tokens: list[Tensor], sign: int) -> list[Tensor]:
+    """Tokens (W,) where they stand: turned, and scaled up by xPos for queries, sign 1, and down for keys, -1."""
+    if settings.position in ("alibi", "none"):
+        return tokens
+    turned = [rope(one, n, settings.base) for n, one in enumerate(tokens)]
+    if settings.position == "rope":
+        return turned
+    return [xpos(one, sign * n, settings.scale_base) for n, one in enumerate(turned)]
+
+
 def reformer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     """Rounds merged as published: each a softmax of its own, weighted by exp(lse of the round - lse of all)."""
     settings: Any = subject.settings
@@ -35,17 +45,16 @@ def reformer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     for head in range(heads):
         rotations = weights["projection.rotations"][head]
         buckets = [[bucket(q[n, head], rotation) for n in range(x.shape[0])] for rotation in rotations]
-        turned = [
-            q[n, head] if settings.position == "none" else rope(q[n, head], n, settings.base) for n in range(x.shape[0])
-        ]
-        keys = [one / (one.square().mean() + 1e-6).sqrt() / one.shape[0] ** 0.5 for one in turned]
+        units = [one / (one.square().mean() + 1e-6).sqrt() / one.shape[0] ** 0.5 for one in q[:, head]]
+        turned, keys = placed(settings, list(q[:, head]), 1), placed(settings, units, -1)
+        fall = slope(head, heads) if settings.position == "alibi" else 0.0
         rows = []
         for n in range(x.shape[0]):
             found, sums = [], []
             for names in buckets:
                 seen = [m for m in range(n) if names[m] == names[n]][-settings.window :]
                 if seen:
-                    scores = torch.stack([turned[n] @ keys[m] for m in seen])
+                    scores = torch.stack([turned[n] @ keys[m] - fall * (n - m) for m in seen])
                     found.append(torch.softmax(scores, 0) @ v[seen, head])
                     sums.append(scores.logsumexp(0))
             share = torch.softmax(torch.stack(sums), 0) if sums else None
@@ -60,6 +69,10 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "nope": {"heads": 2, "buckets": 6, "rounds": 3, "window": 3, "position": "none"},
         "last": {"heads": 2, "buckets": 2, "rounds": 3, "window": 1},
         "wide": {"heads": 4, "buckets": 2, "rounds": 2, "window": 70},
+        "alibi": {"heads": 6, "buckets": 4, "rounds": 2, "window": 5, "conv": 3, "position": "alibi"},
+        "alibi-wide": {"heads": 3, "buckets": 2, "rounds": 1, "window": 70, "position": "alibi"},
+        "xpos": {"heads": 4, "buckets": 4, "rounds": 2, "window": 6, "position": "xpos", "scale_base": 2},
+        "xpos-wide": {"heads": 2, "buckets": 2, "rounds": 3, "window": 40, "position": "xpos", "scale_base": 1.5},
     },
 }
 

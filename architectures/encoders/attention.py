@@ -16,6 +16,7 @@ from torch import Tensor
 from farfield.architectures.encoders.documents import all_tokens
 from farfield.architectures.encoders.softmax import SoftmaxEncoder, SoftmaxEncoderSettings
 from farfield.architectures.mixer import Heads
+from farfield.architectures.ops.alibi import Alibi, alike
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.rows import Rows
 
@@ -41,5 +42,6 @@ class AttentionEncoder(SoftmaxEncoder):
     """See the file's head."""
 
     def attend(self, heads: Heads, x: Tensor, rows: Rows) -> Tensor:
-        part = Part(heads.queries, heads.keys, heads.values, all_tokens(rows))
+        alibi = Alibi.run(alike(self.slopes, heads.queries), rows.time, rows.time)
+        part = Part(heads.queries, heads.keys, heads.values, all_tokens(rows, alibi))
         return attention([part], self.scale, self.backend)[0]

@@ -31,6 +31,7 @@ from torch import Tensor
 from farfield.architectures.encoders.documents import all_tokens, count
 from farfield.architectures.encoders.softmax import SoftmaxEncoder, SoftmaxEncoderSettings
 from farfield.architectures.mixer import Heads
+from farfield.architectures.ops.alibi import Alibi, alike
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.counted import Blocks, Counted
 from farfield.architectures.ops.layouts import Full
@@ -72,14 +73,17 @@ class BigBirdEncoder(SoftmaxEncoder):
         q, k, v, prefix = heads.queries, heads.keys, heads.values, min(self.globals, rows.time)
         real = count(rows)
         index = rows.once(("bigbird", self.config, self.layer, self.heads), lambda: self._named(rows))
-        parts = [Part(q, k, v, Blocks(self.block, index, self.globals, real))]
+        slopes = alike(self.slopes, q)
+        parts = [Part(q, k, v, Blocks(self.block, index, self.globals, real, slopes))]
         if prefix:
-            layout = Full() if real is None else Counted(real.clamp(max=prefix))
-            parts.append(Part(q, k[:, :, :prefix], v[:, :, :prefix], layout))
+            alibi = Alibi.run(slopes, rows.time, prefix)
+            first = Full(alibi) if real is None else Counted(real.clamp(max=prefix), alibi)
+            parts.append(Part(q, k[:, :, :prefix], v[:, :, :prefix], first))
         out, _ = attention(parts, self.scale, self.backend)
         if not prefix:
             return out
-        every, _ = attention([Part(q[:, :, :prefix], k, v, all_tokens(rows))], self.scale, self.backend)
+        layout = all_tokens(rows, Alibi.run(slopes, prefix, rows.time))
+        every, _ = attention([Part(q[:, :, :prefix], k, v, layout)], self.scale, self.backend)
         return torch.cat((every, out[:, :, prefix:]), 2)
 
     def _named(self, rows: Rows) -> Tensor:

@@ -28,6 +28,7 @@ from farfield.architectures.dilated import Branches, Offsets, branch_groups, che
 from farfield.architectures.encoders.documents import count
 from farfield.architectures.encoders.softmax import SoftmaxEncoder, SoftmaxEncoderSettings
 from farfield.architectures.mixer import Heads
+from farfield.architectures.ops.alibi import alike
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Aligned
@@ -80,4 +81,8 @@ class DilatedEncoder(SoftmaxEncoder):
         real = count(rows)
         if real is not None:
             real = (real - group.offset + group.rate - 1).div(group.rate, rounding_mode="floor")
-        return Part(heads.queries, keys, values, Aligned(group.length, real), Place(cut(group.heads), kept))
+        slopes = alike(self.slopes, keys)
+        if slopes is not None:  # of a kept token, which stands for `rate` of them
+            slopes = slopes[cut(group.heads)] * group.rate
+        layout = Aligned(group.length, real, slopes)
+        return Part(heads.queries, keys, values, layout, Place(cut(group.heads), kept))

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.counted import Counted
 from farfield.architectures.ops.layouts import Full, Layout
 from farfield.architectures.rows import Rows
@@ -53,7 +54,7 @@ def count(rows: Rows) -> Tensor | None:
     return rows.once("count", lambda: rows.real.sum(1)) if rows.padded else None
 
 
-def all_tokens(rows: Rows) -> Layout:
+def all_tokens(rows: Rows, alibi: Alibi | None) -> Layout:
     """The layout of queries that see every token of their document."""
     real = count(rows)
-    return Full() if real is None else Counted(real)
+    return Full(alibi) if real is None else Counted(real, alibi)

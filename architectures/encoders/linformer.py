@@ -4,7 +4,8 @@
     o_n = softmax_r(q_n . K~_r / sqrt(W)) V~_r
 
 Wang et al., https://arxiv.org/abs/2006.04768. Keys are rotated before they are projected, so that a row is a mixture of
-keys, each where it stood. A document may have L tokens at most, since every position has weights of its own.
+keys, each where it stood. It stands for the whole document, in no place of its own, so that no distance is there for
+ALiBi. A document may have L tokens at most, since every position has weights of its own.
 
 Work a token: that of the projections, 4 G W R to project and 4 H W R to attend: linear in length.
 Shapes: N documents, S tokens of the longest of them, L tokens at most, R rows, H heads, G heads of keys and values, W
@@ -39,6 +40,7 @@ class LinformerEncoderConfig(SoftmaxEncoderSettings):
     length: int = Field(512, ge=1, description="the most tokens that a document may have")
     rows: int = Field(64, ge=1, description="rows that stand for the tokens of a document")
     share: bool = Field(True, description="whether all heads share one projection of keys and one of values")
+    position: Literal["rope", "none"] = "rope"
 
     @property
     def longest(self) -> int | None:

@@ -33,6 +33,7 @@ from farfield.architectures.encoders.documents import all_tokens, count
 from farfield.architectures.encoders.softmax import SoftmaxEncoder, SoftmaxEncoderSettings
 from farfield.architectures.longformer import check_bands, spread
 from farfield.architectures.mixer import Heads
+from farfield.architectures.ops.alibi import Alibi, alike
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.counted import Counted
 from farfield.architectures.ops.layouts import Banded, Full, Layout
@@ -87,9 +88,13 @@ class _Globals:
     place: Place
     count: Tensor | None
 
-    def layout(self) -> Layout:
+    def layout(self, alibi: Alibi | None) -> Layout:
         """Of queries that see them all."""
-        return Full() if self.count is None else Counted(self.count)
+        return Full(alibi) if self.count is None else Counted(self.count, alibi)
+
+    def position(self, rows: Rows) -> Tensor:
+        """Where they stand in their documents, (N, M)."""
+        return self.place.take(rows.positions[:, None])[:, 0]
 
     def replaced(self, out: Tensor, found: Tensor) -> Tensor:
         """`out` (N, H, S, W) with `found` (N, H, M, W) at the global tokens."""
@@ -117,7 +122,9 @@ class LongformerEncoder(SoftmaxEncoder):
         parts = [self._window(some, dilation, heads, rows) for some, dilation in self.runs]
         if where is not None:
             keys, values = where.place.take(heads.keys), where.place.take(heads.values)
-            parts.append(Part(heads.queries, keys, values, where.layout()))
+            slopes = alike(self.slopes, heads.queries)
+            alibi = None if slopes is None else Alibi(slopes, rows.positions, where.position(rows))
+            parts.append(Part(heads.queries, keys, values, where.layout(alibi)))
         out, _ = attention(parts, self.scale, self.backend)
         return out if where is None else where.replaced(out, self._global(x, rows, where))
 
@@ -125,6 +132,7 @@ class LongformerEncoder(SoftmaxEncoder):
         """The window of some heads, without global keys."""
         document = labels(rows)
         keys = document if rows.marked is None else torch.where(rows.marked, -1, document)
+        slopes = alike(None if self.slopes is None else self.slopes[cut(some)], heads.queries)
         layout = Banded(
             rows.positions,
             document,
@@ -135,6 +143,7 @@ class LongformerEncoder(SoftmaxEncoder):
             dilation=dilation,
             first=self.globals if rows.marked is None else 0,
             regular=not rows.padded and rows.marked is None,
+            alibi=Alibi.run(slopes, rows.time, rows.time),
         )
         if len(some) == self.heads:
             return Part(heads.queries, heads.keys, heads.values, layout)
@@ -165,8 +174,9 @@ class LongformerEncoder(SoftmaxEncoder):
             rearrange(nn.functional.linear(of, weight), "n s (h w) -> n h s w", w=self.head_width)
             for of, weight in ((tokens, on_q), (x, on_kv[0]), (x, on_kv[1]))
         )
-        q = self.rotation.at(q, phase)
-        part = Part(q, self.rotation.rows(k, rows), v, all_tokens(rows))
+        q, slopes = self.rotation.at(q, phase), alike(self.slopes, q)
+        alibi = None if slopes is None else Alibi(slopes, where.position(rows), rows.positions)
+        part = Part(q, self.rotation.rows(k, rows), v, all_tokens(rows, alibi))
         return attention([part], self.scale, self.backend)[0]
 
 

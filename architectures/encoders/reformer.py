@@ -6,8 +6,9 @@
     o_n = one softmax of q_n k_m over the m in S_1(n), ..., S_R(n), each as often as it is in them; v_n if there is none
 
 Kitaev et al., https://arxiv.org/abs/2001.04451. With `across`, buckets only sort: a token sees all of the two chunks,
-and the first chunk of several is read with the last one, as in the code that was released with the paper. The causal
-form is `farfield.architectures.reformer`.
+and the first chunk of several is read with the last one, as in the code that was released with the paper. Positions are
+those of `farfield.architectures.encoders.softmax`; with ALiBi a score falls with the tokens of the document in between.
+The causal form is `farfield.architectures.reformer`.
 
 Work a token: that of the projections, H W R buckets to hash, and at most 8 H W R chunk: linear in length.
 Shapes: B batch, T time, D width, H heads, W width of a head, R rounds.
@@ -22,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from farfield.architectures.encoders.encoder import Encoder, EncoderSettings
+from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.hashed import NOBODY, Adjacent
@@ -45,7 +47,9 @@ class ReformerEncoderConfig(EncoderSettings):
     rounds: int = Field(2, ge=1, description="rounds of hashing: the more, the fewer near tokens are missed")
     chunk: int = Field(64, ge=1, description="tokens in a chunk; a token sees its own and the one before")
     across: bool = Field(False, description="whether a token sees other buckets of its chunks, as in the released code")
-    position: Literal["rope", "none"] = "rope"
+    position: Literal["rope", "alibi", "none"] = Field(
+        "rope", description="rope: rotations; alibi: a slope a head, to both sides; none"
+    )
     base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
     backend: Backend = "auto"
 
@@ -78,6 +82,7 @@ class ReformerEncoder(Encoder):
         self.scale, self.backend = head_width**-0.5, config.backend
         self.projection = SharedHeads(width, heads, head_width, config.buckets, config.rounds, conv=0)
         self.rotation = Rotation(head_width, config.base if config.position == "rope" else None)
+        self.slopes = slopes_of(heads) if config.position == "alibi" else None
 
     def encode(self, x: Tensor, rows: Rows) -> Tensor:
         queries, v, _ = self.projection.split(x, rows, None)
@@ -85,6 +90,8 @@ class ReformerEncoder(Encoder):
         q = self.rotation.rows(queries, rows)
         k = self.projection.keys(q)
         document = torch.where(rows.real, rows.document, NOBODY)
-        layouts = [Adjacent(document, bucket[:, :, turn], self.chunk, self.across) for turn in range(self.rounds)]
+        slopes = alike(self.slopes, q)
+        alibi = None if slopes is None else Alibi(slopes, rows.positions, rows.positions)
+        layouts = [Adjacent(document, turn, self.chunk, self.across, alibi) for turn in bucket.unbind(2)]
         out, lse = attention([Part(q, k, v, layout) for layout in layouts], self.scale, self.backend)
         return self.projection.join(torch.where(lse.isneginf()[..., None], v, out), rows)

@@ -2,7 +2,9 @@
 
     o_n = softmax_m(q_n . k_m / sqrt(W)) v_m,    y = W_o o
 
-Grouped heads of keys and values, rotary positions or none. A kind of it says what is attended to.
+Grouped heads of keys and values. A kind of it says what is attended to. Positions are rotations, ALiBi, by which a
+score falls by s_h |n - m|, or none. There is no xPos: its scale zeta^(n - m) fades what stands before a token, and
+grows without bound on what stands behind it.
 
 Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width of a head, N documents, S tokens of the
 longest of them.
@@ -19,6 +21,7 @@ from torch import Tensor
 from farfield.architectures.encoders.documents import each_document
 from farfield.architectures.encoders.encoder import Encoder, EncoderSettings
 from farfield.architectures.mixer import Heads, softmax_sizes
+from farfield.architectures.ops.alibi import slopes_of
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
@@ -32,7 +35,9 @@ class SoftmaxEncoderSettings(EncoderSettings):
     heads: int | None = Field(None, ge=1, description="heads of queries; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")
     kv_heads: int | None = Field(None, ge=1, description="heads of keys and values; null: as many as heads")
-    position: Literal["rope", "none"] = "rope"
+    position: Literal["rope", "alibi", "none"] = Field(
+        "rope", description="rope: rotations; alibi: a slope a head, to both sides; none"
+    )
     base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
     backend: Backend = "auto"
 
@@ -69,6 +74,7 @@ class SoftmaxEncoder(Encoder):
         self.scale, self.backend = self.head_width**-0.5, config.backend
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, conv=0)
         self.rotation = Rotation(self.head_width, config.base if config.position == "rope" else None)
+        self.slopes = slopes_of(self.heads) if config.position == "alibi" else None
 
     @abc.abstractmethod
     def attend(self, heads: Heads, x: Tensor, rows: Rows) -> Tensor:

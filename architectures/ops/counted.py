@@ -65,7 +65,7 @@ class Counted:
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """A query sees the keys of the blocks that its own block names: those from column `first` on, of the first `count`
-    (B,) of its row where that is not None.
+    (B,) of its row where that is not None. With slopes (H,), scores fall with the distance of columns.
 
     ```
     length 2, index [[0, 1], [1, -1], [2, 0]], first 1, count 5:   . x x x . .
@@ -83,8 +83,13 @@ class Blocks:
     index: Tensor
     first: int = 0
     count: Tensor | None = None
+    slopes: Tensor | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
+        return biased(self._seen(time, keys), Alibi.run(self.slopes, time, keys), slice(0, time), slice(0, keys))
+
+    def _seen(self, time: int, keys: int) -> Tensor:
+        """The definition of which keys (B or 1, H or 1, T, S) are seen."""
         column = torch.arange(keys, device=self.index.device)
         named = (self.index[..., None] == column // self.length).any(-2)
         seen = named.repeat_interleave(self.length, 2)[:, :, :time] & (column >= self.first)
@@ -92,13 +97,14 @@ class Blocks:
 
     def select(self, heads: Tensor) -> Layout:
         index = self.index if self.index.shape[1] == 1 else self.index.index_select(1, heads)
-        return Blocks(self.length, index, self.first, self.count)
+        slopes = None if self.slopes is None else self.slopes.index_select(0, heads)
+        return Blocks(self.length, index, self.first, self.count, slopes)
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         table_k, table_v = self._table(k), self._table(v)
         for at, blocks in self._pieces(q.shape[2]):
-            line, mask = self._named(q, k, blocks)
+            line, mask = self._named(k, at, blocks)
             keys, values = (self._beside(table, line, k.shape[3]) for table in (table_k, table_v))
             found, its = kernel.forward(self._rows(q, at), keys, values, mask, False, scale)
             out[:, :, at], lse[:, :, at] = self._columns(found, q), self._columns(its, q)
@@ -111,7 +117,7 @@ class Blocks:
         wide = torch.promote_types(k.dtype, torch.float32)
         sums = [torch.zeros(table.shape, dtype=wide, device=k.device) for table in tables]
         for at, blocks in self._pieces(q.shape[2]):
-            line, mask = self._named(q, k, blocks)
+            line, mask = self._named(k, at, blocks)
             keys, values = (self._beside(table, line, k.shape[3]) for table in tables)
             above, queries, result, its = (self._rows(x, at) for x in (gradient, q, out, lse))
             found = kernel.backward(above, queries, keys, values, result, its, mask, False, scale)
@@ -134,17 +140,29 @@ class Blocks:
         """The blocks of x (B, H, S, D) as lines (B H N, L D), with zeros behind the last key."""
         return rearrange(pad(x, (0, 0, 0, -x.shape[2] % self.length)), "b h (n l) d -> (b h n) (l d)", l=self.length)
 
-    def _named(self, q: Tensor, k: Tensor, blocks: slice) -> tuple[Tensor, Tensor]:
-        """Lines (B, n, H, C) of the table that some blocks name, and which keys are seen (B n, H or 1, 1, C L)."""
+    def _named(self, k: Tensor, at: slice, blocks: slice) -> tuple[Tensor, Tensor]:
+        """Lines (B, n, H, C) of the table that the blocks of the queries `at` columns name, and the mask of their keys,
+        (B n, H or 1, L or 1, C L).
+        """
         index = self.index[:, :, blocks]
         column = index[..., None] * self.length + torch.arange(self.length, device=index.device)
         end = k.shape[2] if self.count is None else self.count.clamp(max=k.shape[2]).view(-1, 1, 1, 1, 1)
         seen = (column >= self.first) & (column >= 0) & (column < end)
         batch, heads = k.shape[:2]
-        mask = rearrange(seen.expand(batch, -1, -1, -1, -1), "b h n c l -> (b n) h 1 (c l)")
+        mask = self._fallen(seen.expand(batch, -1, -1, -1, -1), column, at, blocks)
         base = torch.arange(batch * heads, device=index.device).view(batch, heads, 1, 1)
         line = base * -(-k.shape[2] // self.length) + index.clamp(min=0)
         return rearrange(line, "b h n c -> b n h c"), mask
+
+    def _fallen(self, seen: Tensor, column: Tensor, at: slice, blocks: slice) -> Tensor:
+        """Of keys at `column` that are `seen` (B, H or 1, n, C, L), the mask beside the queries `at` their blocks."""
+        visible = rearrange(seen, "b h n c l -> (b n) h 1 (c l)")
+        if self.slopes is None:
+            return visible
+        query = torch.arange(at.start, at.stop, device=column.device).view(blocks.stop - blocks.start, -1, 1)
+        apart = (query - rearrange(column, "b h n c l -> b h n 1 (c l)")).abs().expand(*seen.shape[:3], -1, -1)
+        distance = rearrange(apart, "b h n t s -> (b n) h t s").to(self.slopes.dtype)
+        return -self.slopes[:, None, None] * torch.where(visible, distance, torch.inf)
 
     @staticmethod
     def _beside(table: Tensor, line: Tensor, width: int) -> Tensor:

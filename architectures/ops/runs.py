@@ -111,9 +111,9 @@ class Aligned:
                            . . x x
     ```
 
-    With a `count` (B,), only the first so many keys of a row are there. With slopes, each run of queries begins `apart`
-    (H, runs) tokens behind its run of keys, at least `length`. Of that, what all pairs of a run have in common comes
-    off the log-sum-exp, and one mask serves all runs.
+    With a `count` (B,), only the first so many keys of a row are there. With slopes, each query stands where its
+    key does, or each run of queries begins `apart` (H, runs) tokens behind its run of keys, at least `length`. Of that,
+    what all pairs of a run have in common comes off the log-sum-exp. One mask serves all runs.
     """
 
     length: int
@@ -126,35 +126,36 @@ class Aligned:
         visible = query // self.length == key // self.length
         if self.count is not None:
             visible = visible & Counted(self.count).mask(time, keys)
-        if self.slopes is None or self.apart is None:
+        if self.slopes is None:
             return visible
-        distance = self.apart[:, query // self.length] + query % self.length - key % self.length
-        return torch.where(visible, -self.slopes[:, None, None] * distance[None], -math.inf)
+        between = query % self.length - key % self.length
+        if self.apart is not None:
+            between = between + self.apart[:, query // self.length]
+        return torch.where(visible, -self.slopes[:, None, None] * between.abs(), -math.inf)
 
     def select(self, heads: Tensor) -> Layout:
-        if self.slopes is None or self.apart is None:
-            return self
-        return replace(self, slopes=self.slopes.index_select(0, heads), apart=self.apart.index_select(0, heads))
+        slopes, apart = (None if x is None else x.index_select(0, heads) for x in (self.slopes, self.apart))
+        return replace(self, slopes=slopes, apart=apart)
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, seen, runs in self._pieces(q.shape[2]):
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
             queries = _rows(q[:, :, at], runs)
-            found, its = self._layout(queries, seen, runs).forward(kernel, queries, keys, values, scale)
+            found, its = self._layout(queries, keys, seen, runs).forward(kernel, queries, keys, values, scale)
             out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
-        return out, lse if self.slopes is None else lse - self._common(q.shape[2])
+        return out, lse if self.apart is None else lse - self._common(q.shape[2])
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
         on_q, on_k, on_v = wide(q), wide(k), wide(v)
-        if self.slopes is not None:
+        if self.apart is not None:
             lse = lse + self._common(q.shape[2])
         for at, seen, runs in self._pieces(q.shape[2]):
             above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            layout = self._layout(queries, seen, runs)
+            layout = self._layout(queries, keys, seen, runs)
             found = layout.backward(kernel, above, queries, keys, values, result, its, scale)
             on_q[:, :, at] = _columns(found[0], runs)
             on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
@@ -176,9 +177,9 @@ class Aligned:
         if time > whole:
             yield slice(whole, time), slice(whole, whole + self.length), 1
 
-    def _layout(self, q: Tensor, seen: slice, runs: int) -> Layout:
-        """The layout of runs that are rows of their own (B runs, H, N, D), as if queries stood next to their keys."""
-        alibi = Alibi.run(self.slopes, q.shape[2], self.length, self.length)
+    def _layout(self, q: Tensor, k: Tensor, seen: slice, runs: int) -> Layout:
+        """The layout of runs that are rows of their own (B runs, H, N, D), queries with their keys or right behind."""
+        alibi = Alibi.run(self.slopes, q.shape[2], k.shape[2], 0 if self.apart is None else self.length)
         if self.count is None:
             return Full(alibi)
         first = torch.arange(runs, device=self.count.device) * self.length + seen.start

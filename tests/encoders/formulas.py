@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from contract.families.segments import scrambled
+from contract.parts import slope
 from torch import Tensor
 
 from encoders.subjects import EncoderSubject
@@ -40,6 +41,7 @@ class Heads:
         self.shared = getattr(settings, "kv_heads", None) or self.count
         self.width = subject.width // self.count
         self.base = settings.base if settings.position == "rope" else None
+        self.alibi = settings.position == "alibi"
         self.q, self.k, self.v = self.cut(x @ weights["encoder.projection.qkv.weight"].T)
 
     def cut(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,15 +55,28 @@ class Heads:
         serves = [head * self.shared // self.count for head in range(self.count)]
         return q, k[serves], v[serves]
 
+    def read(self, q: Tensor, k: Tensor, v: Tensor, often: Tensor) -> Tensor:
+        """As `read`, of queries and keys that are all tokens, with what ALiBi takes from their scores."""
+        return read(q, k, v, often, fallen(self.count, self.time) if self.alibi else None)
+
     def joined(self, out: Tensor) -> Tensor:
         """(T, D) of heads' outputs (H, T, W)."""
         return out.transpose(0, 1).flatten(1) @ self.weights["encoder.projection.out.weight"].T
 
 
-def read(q: Tensor, k: Tensor, v: Tensor, often: Tensor) -> Tensor:
-    """Softmax of q (H, T, W) over keys and values (H, S, W), each as `often` (H, T, S) as said."""
+def fallen(heads: int, time: int) -> Tensor:
+    """-s_h |n - m|, (H, T, T)."""
+    column = torch.arange(time, dtype=torch.float64)
+    slopes = torch.tensor([slope(head, heads) for head in range(heads)], dtype=torch.float64)
+    return -slopes[:, None, None] * (column[:, None] - column).abs()
+
+
+def read(q: Tensor, k: Tensor, v: Tensor, often: Tensor, added: Tensor | None = None) -> Tensor:
+    """Softmax of q (H, T, W) over keys and values (H, S, W), each as `often` (H, T, S) as said; `added` to scores."""
     scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
-    return torch.softmax(scores + often.log().to(scores.dtype), -1) @ v
+    if added is None:
+        return torch.softmax(scores + often.log().to(scores.dtype), -1) @ v
+    return torch.softmax(scores.double() + often.double().log() + added, -1).to(v.dtype) @ v
 
 
 def counted(heads: Heads, often: Callable[[int, int, int], int]) -> Tensor:
@@ -73,7 +88,7 @@ def counted(heads: Heads, often: Callable[[int, int, int], int]) -> Tensor:
 
 def attention(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tensor | None) -> Tensor:
     heads = Heads(subject, weights, x)
-    return heads.joined(read(heads.q, heads.k, heads.v, torch.ones(1, heads.time, heads.time)))
+    return heads.joined(heads.read(heads.q, heads.k, heads.v, torch.ones(1, heads.time, heads.time)))
 
 
 def longformer(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tensor | None) -> Tensor:
@@ -88,9 +103,11 @@ def longformer(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Ten
         step = dilation if isinstance(dilation, int) else dilation[head * len(dilation) // heads.count]
         return bool(everywhere[m]) or (abs(n - m) <= window * step and abs(n - m) % step == 0)
 
-    out = read(heads.q, heads.k, heads.v, counted(heads, sees))
+    out = heads.read(heads.q, heads.k, heads.v, counted(heads, sees))
     if bool(everywhere.any()):
-        found = read(*heads.cut(x @ weights["encoder.global_qkv.weight"].T), torch.ones(1, heads.time, heads.time))
+        found = heads.read(
+            *heads.cut(x @ weights["encoder.global_qkv.weight"].T), torch.ones(1, heads.time, heads.time)
+        )
         out = torch.where(everywhere[:, None], found, out)
     return heads.joined(out)
 
@@ -112,7 +129,7 @@ def bigbird(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tensor
         near = abs(n // size - m // size) <= 1 or m // size in blocks[head, n // size]
         return near or m < prefix or n < prefix
 
-    return heads.joined(read(heads.q, heads.k, heads.v, counted(heads, sees)))
+    return heads.joined(heads.read(heads.q, heads.k, heads.v, counted(heads, sees)))
 
 
 def dilated(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tensor | None) -> Tensor:
@@ -127,7 +144,7 @@ def dilated(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tensor
             found += n // segment == m // segment and all(p % segment % rate == offset for p in (n, m))
         return found
 
-    return heads.joined(read(heads.q, heads.k, heads.v, counted(heads, often)))
+    return heads.joined(heads.read(heads.q, heads.k, heads.v, counted(heads, often)))
 
 
 def linformer(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tensor | None) -> Tensor:
@@ -178,6 +195,7 @@ def reformer(subject: EncoderSubject, weights: Weights, x: Tensor, marked: Tenso
     ]).sum(1)  # fmt: skip
     counts += torch.eye(time, dtype=counts.dtype) * (counts.sum(-1, keepdim=True) == 0)
     scores = (q @ k.transpose(1, 2)).double() + counts.double().log()
+    scores = scores + fallen(heads, time) if settings.position == "alibi" else scores
     out = scores.softmax(-1).to(x.dtype) @ v
     return out.transpose(0, 1).flatten(1) @ weights["encoder.projection.out.weight"].T
 

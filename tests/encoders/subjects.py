@@ -18,18 +18,21 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "attention": {
         "grouped": {"heads": 4, "kv_heads": 2},
         "nope": {"heads": 2, "position": "none"},
+        "alibi": {"heads": 6, "kv_heads": 3, "position": "alibi"},
     },
     "bigbird": {
         "grouped": {"heads": 4, "kv_heads": 2, "block": 4, "globals": 6, "random": 3},
         "random": {"heads": 2, "block": 3, "globals": 0, "random": 1, "seed": 7},
         "window": {"heads": 2, "block": 5, "globals": 1, "random": 0, "position": "none"},
         "tokens": {"heads": 4, "kv_heads": 1, "block": 1, "globals": 2, "random": 5},
+        "alibi": {"heads": 6, "kv_heads": 2, "block": 4, "globals": 3, "random": 2, "position": "alibi"},
     },
     "dilated": {
         "grouped": {"heads": 4, "kv_heads": 2, "branches": ((4, 1), (8, 4))},
         "modulo": {"heads": 6, "kv_heads": 3, "branches": ((8, 2), (4, 1), (8, 4)), "offsets": "modulo"},
         "uneven": {"heads": 6, "kv_heads": 2, "branches": ((6, 3), (8, 1), (16, 4)), "position": "none"},
         "twice": {"heads": 2, "branches": ((5, 1), (5, 1), (20, 5), (1, 1))},
+        "alibi": {"heads": 6, "kv_heads": 3, "branches": ((6, 3), (8, 1), (16, 4)), "position": "alibi"},
     },
     "linformer": {
         "grouped": {"heads": 4, "kv_heads": 2, "length": 300, "rows": 5},
@@ -40,6 +43,14 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "globals": {"heads": 2, "window": 4, "globals": 3},
         "dilated": {"heads": 6, "kv_heads": 3, "window": 3, "dilation": (1, 3, 2), "globals": 2},
         "listed": {"heads": 4, "kv_heads": 1, "window": (3, 70), "globals": 70, "position": "none"},
+        "alibi": {
+            "heads": 6,
+            "kv_heads": 3,
+            "window": 3,
+            "dilation": (1, 3, 2),
+            "globals": 2,
+            "position": "alibi",
+        },
     },
     "performer": {
         "few": {"heads": 4, "count": 9, "position": "none"},
@@ -50,6 +61,8 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "rounds": {"heads": 4, "buckets": 6, "rounds": 3, "chunk": 5},
         "across": {"heads": 4, "buckets": 4, "rounds": 2, "chunk": 6, "across": True},
         "single": {"heads": 2, "buckets": 2, "rounds": 3, "chunk": 1, "across": True, "position": "none"},
+        "alibi": {"heads": 3, "buckets": 4, "rounds": 2, "chunk": 5, "position": "alibi"},
+        "alibi-across": {"heads": 4, "buckets": 6, "rounds": 3, "chunk": 4, "across": True, "position": "alibi"},
     },
 }
 """By kind and name: further settings."""

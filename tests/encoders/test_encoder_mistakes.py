@@ -43,6 +43,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"kind": "performer", "heads": 16, "count": 4},
         "mixer.position: rope needs heads of even width, and this one is 1 wide.",
     ),
+    "xpos": (
+        {"kind": "longformer", "heads": 4, "position": "xpos"},
+        "mixer.position: unknown choice 'xpos'. Known: alibi, none, rope.",
+    ),
+    "a row has no place": (
+        {"kind": "linformer", "heads": 4, "position": "alibi"},
+        "mixer.position: unknown choice 'alibi'. Known: none, rope.",
+    ),
     "no feature": (
         {"kind": "performer", "heads": 16},
         "mixer.count: null gives no feature to heads of width 1. Give a number.",

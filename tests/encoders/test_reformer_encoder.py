@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from contract.parts import rope
+from contract.parts import rope, slope
 from contract.runs import TOLERANCE, assert_close, documents, positions_of, sample
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "single": {"heads": 2, "buckets": 2, "rounds": 2, "chunk": 1},
     "across": {"heads": 4, "buckets": 4, "rounds": 2, "chunk": 6, "across": True},
     "across-single": {"heads": 2, "buckets": 2, "rounds": 1, "chunk": 1, "across": True, "position": "none"},
+    "alibi": {"heads": 4, "buckets": 4, "rounds": 2, "chunk": 5, "position": "alibi"},
     "across-two": {"heads": 2, "buckets": 2, "rounds": 2, "chunk": 20, "across": True},
 }
 
@@ -72,13 +73,14 @@ def formula(encoder: ReformerEncoder, settings: ReformerEncoderConfig, x: Tensor
         if settings.position == "rope":
             turned = [rope(one, n, settings.base) for n, one in enumerate(turned)]
         keys = [one / (one.square().mean() + 1e-6).sqrt() / one.shape[0] ** 0.5 for one in turned]
+        fall = slope(head, heads) if settings.position == "alibi" else 0.0
         rows = []
         for n in range(x.shape[0]):
             found, sums = [], []
             for names in buckets:
                 seen = neighbours(names, n, settings.chunk, settings.across)
                 if seen:
-                    scores = torch.stack([turned[n] @ keys[m] for m in seen])
+                    scores = torch.stack([turned[n] @ keys[m] - fall * abs(n - m) for m in seen])
                     found.append(torch.softmax(scores, 0) @ v[seen, head])
                     sums.append(scores.logsumexp(0))
             rows.append(torch.softmax(torch.stack(sums), 0) @ torch.stack(found) if sums else v[n, head])

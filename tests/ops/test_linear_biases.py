@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 from contract.runs import assert_close, error
+from test_counted_layouts import LENGTH, named
 from test_hashed import layout_of as hashed_of
 from test_softmax_cost import Largest
 from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, check, draw, parts_of, plain
 from torch import Tensor
 
-from farfield.architectures.ops import backend, hashed, layouts
+from farfield.architectures.ops import backend, counted, hashed, layouts
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention, attention_definition
-from farfield.architectures.ops.counted import Counted
+from farfield.architectures.ops.counted import Blocks, Counted
 from farfield.architectures.ops.hashed import Adjacent, Hashed
 from farfield.architectures.ops.layouts import Banded, Causal, Full, Labelled, Layout, Selected
 from farfield.architectures.ops.runs import Aligned, Runs, Steps, Strided
@@ -99,11 +100,55 @@ def test_rows_of_unlike_lengths(kind: backend.Backend) -> None:
         Counted(count, Alibi.run(slopes, time, 63, 5)),
         Aligned(9, count, slopes, apart),
         Aligned(9, None, slopes, apart),
+        Aligned(9, count, slopes),
+        Aligned(9, None, slopes),
     ):
         check([Part(draw(2, 2, time, 4), draw(2, 2, 63, 4), draw(2, 2, 63, 4), layout)], kind, 1e-11)
 
 
-HASHED = ("one-label", "narrow", "past", "endless", "nobody", "own-bucket", "own-bucket-long", "across", "across-long")
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("time", [1, 9, 12, 63])
+def test_runs_that_queries_and_keys_do_not_fill(time: int, kind: backend.Backend) -> None:
+    """Queries stand where their keys do. A few keys are there for all: a softmax of one key has no gradient."""
+    q, several = draw(2, 2, time, 4), (draw(2, 2, 5, 4), draw(2, 2, 5, 4))
+    for count in (None, torch.tensor([time, time // 2 + 1])):
+        layout = Aligned(9, count, slopes_of(2))
+        column = torch.arange(time)
+        fall = slopes_of(2)[:, None, None] * (column[:, None] - column).abs()
+        expected = torch.where(Aligned(9, count).mask(time, time), -fall, -torch.inf)
+        assert torch.equal(layout.mask(time, time), expected)
+        part = Part(q, draw(2, 2, time, 4), draw(2, 2, time, 4), layout)
+        check([part, Part(q, *several, Full())], kind, 1e-11)
+
+
+def blocks(name: str, time: int) -> Blocks:
+    """With slopes: blocks by head and row, the same for all, of one column, or of longer ones in rows cut short."""
+    number, some = -(-time // LENGTH), torch.tensor([max(1, time - 3), time // 2 + 1])
+    return {
+        "own": Blocks(LENGTH, named(2, 2, number, 3), 4, some, slopes_of(2)),
+        "shared": Blocks(LENGTH, named(1, 1, number, 4), slopes=slopes_of(2)),
+        "one": Blocks(1, named(2, 1, time, 5), 1, some, slopes_of(2)),
+    }[name]
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("time", [1, 8, 9, 63, 300])
+@pytest.mark.parametrize("name", ["own", "shared", "one"])
+def test_blocks_that_are_named(name: str, time: int, kind: backend.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, the last of them ragged. A few keys are there for all, as above."""
+    monkeypatch.setattr(counted, "PIECE", 4 * LENGTH)
+    layout, q = blocks(name, time), draw(2, 2, time, 4)
+    column = torch.arange(time)
+    fall = slopes_of(2)[:, None, None] * (column[:, None] - column).abs()
+    expected = torch.where(replace(layout, slopes=None).mask(time, time), -fall, -torch.inf)
+    assert torch.equal(layout.mask(time, time), expected)
+    heads = torch.tensor([1, 1, 0])
+    assert torch.equal(layout.select(heads).mask(time, time), expected[:, heads])
+    part = Part(q, draw(2, 1, time, 4), draw(2, 1, time, 4), layout)
+    check([part, Part(q, draw(2, 1, 5, 4), draw(2, 1, 5, 4), Full())], kind, 1e-11)
+
+
+HASHED = ("one-label", "narrow", "past", "endless", "nobody", "own-bucket", "own-bucket-long", "across")
 
 
 def bucketed(name: str, time: int, dtype: torch.dtype = torch.float64) -> tuple[Part, Layout, Tensor, Tensor]:
@@ -196,10 +241,18 @@ def band(time: int) -> Layout:
     return Banded(**labels, reach=32, regular=True, alibi=alibi)
 
 
+def adjacent(time: int) -> Layout:
+    column, bucket = torch.arange(time).expand(2, -1), torch.randint(7, (2, 2, time))
+    return Adjacent(torch.zeros_like(column), bucket, 24, False, Alibi(slopes_of(2), column, column))
+
+
 BOUNDED = {
     "band": band,
     "runs": lambda time: Runs(64, 10, slopes_of(2)),
     "causal": lambda time: Causal(Alibi.run(slopes_of(2), time, time)),
+    "blocks": lambda time: Blocks(16, named(2, 2, time // 16, 4), slopes=slopes_of(2)),
+    "aligned": lambda time: Aligned(48, torch.tensor([time - 5, time]), slopes_of(2)),
+    "adjacent": lambda time: adjacent(time),
     "full": lambda time: Full(Alibi.run(slopes_of(2), time, time)),
 }
 

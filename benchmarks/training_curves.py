@@ -79,7 +79,7 @@ def table(runs: Sequence[Run]) -> Table:
     shown = Table("run", title="Training, losses in nats a token")
     for column in ("parameters", "steps", "tokens", "training loss", "validation loss", "tokens/s"):
         shown.add_column(column, justify="right")
-    for one in sorted(summary(runs), key=lambda one: one["validation_loss"] or one["loss"] or 0.0):
+    for one in summary(sorted(runs, key=_end)):
         counts = [f"{one[name]:,.0f}" for name in ("parameters", "step", "tokens")]
         losses = ["-" if one[name] is None else f"{one[name]:.3f}" for name in ("loss", "validation_loss")]
         rate = one["tokens_per_second"]
@@ -88,29 +88,43 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def draw(runs: Sequence[Run], path: Path) -> Path:
-    """A PNG of the training losses, smoothed, and the validation losses, a colour a run. Returns `path`."""
+    """A PNG of the training losses against the tokens read, smoothed, and of where each run ends, the best on top.
+
+    Returns:
+        `path`.
+    """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(10.4, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for panel, column, title in zip(panels, ("loss", "validation_loss"), ("training", "validation"), strict=True):
-        for number, run in enumerate(runs):
-            _line(panel, run, column, number)
-        panel.set(xlabel="tokens read", title=title)
+    ordered = sorted(runs, key=_end)
+    figure = Figure(figsize=(10.4, max(4.2, 1.2 + 0.22 * len(runs))), layout="constrained")
+    curves, ends = figure.subplots(1, 2, width_ratios=(3, 2))
+    for place, run in enumerate(ordered):
+        colour = colormaps["tab20"](place % 20)
+        _line(curves, run, colour, ("-", "--", ":")[place // 20 % 3])
+        ends.plot([_end(run)], [place], "o", color=colour)
+        ends.annotate(f"{_end(run):.3f}", (_end(run), place), xytext=(8, 0), textcoords="offset points", va="center")
+    curves.set(xlabel="tokens read", ylabel="training loss (nats a token)", xscale="log")
+    ends.set(xlabel="last validation loss", ylim=(len(ordered) - 0.5, -0.5))
+    ends.set_yticks(range(len(ordered)), [run.name for run in ordered])
+    ends.margins(x=0.3)
+    for panel in (curves, ends):
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("loss (nats a token)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, format="png", dpi=150)
     return path
 
 
-def _line(panel: Axes, run: Run, column: str, number: int) -> None:
-    points = [(row["tokens"], row[column]) for row in run.rows if column in row]
+def _end(run: Run) -> float:
+    """The last validation loss, or training loss where nothing was held out."""
+    return run.last("validation_loss") or run.last("loss") or 0.0
+
+
+def _line(panel: Axes, run: Run, colour: object, style: str) -> None:
+    points = [(row["tokens"], row["loss"]) for row in run.rows if "loss" in row]
     group = max(1, len(points) // SMOOTH)
     groups = [points[begin : begin + group] for begin in range(0, len(points), group)]
     tokens = [sum(x for x, _ in one) / len(one) for one in groups]
     losses = [sum(y for _, y in one) / len(one) for one in groups]
-    style = ("-", "--", ":")[number // 10 % 3]
-    panel.plot(tokens, losses, label=run.name, color=f"C{number % 10}", linestyle=style, linewidth=1.4)
+    panel.plot(tokens, losses, color=colour, linestyle=style, linewidth=1.4)

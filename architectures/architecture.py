@@ -45,7 +45,7 @@ def _check_direction(path: str, mixer: dict[str, Any], bidirectional: bool) -> N
     if kind not in other:
         return
     if kind not in own:
-        instead = f"Set bidirectional={str(not bidirectional).lower()}, or take one of: {', '.join(own)}."
+        instead = f"Set architecture.bidirectional={str(not bidirectional).lower()}, or take one of: {', '.join(own)}."
         raise ConfigError(f"{path}.kind: '{kind}' {reads} only. {instead}")
     for key in sorted(mixer.keys() - own[kind].model_fields.keys()):
         if key in other[kind].model_fields:

@@ -41,6 +41,11 @@ class EncoderSettings(Config):
         return self.source
 
     @property
+    def marks(self) -> bool:
+        """Whether `Rows.marked` says which tokens are global."""
+        return False
+
+    @property
     def longest(self) -> int | None:
         """The most tokens that a document may have; None: any number."""
         return None

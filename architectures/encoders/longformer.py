@@ -59,6 +59,10 @@ class LongformerEncoderConfig(SoftmaxEncoderSettings):
         1, ge=0, description="positions at the start of a document that are global where none are marked; 0: none ever"
     )
 
+    @property
+    def marks(self) -> bool:
+        return self.globals > 0
+
     def check(self, width: int) -> None:
         heads, _, _ = self.sizes(width)
         check_bands(self.window, self.dilation, heads)

@@ -69,7 +69,8 @@ class EncoderModel(nn.Module):
         Args:
             tokens: (B, T) int64; at padding any id.
             positions: (B, T) int64: 0 starts a document, -1 is padding; None: each row is one document.
-            marked: (B, T) bool: tokens that mixers with global tokens take for such; None: their own rule.
+            marked: (B, T) bool: tokens that are global, in place of those at the start of a document; only for layers
+                that can be told (longformer).
 
         Raises:
             ModelError: shapes that do not fit, an id outside the vocabulary, a document that does not begin here or is
@@ -95,6 +96,8 @@ class EncoderModel(nn.Module):
     def _run(self, tokens: Tensor, positions: Tensor | None, marked: Tensor | None) -> tuple[Tensor, Auxiliary]:
         """The layers on tokens whose padding, if any, has been moved behind the real tokens of its row."""
         check_tokens(tokens, positions, self.config.vocabulary)
+        if marked is not None and not any(layer.mixer.marks for layer in self.config.encoder.layers.values()):
+            raise ModelError("marked: no layer of this encoder can be told which tokens are global; longformer can.")
         if marked is not None and (marked.shape != tokens.shape or marked.dtype != torch.bool):
             raise ModelError(f"marked: {marked.dtype} of shape {tuple(marked.shape)} given, bool as tokens is needed.")
         if positions is None:
@@ -143,6 +146,8 @@ class TextEncoder(nn.Module):
         Raises:
             ModelError: no texts, or one without tokens.
         """
+        if isinstance(texts, str):
+            raise ModelError("encode: a list of texts is needed, as in encode(['The king']).")
         rows = [self.tokenizer.encode(text) for text in texts]
         tokens, positions = self._padded(rows)
         hidden = self.model.hidden(tokens, positions=positions)
@@ -157,6 +162,8 @@ class TextEncoder(nn.Module):
         """
         if self.mask >= self.config.vocabulary:
             raise ModelError("fill: this encoder has no id for a hidden token. Train it with objective=masked.")
+        if not mask:
+            raise ModelError("fill: an empty mask stands everywhere. Name one, as in fill(text, mask='?').")
         pieces = [self.tokenizer.encode(piece) for piece in text.split(mask)]
         if len(pieces) == 1:
             raise ModelError(f"fill: no {mask} in the text, so that nothing is asked for.")
@@ -169,7 +176,8 @@ class TextEncoder(nn.Module):
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Tokens and positions (B, T) of rows of ids, with padding behind them."""
         if not rows or not all(rows):
-            raise ModelError("encode: a text without tokens. An encoder needs at least one.")
+            what = "a text without tokens" if rows else "no texts"
+            raise ModelError(f"encode: {what}. An encoder needs at least one.")
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
         column = torch.arange(tokens.shape[1])

@@ -356,6 +356,8 @@ def check_tokens(tokens: Tensor, positions: Tensor | None, vocabulary: int) -> N
         raise ModelError(f"tokens: shape {tuple(tokens.shape)} given, (batch, time) with at least one is needed.")
     if positions is not None and positions.shape != tokens.shape:
         raise ModelError(f"positions: shape {tuple(positions.shape)} given for tokens of {tuple(tokens.shape)}.")
+    if positions is not None and int(positions.min()) < -1:
+        raise ModelError(f"positions: {int(positions.min())} given; -1 is padding, and nothing is below it.")
     seen = tokens if positions is None else tokens[positions >= 0]
     if seen.numel() and not 0 <= int(seen.min()) <= int(seen.max()) < vocabulary:
         raise ModelError(f"tokens: ids from 0 to {vocabulary - 1} are known, others were given.")

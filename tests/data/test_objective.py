@@ -69,7 +69,7 @@ def test_masks_are_fresh_each_time_a_batch_is_drawn() -> None:
 
 
 def test_shares_are_those_that_are_asked_for() -> None:
-    masked = source(length=128, batch=64, share=0.3, masked=0.5, random=0.25)
+    masked = source(length=128, batch=64, share=0.3, mask=0.5, random=0.25)
     batches = [masked.batch(step) for step in range(8)]
     tokens, targets = (np.stack([getattr(batch, name) for batch in batches]) for name in ("tokens", "targets"))
     chosen = targets != UNSCORED
@@ -117,10 +117,10 @@ def test_what_it_says_of_itself() -> None:
         ({"share": 0}, "objective.share: 0 given. Input should be greater than 0."),
         ({"share": 1}, "objective.share: 1 given. Input should be less than 1."),
         (
-            {"masked": 0.8, "random": 0.3},
-            "objective: masked 0.8 and random 0.3 are more than all chosen tokens (1.0).",
+            {"mask": 0.8, "random": 0.3},
+            "objective: mask 0.8 and random 0.3 are more than all chosen tokens (1.0).",
         ),
-        ({"rate": 0.1}, "objective: unknown key 'rate'. Known: kind, masked, random, share."),
+        ({"rate": 0.1}, "objective: unknown key 'rate'. Known: kind, mask, random, share."),
     ],
 )
 def test_mistakes_are_one_line(settings: dict[str, float], message: str) -> None:

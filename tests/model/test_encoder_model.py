@@ -125,6 +125,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         f"tokens: ids from 0 to {VOCABULARY - 1} are known",
     ),
     "no tokens": ({"tokens": torch.zeros(1, 0, dtype=torch.int64)}, "tokens: shape (1, 0) given"),
+    "positions below -1": (
+        {"tokens": torch.zeros(1, 3, dtype=torch.int64), "positions": torch.tensor([[0, 1, -2]])},
+        "positions: -2 given; -1 is padding, and nothing is below it.",
+    ),
     "marks of another shape": (
         {"tokens": torch.zeros(1, 3, dtype=torch.int64), "marked": torch.zeros(1, 2, dtype=torch.bool)},
         "marked: torch.bool of shape (1, 2) given",
@@ -132,11 +136,17 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_marks_are_for_layers_that_read_them() -> None:
+    marked = torch.zeros(1, 3, dtype=torch.bool)
+    with pytest.raises(ModelError, match=r"^marked: no layer of this encoder can be told"):
+        model("bigbird")(torch.zeros(1, 3, dtype=torch.int64), marked=marked)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(mistake: str) -> None:
     given, message = MISTAKES[mistake]
     with pytest.raises(ModelError) as raised:
-        model()(**given)
+        model("longformer")(**given)
     assert str(raised.value).startswith(message)
 
 
@@ -176,8 +186,12 @@ def test_nothing_to_fill_and_nothing_to_encode() -> None:
         encoder().fill("The king")
     with pytest.raises(ModelError, match=r"^encode: a text without tokens"):
         encoder().encode(["", "a"])
-    with pytest.raises(ModelError, match=r"^encode: a text without tokens"):
+    with pytest.raises(ModelError, match=r"^encode: no texts\."):
         encoder().encode([])
+    with pytest.raises(ModelError, match=r"^encode: a list of texts is needed"):
+        encoder().encode("king")
+    with pytest.raises(ModelError, match=r"^fill: an empty mask"):
+        encoder().fill("The king", mask="")
     unmasked = encoder()
     unmasked.model.config = unmasked.config.model_copy(update={"vocabulary": 257})
     with pytest.raises(ModelError, match="objective=masked"):

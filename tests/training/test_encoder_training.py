@@ -106,13 +106,13 @@ MISTAKES = {
     ),
     "a causal mixer in an encoder": (
         ["architecture=retnet", "architecture.bidirectional=true"],
-        "architecture.layers.retnet.mixer.kind: 'retnet' reads from left to right only. Set bidirectional=false, or "
-        "take one of: {encoders}.",
+        "architecture.layers.retnet.mixer.kind: 'retnet' reads from left to right only. "
+        "Set architecture.bidirectional=false, or take one of: {encoders}.",
     ),
     "an encoder's mixer in a decoder": (
         ["architecture=bigbird_encoder", "architecture.bidirectional=false"],
-        "architecture.layers.bigbird.mixer.kind: 'bigbird' is bidirectional only. Set bidirectional=true, or take one "
-        "of: {mixers}.",
+        "architecture.layers.bigbird.mixer.kind: 'bigbird' is bidirectional only. "
+        "Set architecture.bidirectional=true, or take one of: {mixers}.",
     ),
     "an encoder's setting in a decoder": (
         ["architecture=linformer", "architecture.layers.linformer.mixer.length=64"],

@@ -42,13 +42,13 @@ class MaskedConfig(Config):
 
     kind: Literal["masked"] = "masked"
     share: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are chosen, and scored")
-    masked: float = Field(0.8, ge=0, le=1, description="share of the chosen tokens that the mask replaces")
+    mask: float = Field(0.8, ge=0, le=1, description="share of the chosen tokens that the mask replaces")
     random: float = Field(0.1, ge=0, le=1, description="share of the chosen tokens that another token replaces")
 
     @model_validator(mode="after")
     def _fits(self) -> MaskedConfig:
-        if self.masked + self.random > 1:
-            raise ValueError(f"masked {self.masked} and random {self.random} are more than all chosen tokens (1.0).")
+        if self.mask + self.random > 1:
+            raise ValueError(f"mask {self.mask} and random {self.random} are more than all chosen tokens (1.0).")
         return self
 
     def vocabulary(self, tokenizer: int) -> int:
@@ -90,7 +90,7 @@ class MaskedSource:
 
     def describe(self) -> Description:
         config = self.config
-        how = f"{config.share:g} of the tokens, of which {config.masked:g} masked and {config.random:g} random"
+        how = f"{config.share:g} of the tokens, of which {config.mask:g} masked and {config.random:g} random"
         return {**self.inner.describe(), "hidden": how}
 
     def _hidden(self, batch: Batch, key: tuple[int, int, int]) -> Batch:
@@ -101,6 +101,6 @@ class MaskedSource:
         chosen = (draw < config.share) | (np.isfinite(draw) & (draw == draw.min()))
         how = generator.random(shape)
         others = generator.integers(0, vocabulary, shape)
-        tokens = np.where(chosen & (how < config.masked), vocabulary, batch.tokens)
-        tokens = np.where(chosen & (how >= config.masked) & (how < config.masked + config.random), others, tokens)
+        tokens = np.where(chosen & (how < config.mask), vocabulary, batch.tokens)
+        tokens = np.where(chosen & (how >= config.mask) & (how < config.mask + config.random), others, tokens)
         return Batch(tokens, np.where(chosen, batch.tokens, UNSCORED), batch.positions)

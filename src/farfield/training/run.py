@@ -81,6 +81,11 @@ def _check(settings: TrainSettings) -> None:
 
     Carrying states and reading streams go together; neither goes with states that cannot be read after some steps.
     """
+    if settings.training.carry and isinstance(settings.architecture, EncoderConfig):
+        raise ConfigError(
+            "training.carry: a bidirectional architecture reads whole documents and carries nothing. "
+            "Use training.carry=false."
+        )
     streams = isinstance(settings.data, TextData) and settings.data.order == "streams"
     if settings.training.carry and not streams:
         raise ConfigError(
@@ -92,13 +97,8 @@ def _check(settings: TrainSettings) -> None:
             "data.order: the rows of streams go on with a past that only a carried state knows. "
             "Use training.carry=true, or data.order=shuffled."
         )
-    if not settings.training.carry:
+    if isinstance(settings.architecture, EncoderConfig) or not settings.training.carry:
         return
-    if isinstance(settings.architecture, EncoderConfig):
-        raise ConfigError(
-            "training.carry: a bidirectional architecture reads whole documents and carries nothing. "
-            "Use training.carry=false and data.order=shuffled."
-        )
     for name, layer in settings.architecture.layers.items():
         outdated = layer.mixer.resolved().outdated()
         if outdated is not None:

@@ -84,6 +84,10 @@ class FeedForwardSettings(Config):
     def parameters(self, width: int) -> int:
         """Number of weights."""
 
+    def active(self, width: int) -> int:
+        """Number of weights that a token meets."""
+        return self.parameters(width)
+
     @abc.abstractmethod
     def flops(self, width: int) -> int:
         """Multiply-adds times two of one token."""
@@ -185,8 +189,11 @@ class MixtureConfig(FeedForwardSettings):
     def parameters(self, width: int) -> int:
         return self.experts * width * (3 * inner_width(width, self.ratio) + 1)
 
+    def active(self, width: int) -> int:
+        return width * (self.experts + self.top * 3 * inner_width(width, self.ratio))
+
     def flops(self, width: int) -> int:
-        return 2 * width * (self.experts + self.top * 3 * inner_width(width, self.ratio))
+        return 2 * self.active(width)
 
     def losses(self) -> tuple[str, ...]:
         return ("balance",)

@@ -10,6 +10,7 @@ layers:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from pydantic import Field, model_validator
@@ -50,6 +51,7 @@ class StackConfig(Config, Generic[L]):
     layers: dict[str, L]
     tied: bool = Field(True, description="whether the head shares the embedding's weights")
     epsilon: float = Field(1e-5, gt=0, description="epsilon of the norms")
+    source: str | None = Field(None, description="where the pattern was published; null: as its mixers were")
 
     @model_validator(mode="after")
     def _fits(self) -> Any:
@@ -94,8 +96,15 @@ class StackConfig(Config, Generic[L]):
 
     def parameters(self) -> int:
         """Number of weights of the layers and the last norm."""
+        return self._weights(lambda feedforward: feedforward.parameters(self.width))
+
+    def active(self) -> int:
+        """Number of those that a token meets: of a mixture, its own experts' only."""
+        return self._weights(lambda feedforward: feedforward.active(self.width))
+
+    def _weights(self, of: Callable[[FeedForwardSettings], int]) -> int:
         norms = (2 * self.depth + 1) * self.width
         return norms + sum(
-            layer.mixer.parameters(self.width, index, self.depth) + layer.feedforward.parameters(self.width)
+            layer.mixer.parameters(self.width, index, self.depth) + of(layer.feedforward)
             for index, layer in enumerate(self._stacked())
         )

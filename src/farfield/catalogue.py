@@ -13,7 +13,7 @@ from typing import Any
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.benchmarks.settings import NeedleSuite
-from farfield.compose import compose, option
+from farfield.compose import compose, group_options, option, sized
 from farfield.config import Config, read
 from farfield.memory import MemoryConfig
 from farfield.model import ModelConfig
@@ -32,22 +32,23 @@ class _One(Config):
 
 def models() -> dict[str, Any]:
     """Architectures, encoders, memories and suites, by the names that the command line takes."""
-    read_one = [(_read(name), name, text) for name, text in options("architecture").items()]
-    both = [(isinstance(config, EncoderConfig), _architecture(config, name, text)) for config, name, text in read_one]
+    told = [_architecture(name, text) for name, text in options("architecture").items()]
     found: dict[str, Any] = {
-        "architectures": [one for encodes, one in both if not encodes],
-        "encoders": [one for encodes, one in both if encodes],
+        "architectures": [one for one in told if "state_bytes" in one],
+        "encoders": [one for one in told if "state_bytes" not in one],
         "memories": [_memory(name, text) for name, text in options("memory").items() if name != "none"],
         "suites": [_suite(name, text) for name, text in options("suite").items()],
     }
     return {**found, "text": _text(found)}
 
 
-def _read(name: str) -> ArchitectureConfig:
-    return read(_One, {"architecture": option("architecture", name)}).architecture
+def _read(mapping: dict[str, Any]) -> ArchitectureConfig:
+    return read(_One, {"architecture": mapping}).architecture
 
 
-def _architecture(config: ArchitectureConfig, name: str, text: str) -> dict[str, Any]:
+def _architecture(name: str, text: str) -> dict[str, Any]:
+    mapping = option("architecture", name)
+    config = _read(mapping)
     chosen = [config.layers[layer] for layer in config.pattern]
     mixers = {layer.mixer.kind: layer.mixer for layer in chosen}
     longest = {"longest": config.longest} if isinstance(config, EncoderConfig) else {}
@@ -59,7 +60,9 @@ def _architecture(config: ArchitectureConfig, name: str, text: str) -> dict[str,
         "kinds": [layer.mixer.kind for layer in chosen],
         "feedforwards": [layer.feedforward.kind for layer in chosen],
         "forms": {kind: mixer.computed for kind, mixer in mixers.items()},
+        "source": config.source,
         "sources": {kind: mixer.published for kind, mixer in mixers.items()},
+        "sizes": {size: _weights(mapping, size) for size in group_options("size")},
         "width": config.width,
         "depth": config.depth,
         **longest,
@@ -67,8 +70,14 @@ def _architecture(config: ArchitectureConfig, name: str, text: str) -> dict[str,
     }
 
 
+def _weights(mapping: dict[str, Any], size: str) -> dict[str, int]:
+    """Weights of an architecture in one of the sizes, and those that a token meets."""
+    model = ModelConfig(architecture=_read(sized(mapping, size)), vocabulary=VOCABULARY)
+    return {"parameters": model.parameters(), "active_parameters": model.active()}
+
+
 def _memory(name: str, text: str) -> dict[str, Any]:
-    host = _read(HOST)
+    host = _read(option("architecture", HOST))
     memory = read(MemoryConfig, option("memory", name), "memory")
     declared = {"causal": memory.causal, "split_exact": memory.split_exact, "row_independent": memory.row_independent}
     costs = _costs(ModelConfig(architecture=host, memory=memory, vocabulary=VOCABULARY))
@@ -84,7 +93,7 @@ def _suite(name: str, text: str) -> dict[str, Any]:
 
 def _costs(model: ModelConfig) -> dict[str, Any]:
     """An encoder has no state, and reads no document longer than it can."""
-    told: dict[str, Any] = {"parameters": model.parameters()}
+    told: dict[str, Any] = {"parameters": model.parameters(), "active_parameters": model.active()}
     longest = model.architecture.longest if isinstance(model.architecture, EncoderConfig) else None
     lengths = sorted({length if longest is None else min(length, longest) for length in LENGTHS})
     if not isinstance(model.architecture, EncoderConfig):
@@ -96,7 +105,8 @@ def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
     """The same for a person: a line each."""
     parts = []
     for group in ("architectures", "encoders"):
-        head = [group, "mixers", "weights", "state at 4k, 128k", "work a token", "computed as", "source"]
+        head = [group, "mixers", "weights", "tiny, small, base", "state at 4k, 128k", "work a token", "computed as"]
+        head.append("source")
         head = [column for column in head if group == "architectures" or not column.startswith("state")]
         parts.append(_aligned([head, *(_cells(one) for one in found[group])]))
     head = ["memories", "weights", "state at 4k, 128k", "work a token", ""]
@@ -108,8 +118,9 @@ def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
     parts.append(_aligned([["suites", "", "", ""], *suites]))
     parts.append(
         "Chosen by architecture=name (architectures and encoders), memory=name, suite=name; what each is says\n"
-        "`farfield train --help`. State and work are those of one row after 4k and after 128k tokens, in float32;\n"
-        "of encoders, the work for one token of a document of so many, or of the longest that they read."
+        "`farfield train --help`. Weights are those of the architecture as its file has it and, in the three sizes,\n"
+        "those that a token meets; with a vocabulary of bytes. State and work are those of one row after 4k and after\n"
+        "128k tokens, in float32; of encoders, the work for one token of a document of so many, or of the longest."
     )
     return "\n\n".join(parts)
 
@@ -123,13 +134,21 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def _cells(one: Mapping[str, Any]) -> list[str]:
     """Name, mixers of the pattern, costs, how each mixer is computed, where it was published."""
+    weights, *costs = _cost_cells(one)
     return [
         one["name"],
         _mixers(one),
-        *_cost_cells(one),
+        weights,
+        ", ".join(_count(size["active_parameters"]) for size in _by_weight(one["sizes"])),
+        *costs,
         "; ".join(dict.fromkeys(one["forms"].values())),
-        ", ".join(dict.fromkeys(one["sources"].values())),
+        one["source"] or ", ".join(dict.fromkeys(one["sources"].values())),
     ]
+
+
+def _by_weight(sizes: Mapping[str, Mapping[str, int]]) -> list[Mapping[str, int]]:
+    """The sizes from the smallest on."""
+    return sorted(sizes.values(), key=lambda size: size["parameters"])
 
 
 def _mixers(one: Mapping[str, Any]) -> str:
@@ -145,8 +164,13 @@ def _cost_cells(one: Mapping[str, Any]) -> list[str]:
     states = [_scaled(value, 1024, ("Ki", "Mi", "Gi")) + "B" for value in one.get("state_bytes", {}).values()]
     work = [_scaled(value, 1000, ("k", "M", "G", "T")) + "FLOP" for value in one["flops_per_token"].values()]
     limit = f" (at most {one['longest']:,} tokens)" if one.get("longest") else ""
-    weights = _scaled(one["parameters"], 1000, ("k", "M", "G", "T"))
+    weights, active = (_count(one[key]) for key in ("parameters", "active_parameters"))
+    weights = weights if weights == active else f"{weights} ({active} active)"
     return [weights, *([", ".join(states)] if states else []), ", ".join(work) + limit]
+
+
+def _count(value: float) -> str:
+    return _scaled(value, 1000, ("k", "M", "G", "T"))
 
 
 def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:

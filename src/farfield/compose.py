@@ -36,7 +36,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no type
 
 from farfield.config import ConfigError, printable, unknown
 
-__all__ = ["CONFIGS", "combinations", "compose", "group_options", "option", "show", "sweep"]
+__all__ = ["CONFIGS", "combinations", "compose", "group_options", "option", "show", "sized", "sweep"]
 
 CONFIGS = Path(__file__).parent / "configs"
 PACKAGE = "farfield.configs"
@@ -80,6 +80,15 @@ def option(group: str, name: str, words: Sequence[str] = ()) -> Any:
     within = [f"{'~' if word.startswith('~') else '++'}{group}.{word.lstrip('+~')}" for word in words]
     with _hydra(group):
         return _plain(group, hydra_compose(f"{group}/{name}", within), {}).get(group)
+
+
+def sized(architecture: dict[str, Any], size: str) -> dict[str, Any]:
+    """The settings of an architecture (as `option` gives them) in one of the sizes."""
+    content = OmegaConf.to_container(OmegaConf.load(CONFIGS / "size" / f"{size}.yaml"))
+    assert isinstance(content, dict)
+    mapping = {**architecture, **{str(key): value for key, value in content.items()}}
+    _whole_patterns(mapping)
+    return mapping
 
 
 def combinations(verb: str, words: Sequence[str], folder: Path | None = None) -> list[dict[str, Any]]:

@@ -89,6 +89,10 @@ class ModelConfig(Config):
         gates = sum(keyed.sizes(self.architecture.width)[0] for _, keyed in self._remembering() if self._gated())
         return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + gates
 
+    def active(self) -> int:
+        """Number of weights that a token meets: all but those of other experts."""
+        return self.parameters() - self.architecture.parameters() + self.architecture.active()
+
     def state_bytes(self, tokens: int, element: int = 4) -> int:
         """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number; 0 for an encoder."""
         if isinstance(self.architecture, EncoderConfig):

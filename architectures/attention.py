@@ -41,7 +41,7 @@ from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = ["Attention", "AttentionConfig", "AttentionState", "banded", "columns", "located"]
+__all__ = ["Attention", "AttentionConfig", "AttentionState", "banded", "columns", "located", "opens"]
 
 
 class AttentionConfig(KeyedSettings):
@@ -187,4 +187,22 @@ def banded(
     regular = rows.plain and valid is None
     some = slice(0, 1) if regular else slice(None)
     alibi = None if slopes is None else Alibi(slopes, rows.positions[some], position[some])
-    return Banded(rows.positions, query_document, position, document, reach, dilation, first, regular, ahead, alibi)
+    found = rows.positions, query_document, position, document, reach, dilation, first, regular, ahead, alibi
+    return Banded(*found, opens(rows, past))
+
+
+def opens(rows: Rows, past: int) -> list[int] | None:
+    """Of each query the first of the key columns [past, call] that its document has in any row; None where all are one.
+
+    A compiled graph would be made anew for every packing: there each query looks at all columns before its own.
+    """
+    if rows.plain or torch.compiler.is_compiling():
+        return None
+
+    def make() -> list[int]:
+        own = torch.arange(rows.time, device=rows.device)
+        first = torch.where(rows.document > 0, past + own - rows.positions, 0)
+        found: list[int] = torch.where(rows.real, first, past + own).amin(0).tolist()
+        return found
+
+    return rows.once(("opens", past), make)

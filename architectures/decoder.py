@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from farfield.architectures import FeedForwardConfig, MixerConfig
-from farfield.architectures.feedforward import Auxiliary, SwiGLUConfig
+from farfield.architectures.feedforward import Auxiliary, NoFeedForward, SwiGLUConfig
 from farfield.architectures.mixer import Mixer
 from farfield.architectures.rows import Rows
 from farfield.architectures.stack import StackConfig
@@ -46,12 +46,14 @@ class Layer(nn.Module):
         super().__init__()
         self.mixer_norm = nn.RMSNorm(width, eps=epsilon)
         self.mixer = mixer
-        self.feedforward_norm = nn.RMSNorm(width, eps=epsilon)
+        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else nn.RMSNorm(width, eps=epsilon)
         self.feedforward = feedforward
 
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State, Auxiliary]:
         mixed, state = self.mixer(self.mixer_norm(x), rows, state)
         x = x + mixed
+        if self.feedforward_norm is None:
+            return x, state, Auxiliary()
         more, auxiliary = self.feedforward(self.feedforward_norm(x), rows)
         return x + more, state, auxiliary
 

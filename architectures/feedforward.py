@@ -2,6 +2,7 @@
 
     SwiGLU    y = W_2 (silu(x W_1) * x W_3)                  Shazeer, https://arxiv.org/abs/2002.05202
     GELU      y = W_2 gelu(x W_1)                            Vaswani et al., Hendrycks and Gimpel
+    none      the layer is its mixer alone, as in the papers of Mamba, Mamba-2 and gated state spaces
     mixture   y = sum_{e in top-k of p} p_e SwiGLU_e(x)      p = softmax(x W_r): https://arxiv.org/abs/2401.04088
 
 The router of a mixture is kept balanced by the loss E sum_e f_e P_e over the real tokens, where f_e is how often expert
@@ -34,6 +35,8 @@ __all__ = [
     "GELUConfig",
     "MixtureConfig",
     "MixtureOfExperts",
+    "NoFeedForward",
+    "NoFeedForwardConfig",
     "SwiGLU",
     "SwiGLUConfig",
 ]
@@ -71,6 +74,11 @@ class FeedForward(nn.Module, abc.ABC):
 
 class FeedForwardSettings(Config):
     """What the settings of a feed-forward tell without building it."""
+
+    @property
+    def absent(self) -> bool:
+        """Whether the layer has none, nor the norm before it."""
+        return False
 
     @abc.abstractmethod
     def check(self, width: int) -> None:
@@ -253,4 +261,35 @@ class MixtureOfExperts(FeedForward):
         return Auxiliary({"balance": loss}, {"load": (frequency / self.config.top).detach()})
 
 
-FeedForwardConfig = Annotated[SwiGLUConfig | GELUConfig | MixtureConfig, Field(discriminator="kind")]
+class NoFeedForwardConfig(FeedForwardSettings):
+    """No feed-forward: the layer is its mixer alone."""
+
+    kind: Literal["none"] = "none"
+
+    @property
+    def absent(self) -> bool:
+        return True
+
+    def check(self, width: int) -> None:
+        """Every width fits."""
+
+    def build(self, width: int) -> NoFeedForward:
+        return NoFeedForward()
+
+    def parameters(self, width: int) -> int:
+        return 0
+
+    def flops(self, width: int) -> int:
+        return 0
+
+
+class NoFeedForward(FeedForward):
+    """Adds nothing to the residual stream; layers do not call it."""
+
+    def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:
+        return torch.zeros_like(x), Auxiliary()
+
+
+FeedForwardConfig = Annotated[
+    SwiGLUConfig | GELUConfig | MixtureConfig | NoFeedForwardConfig, Field(discriminator="kind")
+]

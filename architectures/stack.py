@@ -103,8 +103,9 @@ class StackConfig(Config, Generic[L]):
         return self._weights(lambda feedforward: feedforward.active(self.width))
 
     def _weights(self, of: Callable[[FeedForwardSettings], int]) -> int:
-        norms = (2 * self.depth + 1) * self.width
+        layers = self._stacked()
+        norms = (1 + sum(1 if layer.feedforward.absent else 2 for layer in layers)) * self.width
         return norms + sum(
             layer.mixer.parameters(self.width, index, self.depth) + of(layer.feedforward)
-            for index, layer in enumerate(self._stacked())
+            for index, layer in enumerate(layers)
         )

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from farfield.architectures import FeedForwardConfig
 from farfield.architectures.encoders import Encoder, EncoderMixerConfig
-from farfield.architectures.feedforward import Auxiliary, GELUConfig
+from farfield.architectures.feedforward import Auxiliary, GELUConfig, NoFeedForward
 from farfield.architectures.rows import Rows
 from farfield.architectures.stack import StackConfig
 from farfield.config import Config
@@ -50,11 +50,13 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.mixer_norm = nn.RMSNorm(width, eps=epsilon)
         self.mixer = mixer
-        self.feedforward_norm = nn.RMSNorm(width, eps=epsilon)
+        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else nn.RMSNorm(width, eps=epsilon)
         self.feedforward = feedforward
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:
         x = x + self.mixer.encode(self.mixer_norm(x), rows)
+        if self.feedforward_norm is None:
+            return x, Auxiliary()
         more, auxiliary = self.feedforward(self.feedforward_norm(x), rows)
         return x + more, auxiliary
 

@@ -15,7 +15,7 @@ Shapes: B batch, H heads, T queries, S keys, D width of a head, N selected keys.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -188,7 +188,8 @@ class Banded:
     columns in this distance of its own: work and memory are linear in T for a fixed reach. Positions (B, T) and (B, S)
     count inside a document; documents (B, T) and (B, S) are ids, -1 for a key that nobody sees. `reach` None: without
     limit. Keys whose position is below `first` are left to another part. `regular` says that all rows are single runs
-    without padding, so that one mask serves all rows and blocks.
+    without padding, so that one mask serves all rows and blocks. `opens` says for each query the first column that it
+    may need in any row: of packed documents, none before its own is looked at.
     """
 
     query_position: Tensor
@@ -201,6 +202,7 @@ class Banded:
     regular: bool = False
     ahead: int = 0
     alibi: Alibi | None = None
+    opens: Sequence[int] | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
         return self._mask(slice(0, time), slice(0, keys))
@@ -224,6 +226,8 @@ class Banded:
         for begin in range(0, time, block):
             end = min(begin + block, time)
             low = 0 if self.reach is None else max(0, past + begin - self.reach)
+            if self.opens is not None:
+                low = max(low, min(self.opens[begin:end]))
             high = past + end + max(self.ahead, 0)
             at, columns = slice(begin, end), slice(low, min(high, keys))
             inner = self.regular and end - begin == block and low > 0 and high <= keys

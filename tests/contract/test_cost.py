@@ -6,6 +6,8 @@ of them. Both are the same on every machine.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from contract.runs import in_calls, sample, whole
 from contract.subjects import SUBJECTS, Subject
+from farfield.architectures import Rows, build_mixer
+from farfield.architectures.ops import attention as op
+from farfield.architectures.ops.backend import choose
 from farfield.architectures.ops.layouts import DENSE
 
 SHORT = 2048
@@ -47,6 +52,32 @@ def made(subject: Subject, length: int) -> Made:
     with Made() as counted:
         in_calls(mixer, x, cotangent, whole(1, length))
     return counted
+
+
+class Pairs:
+    """A kernel that counts the pairs of a query and a key that it is handed."""
+
+    name, whole = "pairs", False
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def forward(self, q: Tensor, k: Tensor, *rest: Any) -> Any:
+        self.count += q.shape[0] * q.shape[2] * k.shape[2]
+        return choose(q, "blocked").forward(q, k, *rest)
+
+
+@pytest.mark.parametrize("settings", [{"kind": "attention"}, {"kind": "sparse", "pattern": "strided", "stride": 32}])
+def test_packed_documents_look_at_nothing_before_them(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen in a row are at most a quarter of the pairs of a whole row without a pattern, in whatever rows."""
+    pairs, mixer = Pairs(), build_mixer(settings, 64)
+    monkeypatch.setattr(op, "choose", lambda q, backend: pairs)
+    positions = torch.cat([torch.arange(128)] * 16)[None]
+    with torch.no_grad():
+        mixer(torch.randn(1, SHORT, 64), Rows.at(positions), mixer.start(1))
+    assert 0 < pairs.count <= SHORT * SHORT / 4
 
 
 def test_some_kinds_claim_it() -> None:

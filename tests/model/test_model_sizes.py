@@ -13,12 +13,38 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from farfield.architectures.longformer import LongformerConfig
 from farfield.config import read
+from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel, ModelConfig
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameters(name: str) -> None:
     assert sum(p.numel() for p in model_of(name).parameters()) == config_of(name).parameters()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_layers_without_a_feedforward(bidirectional: bool) -> None:
+    """As Mamba is published: no weights, no norm, no work, and every weight that is there gets a gradient."""
+    layer = {"mixer": {"kind": "attention", "heads": 2}, "feedforward": {"kind": "none"}}
+    architecture = {"width": 16, "depth": 2, "pattern": ["layer"], "layers": {"layer": layer}}
+    config = read(
+        ModelConfig, {"architecture": {**architecture, "bidirectional": bidirectional}, "vocabulary": VOCABULARY}
+    )
+    model = EncoderModel(config) if bidirectional else LanguageModel(config)
+    assert sum(p.numel() for p in model.parameters()) == config.parameters() == config.active()
+    assert not any("feedforward" in name for name, _ in model.named_parameters())
+    tokens = torch.randint(0, VOCABULARY, (2, 9))
+    gradients = torch.autograd.grad(model.loss(tokens, tokens).total, list(model.parameters()))
+    assert all(gradient.any() for gradient in gradients)
+
+
+def test_a_token_meets_its_own_experts_only() -> None:
+    layer = {"mixer": {"kind": "attention", "heads": 2}, "feedforward": {"kind": "moe", "experts": 8, "top": 2}}
+    architecture = {"width": 16, "depth": 2, "pattern": ["layer"], "layers": {"layer": layer}}
+    config = read(ModelConfig, {"architecture": architecture, "vocabulary": VOCABULARY})
+    feedforward = LanguageModel(config).decoder.layers[0].feedforward
+    idle = sum(p[2:].numel() for p in (feedforward.up, feedforward.down))
+    assert config.parameters() - config.active() == 2 * idle
 
 
 def test_an_untied_head_has_weights_of_its_own() -> None:

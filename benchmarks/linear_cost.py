@@ -186,7 +186,7 @@ def _keep_what_is_freed() -> None:
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def _work(module: nn.Module, layer: Layer, length: int) -> Work:

@@ -274,7 +274,15 @@ def test_models_as_json_and_for_a_person(capsys: pytest.CaptureFixture[str]) -> 
     lines = [line.split()[0] for line in told.splitlines() if line]
     assert all(lines.count(one["name"]) >= 1 for group in found.values() for one in group)
     assert all(one["summary"] in told for group in ("memories", "suites") for one in found[group])
-    assert next(line for line in told.splitlines() if line.startswith("jamba ")).split("  ")[-1].count("arxiv.org") == 2
+    line = {name: next(line for line in told.splitlines() if line.startswith(f"{name} ")) for name in by_name}
+    assert line["jamba"].endswith("arxiv.org/abs/2403.19887")
+    assert line["retnet_hybrid"].count("arxiv.org") == 2
+    assert "active" in line["glam"]
+    for one in found["architectures"] + found["encoders"]:
+        weights = [one["sizes"][size]["active_parameters"] for size in ("tiny", "small", "base")]
+        assert weights == sorted(weights)
+        assert 20e6 < weights[1] < 40e6
+        assert 75e6 < weights[2] < 175e6
 
 
 def test_it_prints_what_hydra_composes(capsys: pytest.CaptureFixture[str]) -> None:

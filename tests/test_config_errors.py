@@ -30,6 +30,10 @@ COMPOSING = {
         [*TRAIN, "-m", "size=tiny,hueg"],
         "size: unknown option 'hueg'. Known: base, small, tiny.",
     ),
+    "a setting of nothing": (
+        [*TRAIN, "objective.share=0.3"],
+        "objective.share=0.3: no objective is chosen. Add objective=<name>. Known: masked, next_token.",
+    ),
     "several options": (
         [*TRAIN, "size=[tiny,base]"],
         "size=[tiny,base]: one option at a time. Known: base, small, tiny.",

@@ -201,9 +201,11 @@ def _prepare(
         raise ConfigError(f"--config-dir {folder}: no such folder.")
     keys, groups = _known(verb)
     search = [f"hydra.searchpath=[{json.dumps(f'file://{folder.resolve()}', ensure_ascii=False)}]"] if folder else []
+    chosen = {re.split(r"[@=]", word.lstrip("+~"))[0] for word in words}
     for word in words:
         _require_known(verb, word, keys | groups.keys())
         override = _parse(word, loader)
+        _require_chosen(word, override, groups, chosen, folder)
         if override.is_sweep_override() and not several:
             raise ConfigError(f"{word}: several values. Add -m to run each; [a,b] is a list, and quotes make a text.")
         if override.is_hydra_override():
@@ -220,6 +222,16 @@ def _require_known(verb: str, word: str, known: Set[str]) -> None:
     key = re.split(r"[./@:=]", word.lstrip("+~"))[0]
     if key not in known and not re.match(r"[+~]*hydra[./]", word):
         raise ConfigError(f"{verb}: " + unknown("unknown key", key, known) + ASKED * ("question" in known))
+
+
+def _require_chosen(
+    word: str, override: Override, groups: Mapping[str, object], chosen: Set[str], folder: Path | None
+) -> None:
+    """Raises a ConfigError if `word` sets a key of a group that has no option by default, and none was chosen."""
+    group, _, key = override.key_or_group.partition(".")
+    if key and key != "kind" and group in groups and groups[group] is None and not chosen & {group, f"{group}.kind"}:
+        options = group_options(group, folder)
+        raise ConfigError(f"{word}: no {group} is chosen. Add {group}=<name>. Known: {', '.join(options)}.")
 
 
 def _chosen(word: str, override: Override, default: object, folder: Path | None) -> list[str]:

@@ -142,7 +142,7 @@ def _line(mistakes: Sequence[Any], kind: type[pydantic.BaseModel], mapping: Mapp
             tags = mistake["ctx"]["expected_tags"].replace("'", "").split(", ")
             return f"{where}: " + unknown("unknown kind", str(mistake["ctx"]["tag"]), tags)
         case "union_tag_not_found":
-            return f"{where}: 'kind' is missing. Choose one first, as by {where}=<option>, or set {where}.kind."
+            return f"{where}: 'kind' is missing."
         case "literal_error" | "enum":
             choices = mistake["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             return f"{where}: " + unknown("unknown choice", str(mistake["input"]), choices)

@@ -69,7 +69,6 @@ class BigBirdEncoder(SoftmaxEncoder):
         self.config, self.layer = config, layer
         self.block, self.globals = config.block, config.globals
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what is seen depends on the lengths of documents
     def attend(self, heads: Heads, x: Tensor, rows: Rows) -> Tensor:
         q, k, v, prefix = heads.queries, heads.keys, heads.values, min(self.globals, rows.time)
         real = count(rows)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -71,7 +70,6 @@ class DilatedEncoder(SoftmaxEncoder):
         super().__init__(config, width)
         self.groups = branch_groups(config.branches, config.offsets, self.heads)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what is seen depends on the lengths of documents
     def attend(self, heads: Heads, x: Tensor, rows: Rows) -> Tensor:
         parts = [self._part(group, heads, rows) for group in self.groups if group.offset < rows.time]
         return attention(parts, self.scale, self.backend)[0]

@@ -86,7 +86,8 @@ class SoftmaxEncoder(Encoder):
         """
 
     def encode(self, x: Tensor, rows: Rows) -> Tensor:
-        return each_document(x, rows, self._mix)
+        found: Tensor = each_document(x, rows, self._mix)
+        return found
 
     def _mix(self, x: Tensor, rows: Rows) -> Tensor:
         heads, _ = self.projection.split(x, rows, None)

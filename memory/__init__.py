@@ -7,7 +7,16 @@ key-value memory are yaml files alone.
 from __future__ import annotations
 
 from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
+from farfield.memory.settings import MemorySettings, MixerMemory, StackMemory, Wrapped
 
-__all__ = ["KeyValueMemoryConfig", "MemoryConfig", "WithMemory"]
+__all__ = [
+    "KeyValueMemoryConfig",
+    "MemoryConfig",
+    "MemorySettings",
+    "MixerMemory",
+    "StackMemory",
+    "WithMemory",
+    "Wrapped",
+]
 
 MemoryConfig = KeyValueMemoryConfig

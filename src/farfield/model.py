@@ -19,14 +19,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from farfield.architectures import KeyedMixer, KeyedSettings, Mixer, MixerSettings, Rows, State, mixer_kinds
+from farfield.architectures import KeyedSettings, Mixer, MixerSettings, Rows, State, mixer_kinds
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.decoder import Decoder, DecoderConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
 from farfield.config import Config, ModelError
-from farfield.memory import MemoryConfig, WithMemory
+from farfield.memory import MemoryConfig, MixerMemory, StackMemory
 
 __all__ = [
     "LanguageModel",
@@ -86,8 +86,7 @@ class ModelConfig(Config):
     def parameters(self) -> int:
         """Number of weights."""
         embedding = self.vocabulary * self.architecture.width
-        gates = sum(keyed.sizes(self.architecture.width)[0] for _, keyed in self._remembering() if self._gated())
-        return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + gates
+        return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + self._own()
 
     def active(self) -> int:
         """Number of weights that a token meets: all but those of other experts."""
@@ -97,55 +96,70 @@ class ModelConfig(Config):
         """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number; 0 for an encoder."""
         if isinstance(self.architecture, EncoderConfig):
             return 0
-        architecture, memory = self.architecture, self.memory
-        width, depth = architecture.width, architecture.depth
-        remembering = dict(self._remembering())
-        total = 8  # the position
-        for index in range(depth):
-            near = tokens
-            if memory is not None and index in remembering and remembering[index].reach(index, depth) is None:
-                near = (tokens - 1) % memory.segment + 1 if tokens else 0
-            total += architecture.layer(index).mixer.state_bytes(width, near, index, depth, element)
-            if memory is not None and index in remembering:
-                _, kv_heads, head_width = remembering[index].sizes(width)
-                total += memory.state_bytes(kv_heads, head_width, tokens, element)
-        return total
+        architecture, position = self.architecture, 8
+        if isinstance(self.memory, StackMemory):
+            return position + self.memory.state_bytes(architecture, tokens, element)
+        width, depth, around = architecture.width, architecture.depth, dict(self._around())
+        return position + sum(
+            around[index].state_bytes(mixer, width, tokens, index, depth, element)
+            if index in around
+            else mixer.state_bytes(width, tokens, index, depth, element)
+            for index, mixer in _mixers(architecture)
+        )
 
     def flops(self, tokens: int) -> int:
         """Multiply-adds times two of decoding one token after `tokens` others, the head included.
 
         For an encoder, those of one token of a document of `tokens` tokens.
         """
+        head = 2 * self.vocabulary * self.architecture.width
         if isinstance(self.architecture, EncoderConfig):
-            return 2 * self.vocabulary * self.architecture.width + _encoding(self.architecture, tokens)
-        architecture, memory = self.architecture, self.memory
-        width, depth = architecture.width, architecture.depth
-        remembering = dict(self._remembering())
-        total = 2 * self.vocabulary * width
-        for index in range(depth):
-            layer, near = architecture.layer(index), tokens
-            if memory is not None and index in remembering and remembering[index].reach(index, depth) is None:
-                near = tokens % memory.segment
-            total += layer.mixer.flops(width, near, index, depth) + layer.feedforward.flops(width)
-            if memory is not None and index in remembering:
-                heads, _, head_width = remembering[index].sizes(width)
-                total += memory.flops(heads, head_width, tokens)
-        return total
+            return head + _encoding(self.architecture, tokens)
+        architecture = self.architecture
+        if isinstance(self.memory, StackMemory):
+            return head + self.memory.flops(architecture, tokens)
+        width, depth, around = architecture.width, architecture.depth, dict(self._around())
+        return head + sum(
+            architecture.layer(index).feedforward.flops(width)
+            + (
+                around[index].flops(mixer, width, tokens, index, depth)
+                if index in around
+                else mixer.flops(width, tokens, index, depth)
+            )
+            for index, mixer in _mixers(architecture)
+        )
 
     def memory_from(self) -> int | None:
         """Length in tokens from which on a document reads the memory; None without one."""
         if self.memory is None:
             return None
-        depth, segment = self.decoder.depth, self.memory.segment
-        reaches = [keyed.reach(index, depth) for index, keyed in self._remembering()]
-        return min(max(segment, 0 if reach is None else reach + 1) for reach in reaches) + 1
+        if isinstance(self.memory, StackMemory):
+            return self.memory.begins(self.decoder)
+        mixers = dict(_mixers(self.decoder))
+        return min(memory.begins(mixers[index], index, self.decoder.depth) for index, memory in self._around())
 
-    def _gated(self) -> bool:
-        return self.memory is not None and self.memory.combine == "gate"
+    def _own(self) -> int:
+        """Number of the memory's own weights."""
+        if self.memory is None:
+            return 0
+        if isinstance(self.memory, StackMemory):
+            return self.memory.parameters(self.decoder)
+        mixers, architecture = dict(_mixers(self.decoder)), self.decoder
+        return sum(
+            memory.parameters(mixers[index], architecture.width, index, architecture.depth)
+            for index, memory in self._around()
+        )
 
-    def _remembering(self) -> list[tuple[int, KeyedSettings]]:
-        """Layers with a memory, and the settings of their mixers."""
-        return [] if self.memory is None else _keyed(self.decoder, self.memory)
+    def _around(self) -> list[tuple[int, MixerMemory]]:
+        """Layers with a memory around their mixers, and that memory."""
+        if not isinstance(self.memory, MixerMemory):
+            return []
+        return [(index, self.memory) for index in _places(self.decoder, self.memory)]
+
+
+def _mixers(architecture: DecoderConfig) -> list[tuple[int, MixerSettings]]:
+    """The settings of the mixers from bottom to top."""
+    return [(index, architecture.layer(index).mixer.resolved()) for index in range(architecture.depth)]
 
 
 def _encoding(architecture: EncoderConfig, tokens: int) -> int:
@@ -168,25 +182,28 @@ def check_memory(architecture: ArchitectureConfig, memory: MemoryConfig | None) 
             "Use memory=none."
         )
     try:
-        for index, mixer in _keyed(architecture, memory):
-            memory.check(mixer.reach(index, architecture.depth))
+        if isinstance(memory, StackMemory):
+            memory.check(architecture)
+            return
+        mixers = dict(_mixers(architecture))
+        for index in _places(architecture, memory):
+            memory.check(mixers[index], architecture.width, index, architecture.depth)
     except ValueError as error:
         raise ValueError(f"memory.{error}") from None
 
 
-def _keyed(architecture: DecoderConfig, memory: MemoryConfig) -> list[tuple[int, KeyedSettings]]:
-    """The layers that get the memory: of those it names, the ones with softmax attention."""
-    kinds = {index: architecture.layer(index).mixer.resolved() for index in memory.places(architecture.depth)}
-    keyed: list[tuple[int, KeyedSettings]] = [
-        (index, mixer) for index, mixer in kinds.items() if isinstance(mixer, KeyedSettings)
-    ]
-    if not keyed or (memory.layers != "all" and len(keyed) < len(kinds)):
-        other = next(_kind(mixer) for mixer in kinds.values() if not isinstance(mixer, KeyedSettings))
+def _places(architecture: DecoderConfig, memory: MixerMemory) -> list[int]:
+    """The layers that get the memory: of those it names, the ones whose mixers it can stand around."""
+    mixers = dict(_mixers(architecture))
+    named = memory.places(architecture.depth)
+    found = [index for index in named if memory.fits(mixers[index])]
+    if not found or (memory.layers != "all" and len(found) < len(named)):
+        other = next(_kind(mixers[index]) for index in named if not memory.fits(mixers[index]))
         fit = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
         raise ValueError(
             f"name: '{memory.name}' needs layers with softmax attention, not '{other}'. Kinds that have it: {fit}."
         )
-    return keyed
+    return found
 
 
 def _kind(mixer: MixerSettings) -> str:
@@ -237,6 +254,8 @@ class LanguageModel(nn.Module):
         architecture = config.decoder
         self.embedding = nn.Embedding(config.vocabulary, architecture.width)
         self.decoder = Decoder(architecture, self._mixer)
+        if isinstance(config.memory, StackMemory):
+            self.decoder = config.memory.build(self.decoder, architecture)
         self.output = None if architecture.tied else nn.Linear(architecture.width, config.vocabulary, bias=False)
         self.reset_parameters()
 
@@ -245,11 +264,9 @@ class LanguageModel(nn.Module):
         architecture, memory = self.config.decoder, self.config.memory
         settings = architecture.layer(index).mixer.resolved()
         mixer = settings.build(architecture.width, index, architecture.depth)
-        if memory is None or index not in dict(_keyed(architecture, memory)):
+        if not isinstance(memory, MixerMemory) or index not in _places(architecture, memory):
             return mixer
-        assert isinstance(mixer, KeyedMixer)
-        assert isinstance(settings, KeyedSettings)
-        return WithMemory(mixer, memory, settings.sizes(architecture.width)[0])
+        return memory.build(mixer, settings, architecture.width)
 
     def reset_parameters(self) -> None:
         """Logits begin with variance 1: the head sees normalised vectors."""

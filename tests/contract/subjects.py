@@ -16,7 +16,7 @@ import torch
 from contract import families
 from farfield.architectures import KeyedMixer, Mixer, MixerSettings, build_mixer, mixer_kinds
 from farfield.architectures.external import ExternalConfig
-from farfield.memory import KeyValueMemoryConfig, WithMemory
+from farfield.memory import KeyValueMemoryConfig, MixerMemory
 from farfield.model import ModelConfig
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
@@ -75,7 +75,7 @@ class Subject:
     name: str
     settings: MixerSettings
     width: int
-    memory: KeyValueMemoryConfig | None = None
+    memory: MixerMemory | None = None
     layer: int = 0
     depth: int = 1
 
@@ -90,8 +90,7 @@ class Subject:
         torch.manual_seed(1)
         mixer = settings.build(self.width, self.layer, self.depth)
         if self.memory is not None:
-            assert isinstance(mixer, KeyedMixer)
-            mixer = WithMemory(mixer, self.memory, mixer.heads)
+            mixer = self.memory.build(mixer, self.settings, self.width)
         with torch.no_grad():
             for parameter in mixer.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape)

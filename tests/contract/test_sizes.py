@@ -8,16 +8,16 @@ import torch
 from contract.cases import DTYPES, clause
 from contract.runs import in_calls, positions_of, sample, whole
 from contract.subjects import SUBJECTS, Subject
-from farfield.architectures import KeyedMixer, MixerSettings, build_mixer, mixer_kinds
+from farfield.architectures import MixerSettings, build_mixer, mixer_kinds
 from farfield.config import ConfigError
-from farfield.memory import WithMemory
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_11_parameters_are_as_many_as_the_settings_say(subject: Subject) -> None:
     built = sum(parameter.numel() for parameter in subject.build().parameters())
-    gates = subject.build().mixer.heads if subject.memory and subject.memory.combine == "gate" else 0
-    assert built == subject.settings.parameters(subject.width, subject.layer, subject.depth) + gates
+    place = subject.width, subject.layer, subject.depth
+    own = subject.memory.parameters(subject.settings, *place) if subject.memory else 0
+    assert built == subject.settings.parameters(*place) + own
 
 
 @clause(dtype=(*DTYPES, torch.bfloat16), packed=(False, True))
@@ -40,8 +40,7 @@ def test_fresh_weights_depend_on_the_seed_alone_and_give_sensible_sizes(subject:
         mixer = subject.settings.build(subject.width, subject.layer, subject.depth)
         if subject.memory is None:
             return mixer
-        assert isinstance(mixer, KeyedMixer)
-        return WithMemory(mixer, subject.memory, mixer.heads)
+        return subject.memory.build(mixer, subject.settings, subject.width)
 
     first, second = fresh(), fresh()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contract.runs import Outcome, assert_close, cut, in_calls, positions_of, sample, through, whole
+from contract.subjects import settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
@@ -91,9 +92,9 @@ def test_a_segment_beyond_the_window_would_lose_tokens() -> None:
     full.load_state_dict(longformer.state_dict())
     config = KeyValueMemoryConfig(segment=9, **EVERYTHING)
     with pytest.raises(ValueError, match=r"^segment: 9 is longer than the window of 7 tokens allows; .* At most 8\.$"):
-        config.check(longformer.reach)
-    config.check(8)
-    config.check(None)
+        config.check(settings_of("longformer", heads=HEADS, window=7), WIDTH, 0, 1)
+    config.check(settings_of("longformer", heads=HEADS, window=8), WIDTH, 0, 1)
+    config.check(settings_of("attention", heads=HEADS), WIDTH, 0, 1)
     x, _ = sample(1, 40, WIDTH, torch.float64)
     with torch.no_grad():
         found, _ = through(WithMemory(longformer, config, HEADS), x, whole(1, 40))

@@ -55,6 +55,7 @@ def mapping(pattern: list[str], depth: int, tied: bool = True, memory: Any = Non
     """The settings of a model as a configuration file gives them."""
     layers = {name: LAYERS[name] for name in pattern}
     architecture = {"width": width, "depth": depth, "pattern": pattern, "layers": layers, "tied": tied}
+    memory = memory and {"kind": "key_value", **memory}
     return {"architecture": architecture, "memory": memory, "vocabulary": VOCABULARY}
 
 

@@ -16,7 +16,8 @@ import torch
 from contract import families
 from farfield.architectures import KeyedMixer, Mixer, MixerSettings, build_mixer, mixer_kinds
 from farfield.architectures.external import ExternalConfig
-from farfield.memory import KeyValueMemoryConfig, MixerMemory
+from farfield.config import Config, read
+from farfield.memory import KeyValueMemoryConfig, MemoryConfig, MixerMemory
 from farfield.model import ModelConfig
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
@@ -66,6 +67,10 @@ POSITIONED = {"alibi": {"position": "alibi"}, "xpos": {"position": "xpos", "scal
 """By name: positions of the mixers in `AROUND`, around which the memories in `OF_POSITIONS` are put too."""
 
 OF_POSITIONS = ("joint-none", "joint-original", "gate-original")
+
+
+class _Memory(Config):
+    memory: MemoryConfig
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,17 @@ def _around(called: str, memory: str, settings: MixerSettings, width: int) -> Su
     return Subject(f"{called}+{memory}", settings, width, KeyValueMemoryConfig(**values))
 
 
+def _own() -> list[Subject]:
+    """The memories of the families, around the kinds of mixers that they name."""
+    found = []
+    for name, (kinds, values) in families.MEMORIES.items():
+        memory = read(_Memory, {"memory": values}).memory
+        for kind in kinds:
+            width = 16 if kind in AROUND else 64
+            found.append(Subject(f"{kind}+{name}", settings_of(kind, **AROUND.get(kind, {})), width, memory))
+    return found
+
+
 def _external() -> list[Subject]:
     """A mixer from outside, by FARFIELD_CONTRACT='module:Class {"setting": value}'; see docs."""
     given = os.environ.get("FARFIELD_CONTRACT")
@@ -170,4 +186,4 @@ def _external() -> list[Subject]:
     return [Subject("external", ExternalConfig(path=path, settings=json.loads(settings or "{}")), width=16)]
 
 
-SUBJECTS = [*_plain(), *_remembering(), *_external()]
+SUBJECTS = [*_plain(), *_remembering(), *_own(), *_external()]

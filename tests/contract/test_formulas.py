@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from contract import families
 from contract.cases import clause
 from contract.dense import FORMULAS, Formula
 from contract.runs import assert_close, cut, in_calls, sample, whole
@@ -16,7 +17,10 @@ from farfield.architectures.external import ExternalConfig
 
 
 def formula_of(subject: Subject) -> Formula:
-    """Ours by kind; of a mixer from outside, the function `formula` beside its settings."""
+    """Ours by kind, or by the memory; of a mixer from outside, the function `formula` beside its settings."""
+    remembered = families.REMEMBERED.get(subject.name.partition("+")[2])
+    if remembered is not None:
+        return remembered
     if not isinstance(subject.settings, ExternalConfig):
         return FORMULAS[subject.settings.kind]  # type: ignore[attr-defined]
     module = sys.modules[type(subject.settings.resolved()).__module__]

@@ -5,6 +5,8 @@ FORMULAS     by kind: the answer (T, D) to one document (T, D) from weights and 
 PLACES       by the name of a subject: layer and depth, where they are not 0 of 1
 DEFINITIONS  an op, and the definition that stands for it in clauses 3 and 4, see contract.definitions
 CHOICES      methods that choose, see contract.definitions
+MEMORIES     by name: the kinds of mixers that a memory is put around, and its settings as a file gives them
+REMEMBERED   by the same name: the answer (T, D) of mixer and memory to one document (T, D), see contract.dense
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ FORMULAS: dict[str, Callable[..., Any]] = {}
 PLACES: dict[str, tuple[int, int]] = {}
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
 CHOICES: list[tuple[type, str]] = []
+MEMORIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
+REMEMBERED: dict[str, Callable[..., Any]] = {}
 for family in FAMILIES:
-    EXTRA |= family.EXTRA
-    FORMULAS |= family.FORMULAS
+    EXTRA |= getattr(family, "EXTRA", {})
+    FORMULAS |= getattr(family, "FORMULAS", {})
     PLACES |= getattr(family, "PLACES", {})
-    DEFINITIONS |= family.DEFINITIONS
+    DEFINITIONS |= getattr(family, "DEFINITIONS", {})
     CHOICES += getattr(family, "CHOICES", [])
+    MEMORIES |= getattr(family, "MEMORIES", {})
+    REMEMBERED |= getattr(family, "REMEMBERED", {})

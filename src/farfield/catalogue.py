@@ -30,6 +30,10 @@ class _One(Config):
     architecture: ArchitectureConfig
 
 
+class _Memory(Config):
+    memory: MemoryConfig
+
+
 def models() -> dict[str, Any]:
     """Architectures, encoders, memories and suites, by the names that the command line takes."""
     told = [_architecture(name, text) for name, text in options("architecture").items()]
@@ -78,10 +82,10 @@ def _weights(mapping: dict[str, Any], size: str) -> dict[str, int]:
 
 def _memory(name: str, text: str) -> dict[str, Any]:
     host = _read(option("architecture", HOST))
-    memory = read(MemoryConfig, option("memory", name), "memory")
+    memory = read(_Memory, {"memory": option("memory", name)}).memory
     declared = {"causal": memory.causal, "split_exact": memory.split_exact, "row_independent": memory.row_independent}
     costs = _costs(ModelConfig(architecture=host, memory=memory, vocabulary=VOCABULARY))
-    return {"name": name, "summary": text, "around": HOST, **declared, **costs}
+    return {"name": name, "summary": text, "around": HOST, "source": memory.published, **declared, **costs}
 
 
 def _suite(name: str, text: str) -> dict[str, Any]:
@@ -109,8 +113,11 @@ def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
         head.append("source")
         head = [column for column in head if group == "architectures" or not column.startswith("state")]
         parts.append(_aligned([head, *(_cells(one) for one in found[group])]))
-    head = ["memories", "weights", "state at 4k, 128k", "work a token", ""]
-    rows = [[one["name"], *_cost_cells(one), f"around {one['around']}: {one['summary']}"] for one in found["memories"]]
+    head = ["memories", "weights", "state at 4k, 128k", "work a token", "source", ""]
+    rows = [
+        [one["name"], *_cost_cells(one), one["source"], f"around {one['around']}: {one['summary']}"]
+        for one in found["memories"]
+    ]
     parts.append(_aligned([head, *rows]))
     suites = [
         [one["name"], f"{one['cells']} cells", f"{one['samples']:,} samples", one["summary"]] for one in found["suites"]

@@ -12,6 +12,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -243,6 +244,17 @@ class Loss:
         nll = linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), piece) / max(count, 1)
         losses = auxiliary.losses
         return Loss(sum(losses.values(), nll), nll, losses, auxiliary.metrics, count, state)
+
+    @staticmethod
+    def joined(pieces: Sequence[Loss]) -> Loss:
+        """Of consecutive pieces of rows: `nll` over all scored tokens, what layers tell as the mean of the pieces."""
+        count = sum(piece.tokens for piece in pieces)
+        nll = torch.stack([piece.nll * piece.tokens for piece in pieces]).sum() / max(count, 1)
+        told = [
+            {name: torch.stack([each[name] for each in many]).mean(0) for name in many[0]}
+            for many in ([piece.auxiliary for piece in pieces], [piece.metrics for piece in pieces])
+        ]
+        return Loss(sum(told[0].values(), nll), nll, told[0], told[1], count, pieces[-1].state)
 
 
 class LanguageModel(nn.Module):

@@ -1,7 +1,9 @@
 """The model as Lightning sees it: the loss of a batch, the optimiser, what a checkpoint holds beside the weights.
 
 Where `training.carry` is set, row b of a batch goes on from the state that row b of the batch before it left, without
-its gradients' history: truncated backpropagation through time, over a stream that never ends.
+its gradients' history: truncated backpropagation through time, over a stream that never ends. `training.cut` does the
+same within a row, every so many tokens. With `training.fill`, the first tokens of each document are read into whatever
+the model remembers by, and only what comes after them is scored.
 
 Shapes: B batch, T time.
 """
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from farfield.architectures.mixer import Stepped
+from farfield.architectures.ops.cross_entropy import IGNORED
 from farfield.config import TrainingError
 from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel, Loss, ModelState
@@ -85,9 +88,25 @@ class Learner(lightning.LightningModule):
         return torch.stack((loss.nll.double() * scored, scored))
 
     def _loss(self, batch: Fed, state: ModelState | None) -> Loss:
+        """The loss of a batch that goes on from `state`: the mean over its scored tokens, also where it is cut."""
+        targets = self._scored(batch)
         if isinstance(self.model, EncoderModel):
-            return self.model.loss(batch.tokens, batch.targets, positions=batch.positions)
-        return self.model.loss(batch.tokens, batch.targets, state, positions=batch.positions)
+            return self.model.loss(batch.tokens, targets, positions=batch.positions)
+        time, cut = batch.tokens.shape[1], self.training_config.cut
+        if cut is None or cut >= time:
+            return self.model.loss(batch.tokens, targets, state, positions=batch.positions)
+        found: list[Loss] = []
+        for begin in range(0, time, cut):
+            at = slice(begin, begin + cut)
+            state = state if state is None or not found else state.detach()
+            found.append(self.model.loss(batch.tokens[:, at], targets[:, at], state, positions=batch.positions[:, at]))
+            state = found[-1].state
+        return Loss.joined(found)
+
+    def _scored(self, batch: Fed) -> Tensor:
+        """The targets (B, T) without those of tokens that only fill the memory."""
+        fill = self.training_config.fill
+        return batch.targets.masked_fill(batch.positions < fill, IGNORED) if fill else batch.targets
 
     def measured(self) -> dict[str, float]:
         """What the layers told in this step, the mean over its forward passes, one number a column of metrics.csv."""

@@ -82,6 +82,8 @@ class TrainingConfig(Config):
     batch: int = Field(8, ge=1, description="rows of one forward pass on each device")
     accumulate: int = Field(1, ge=1, description="forward passes summed into one step of the optimiser")
     carry: bool = Field(False, description="hand each row's state to the next step: rows go on where they stopped")
+    cut: int | None = Field(None, ge=1, description="tokens of a row after which gradients are cut; null: never within")
+    fill: int = Field(0, ge=0, description="first tokens of a document that are read, into memory, but not scored")
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = CosineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -97,12 +97,29 @@ def _check(settings: TrainSettings) -> None:
             "data.order: the rows of streams go on with a past that only a carried state knows. "
             "Use training.carry=true, or data.order=shuffled."
         )
+    _check_fill(settings)
     if isinstance(settings.architecture, EncoderConfig) or not settings.training.carry:
         return
     for name, layer in settings.architecture.layers.items():
         outdated = layer.mixer.resolved().outdated()
         if outdated is not None:
             raise ConfigError(f"architecture.layers.{name}.mixer.{outdated}, or training.carry=false.")
+
+
+def _check_fill(settings: TrainSettings) -> None:
+    """Raise ConfigError where nothing would be scored, or nothing could be filled or cut."""
+    training, length = settings.training, settings.data.length
+    if isinstance(settings.architecture, EncoderConfig):
+        for name, value in (("fill", training.fill), ("cut", training.cut)):
+            if value:
+                raise ConfigError(
+                    f"training.{name}: {value} given, but a bidirectional architecture reads whole documents at once."
+                )
+    if training.fill >= length and not training.carry:
+        raise ConfigError(
+            f"training.fill: {training.fill} given, but rows have {length} tokens, of which none would be scored. "
+            f"At most {length - 1}, or a longer data.length."
+        )
 
 
 def _train(settings: TrainSettings, rank: int) -> None:

@@ -22,7 +22,7 @@ __all__ = ["evaluate", "report_command"]
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Runs a suite on a model, writes results and report, and returns paths and rates."""
     folder = Path(settings.folder)
-    model = open_model(settings.model, settings.device)
+    model = open_model(settings.model, settings.device, settings.remembered)
     outcome = run(settings.suite, ModelSubject(model, folder.name), folder)
     return _reported([read_result(outcome.path)], folder)
 

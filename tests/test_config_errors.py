@@ -15,7 +15,7 @@ KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass
 ARCHITECTURES = ", ".join(usage.options("architecture"))
 KNOWN = "architecture, data, memory, name, objective, resume, root, seed, size, training"
 KNOWN_TO_QUERY = (
-    "Known: device, generation, index, model, prompt, question, retrieval, root. "
+    "Known: device, generation, index, memory, model, prompt, question, retrieval, root. "
     "A question with '=' in it is given as question='...'."
 )
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."

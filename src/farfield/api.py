@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from farfield import pretrained
 from farfield.compose import option
-from farfield.config import ConfigError, read
+from farfield.config import Config, ConfigError, read
 from farfield.data.objective import MaskedConfig
 from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
+from farfield.memory import MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
+from farfield.retrofit import retrofit
 from farfield.settings import DeviceConfig
 from farfield.tokenizers import BytesTokenizer, Tokenizer
 
 __all__ = ["build", "build_encoder", "load", "load_encoder", "open_model"]
+
+
+class _Memory(Config):
+    memory: MemoryConfig | None
 
 
 def build(
@@ -85,13 +92,33 @@ def _config(architecture: str, overrides: Sequence[str], memory: str | None, voc
     return read(ModelConfig, mapping)
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> TextModel:
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    memory: str | None = None,
+    overrides: Sequence[str] = (),
+) -> TextModel:
     """The trained model at `path`: a run's folder, or a checkpoint or weights file in one.
+
+        farfield.load("runs/longformer", memory="knn", overrides=["capacity=4096"])
+
+    Args:
+        path: where it is. device: where it goes.
+        memory: an option of the group `memory` in the place of the one that the model was trained with.
+        overrides: settings within it, in Hydra's grammar.
 
     Raises:
         ModelError: nothing there, or it cannot be used.
+        ConfigError: the memory does not fit, or has weights of its own that the model has not learnt.
     """
-    return TextModel(*pretrained.load(path, device))
+    if overrides and memory is None:
+        raise ConfigError("overrides: settings of a memory, and none is named. Add memory=<name>.")
+    model, tokenizer, info = pretrained.load(path, device)
+    if memory is not None:
+        chosen = None if memory == "none" else option("memory", memory, overrides)
+        model = retrofit(model, read(_Memory, {"memory": chosen}).memory)
+    return TextModel(model, tokenizer, info)
 
 
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> TextEncoder:
@@ -103,12 +130,14 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> TextEn
     return TextEncoder(*pretrained.load_encoder(path, device))
 
 
-def open_model(path: str | Path, device: DeviceConfig) -> TextModel:
-    """The trained model at `path`, where and in the precision that `device` says.
+def open_model(
+    path: str | Path, device: DeviceConfig, memory: MemoryConfig | Literal["trained"] | None = "trained"
+) -> TextModel:
+    """The trained model at `path`, where and in the precision that `device` says, with another memory if one is given.
 
     Raises:
         ModelError: nothing there, or it cannot be used.
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is asked for and there is none, or the memory cannot be put on it.
     """
     if device.threads is not None:
         torch.set_num_threads(device.threads)
@@ -116,4 +145,6 @@ def open_model(path: str | Path, device: DeviceConfig) -> TextModel:
         raise ConfigError("device.accelerator: gpu given, but PyTorch sees none. Take cpu or auto.")
     place = "cuda" if device.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     model = load(path, place)
+    if memory != "trained":
+        model = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
     return model.to(torch.bfloat16) if device.precision == "bf16" else model

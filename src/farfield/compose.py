@@ -276,7 +276,7 @@ def _plain(verb: str, config: DictConfig, choices: Mapping[Any, Any]) -> dict[st
     if isinstance(settings.get("architecture"), dict):
         _whole_patterns(settings["architecture"])
     parts = [str(choices[group]) for group in NAMING if choices.get(group) not in (None, "none")]
-    if settings.get("name", "") is None and parts:
+    if settings.get("name", "") is None and parts and "architecture" in choices:
         settings["name"] = "-".join(parts).replace("/", "-")
     return dict(settings)
 

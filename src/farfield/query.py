@@ -100,7 +100,7 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
     assert settings.question is not None
     index = open_index(settings.index, settings.root, settings.retrieval) if settings.index else None
     began = time.perf_counter()
-    model = open_model(settings.model, settings.device) if settings.model else None
+    model = open_model(settings.model, settings.device, settings.remembered) if settings.model else None
     loaded = time.perf_counter() - began
     answer = ask(model, index, settings.question, prompt=settings.prompt, generation=settings.generation)
     if index is not None:

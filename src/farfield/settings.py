@@ -109,11 +109,15 @@ def _check_length(architecture: ArchitectureConfig, length: int) -> None:
 
 
 class EvaluateSettings(Config):
-    """`farfield evaluate`. Without a name, results are called as the run is, and the checkpoint where one is named."""
+    """`farfield evaluate`. Without a name, results are called as the run is, and the checkpoint where one is named.
+
+    A `memory` that is given, none included, stands in the place of the one that the model was trained with.
+    """
 
     name: Name | None = None
     root: Text = "results"
     model: Text
+    memory: MemoryConfig | None = None
     suite: NeedleSuite
     device: DeviceConfig = DeviceConfig()
 
@@ -125,7 +129,14 @@ class EvaluateSettings(Config):
         if model.suffix in (".ckpt", ".safetensors"):  # runs/<name>/checkpoints/last.ckpt, runs/<name>/last.safetensors
             run = model.parent.parent if model.parent.name == "checkpoints" else model.parent
             called = "-".join(part for part in (run.name, model.stem) if part)
+        if self.remembered != "trained":
+            called = "-".join(part for part in (called, self.memory.name if self.memory else "none") if part)
         return PurePath(self.root) / (self.name or called or "model")
+
+    @property
+    def remembered(self) -> MemoryConfig | Literal["trained"] | None:
+        """The memory that the model gets; trained: its own."""
+        return self.memory if "memory" in self.model_fields_set else "trained"
 
 
 class SpeedSettings(Config):
@@ -149,12 +160,18 @@ class QuerySettings(Config):
 
     question: str | None = None
     model: Text | None = None
+    memory: MemoryConfig | None = None
     index: Text | None = None
     root: Text = "indexes"
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
     generation: GenerationConfig = GenerationConfig(stop=("\n",))
     device: DeviceConfig = DeviceConfig()
+
+    @property
+    def remembered(self) -> MemoryConfig | Literal["trained"] | None:
+        """The memory that the model gets; trained: its own."""
+        return self.memory if "memory" in self.model_fields_set else "trained"
 
     @field_validator("question")
     @classmethod

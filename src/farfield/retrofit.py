@@ -1,0 +1,71 @@
+"""Another memory on a trained model: its weights as they are, and a memory that needs none of its own around them.
+
+    model = retrofit(model, memory)       # a memory of a kind that needs no training
+    model = retrofit(model, None)         # without the memory that it was trained with
+
+Weights go by the names that a model without a memory gives them. What the memory itself has learnt stays where the old
+and the new one are of the same kind, so that a trained memory can be made larger or smaller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from farfield.config import ConfigError, read
+from farfield.memory import MemoryConfig, Wrapped
+from farfield.model import LanguageModel, ModelConfig
+
+__all__ = ["retrofit"]
+
+
+def retrofit(model: LanguageModel, memory: MemoryConfig | None) -> LanguageModel:
+    """A model with the weights of `model` and `memory` around its layers, on the same device and in the same mode.
+
+    Raises:
+        ConfigError: the memory does not fit the layers, or has weights of its own that `model` has not learnt.
+    """
+    config = {**model.config.mapping(), "memory": None if memory is None else memory.mapping()}
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and then replaced
+        fresh = LanguageModel(read(ModelConfig, config))
+    weights = _named(model)
+    theirs = _named(fresh)
+    missing = sorted(name for name in theirs if name not in weights or weights[name].shape != theirs[name].shape)
+    if missing:
+        assert memory is not None, missing
+        raise ConfigError(
+            f"memory.name: '{memory.name}' has weights of its own, and this model was not trained with them. "
+            f"Train one: farfield train ... memory={memory.name}."
+        )
+    example = model.embedding.weight
+    fresh = fresh.to(device=example.device, dtype=example.dtype).train(model.training)
+    with torch.no_grad():
+        for name, tensor in _named(fresh).items():
+            tensor.copy_(weights[name])
+    return fresh
+
+
+def _named(model: LanguageModel) -> dict[str, Tensor]:
+    """Parameters and buffers; those of the backbone by their names in a model without a memory."""
+    own = type(model.config.memory).__name__
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        bare = _bare(model, name)
+        found[bare or f"{own}:{name}"] = tensor
+    return found
+
+
+def _bare(model: LanguageModel, name: str) -> str | None:
+    """The name of a backbone's weight without the memory's modules around it; None for a weight of the memory."""
+    if not name.startswith("decoder."):
+        return name
+    stack, rest = model.stack, name.removeprefix("decoder.")
+    inner = getattr(stack, "stack", None)
+    if inner is not None:
+        return f"decoder.{rest.removeprefix('stack.')}" if rest.startswith("stack.") else None
+    for index, mixer in enumerate(stack.mixers()):
+        place = f"layers.{index}.mixer."
+        if rest.startswith(place) and isinstance(mixer, Wrapped):
+            within = rest.removeprefix(place)
+            return f"decoder.{place}{within.removeprefix('mixer.')}" if within.startswith("mixer.") else None
+    return name

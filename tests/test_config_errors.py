@@ -13,7 +13,7 @@ from farfield.config import FarfieldError, printable
 TRAIN = ["train", "data=needle"]
 KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 ARCHITECTURES = ", ".join(usage.options("architecture"))
-KNOWN = "architecture, data, memory, name, objective, resume, root, seed, size, training"
+KNOWN = "architecture, data, memory, name, objective, resume, root, seed, size, start, training"
 KNOWN_TO_QUERY = (
     "Known: device, generation, index, memory, model, prompt, question, retrieval, root. "
     "A question with '=' in it is given as question='...'."

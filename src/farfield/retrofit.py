@@ -9,6 +9,8 @@ and the new one are of the same kind, so that a trained memory can be made large
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -19,30 +21,36 @@ from farfield.model import LanguageModel, ModelConfig
 __all__ = ["retrofit"]
 
 
-def retrofit(model: LanguageModel, memory: MemoryConfig | None) -> LanguageModel:
+def retrofit(model: LanguageModel, memory: MemoryConfig | None, fresh: bool = False) -> LanguageModel:
     """A model with the weights of `model` and `memory` around its layers, on the same device and in the same mode.
+
+    Args:
+        model: what it is made of; it stays as it is.
+        memory: what stands around its layers; None for nothing.
+        fresh: give the memory weights of its own where `model` has not learnt them, to be trained.
 
     Raises:
         ConfigError: the memory does not fit the layers, or has weights of its own that `model` has not learnt.
     """
     config = {**model.config.mapping(), "memory": None if memory is None else memory.mapping()}
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and then replaced
-        fresh = LanguageModel(read(ModelConfig, config))
+    # Weights that are all replaced take none of the caller's random numbers.
+    with contextlib.nullcontext() if fresh else torch.random.fork_rng(devices=[]):
+        made = LanguageModel(read(ModelConfig, config))
     weights = _named(model)
-    theirs = _named(fresh)
-    missing = sorted(name for name in theirs if name not in weights or weights[name].shape != theirs[name].shape)
-    if missing:
+    missing = [name for name, new in _named(made).items() if name not in weights or weights[name].shape != new.shape]
+    if missing and not fresh:
         assert memory is not None, missing
         raise ConfigError(
             f"memory.name: '{memory.name}' has weights of its own, and this model was not trained with them. "
             f"Train one: farfield train ... memory={memory.name}."
         )
     example = model.embedding.weight
-    fresh = fresh.to(device=example.device, dtype=example.dtype).train(model.training)
+    made = made.to(device=example.device, dtype=example.dtype).train(model.training)
     with torch.no_grad():
-        for name, tensor in _named(fresh).items():
-            tensor.copy_(weights[name])
-    return fresh
+        for name, tensor in _named(made).items():
+            if name not in missing:
+                tensor.copy_(weights[name])
+    return made
 
 
 def _named(model: LanguageModel) -> dict[str, Tensor]:

@@ -60,12 +60,13 @@ class DeviceConfig(Config):
 
 
 class TrainSettings(Config):
-    """`farfield train`."""
+    """`farfield train`. With a `start`, weights begin as those of another run, whose memory may be another."""
 
     name: Name
     root: Text = "runs"
     seed: int = Field(0, ge=0, lt=2**63)
     resume: bool = False
+    start: Text | None = None
     architecture: ArchitectureConfig
     memory: MemoryConfig | None = None
     objective: ObjectiveConfig | None = None

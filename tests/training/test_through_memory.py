@@ -11,7 +11,7 @@ from torch import Tensor
 from training_cases import needle, run, streams, write_text
 
 from farfield.architectures.ops.cross_entropy import IGNORED
-from farfield.config import ConfigError, read
+from farfield.config import ConfigError, TrainingError, read
 from farfield.model import LanguageModel, Loss, ModelConfig
 from farfield.training.feed import Fed
 from farfield.training.learner import Learner
@@ -121,3 +121,25 @@ def test_mistakes(words: list[str], text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as mistake:
         run(tmp_path, needle(*words))
     assert str(mistake.value).startswith(text)
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    """And with a memory that the other did not have: it goes on where the other ended."""
+    text = write_text(tmp_path / "text")
+    plain = [word for word in streams(text) if not word.startswith(("memory", "training.carry", "data.order"))]
+    first = run(tmp_path / "first", [*plain, "training.steps=30"])
+    words = [*plain, "memory=knn", "memory.segment=8", "memory.combine=gate", f"start={tmp_path}/first/run"]
+    begun = run(tmp_path / "second", [*words, "training.steps=1"])
+    fresh = run(tmp_path / "third", [*plain, "training.steps=1"])
+    assert begun["loss"] < fresh["loss"] - 0.3
+    assert abs(begun["loss"] - first["loss"]) < 0.5 * (fresh["loss"] - first["loss"])
+
+
+def test_a_run_of_another_architecture_cannot_be_begun_with(tmp_path: Path) -> None:
+    run(tmp_path, needle("training.steps=1"))
+    with pytest.raises(TrainingError) as mistake:
+        run(tmp_path / "other", needle("training.steps=1", f"start={tmp_path}/run", "architecture.width=32"))
+    assert str(mistake.value).startswith(f"start: {tmp_path}/run was trained with another architecture.")
+    with pytest.raises(TrainingError) as mistake:
+        run(tmp_path / "other", needle("training.steps=1", f"start={tmp_path}/run", "data.vocabulary=40"))
+    assert str(mistake.value).startswith(f"start: {tmp_path}/run was trained with another vocabulary: ")

@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from farfield.architectures.encoders.stack import EncoderConfig
-from farfield.config import ConfigError
+from farfield.config import ConfigError, TrainingError
 from farfield.data import TextData, open_source
 from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel, ModelConfig
-from farfield.pretrained import BEST, CHECKPOINTS, EXPORT, LAST, OURS, model_config, read_checkpoint
+from farfield.pretrained import (
+    BEST,
+    CHECKPOINTS,
+    EXPORT,
+    LAST,
+    OURS,
+    load,
+    load_encoder,
+    model_config,
+    read_checkpoint,
+)
 from farfield.progress import say
+from farfield.retrofit import retrofit
 from farfield.settings import TrainSettings
 from farfield.training import metrics
 from farfield.training.devices import choose_devices, threads
@@ -140,7 +151,7 @@ def _train(settings: TrainSettings, rank: int) -> None:
         if start[0].name != LAST:  # killed after the best checkpoint was written, and before it was named the newest
             link(start[0], start[0].with_name(LAST))
         return
-    model = _model(model_config(config, folder))
+    model = _model(model_config(config, folder), settings.start if start is None else None)
     with owned(folder) if rank == 0 else nullcontext():
         if rank == 0:
             _tell(settings, model.config)
@@ -154,9 +165,31 @@ def _train(settings: TrainSettings, rank: int) -> None:
         fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done), devices)
 
 
-def _model(config: ModelConfig) -> LanguageModel | EncoderModel:
-    """With fresh weights."""
-    return EncoderModel(config) if isinstance(config.architecture, EncoderConfig) else LanguageModel(config)
+def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderModel:
+    """With fresh weights, or those of a run that has `begun`: what its memory has not learnt is fresh.
+
+    Raises:
+        TrainingError: the run is of another architecture or vocabulary. ModelError: it cannot be loaded.
+    """
+    if begun is None:
+        return EncoderModel(config) if isinstance(config.architecture, EncoderConfig) else LanguageModel(config)
+    if isinstance(config.architecture, EncoderConfig):
+        encoder = load_encoder(begun).model
+        _check_begun(begun, encoder.config, config)
+        return encoder.train()
+    model = load(begun).model
+    _check_begun(begun, model.config, config)
+    return retrofit(model, config.memory, fresh=True).train()
+
+
+def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
+    for key in ("vocabulary", "architecture"):
+        if getattr(before, key) != getattr(now, key):
+            told = f": {before.vocabulary} ids there, {now.vocabulary} here" if key == "vocabulary" else ""
+            raise TrainingError(
+                f"start: {begun} was trained with another {key}{told}. Give this run the settings of that one; "
+                f"its tokenizer is data.tokenizer.kind=folder data.tokenizer.path={begun}/tokenizer."
+            )
 
 
 def _tell(settings: TrainSettings, config: ModelConfig) -> None:

@@ -1,0 +1,114 @@
+"""python -m farfield.benchmarks.memories perplexity | recall | cost: see the files of these names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from farfield.benchmarks.memories import cost, perplexity, pictures, recall
+from farfield.benchmarks.memories.plan import chosen
+from farfield.benchmarks.provenance import provenance
+from farfield.config import FarfieldError
+
+__all__ = ["main"]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """0, or 2 after one line on what cannot be used."""
+    given = _parser().parse_args(words)
+    try:
+        memories = chosen(given.memories)
+        rows, told, table = {"perplexity": _perplexity, "recall": _recall, "cost": _cost}[given.what](given, memories)
+    except FarfieldError as error:
+        sys.stderr.write(f"farfield: {error}\n")
+        return 2
+    path = given.json or given.out / f"{given.what}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**provenance(), "task": told, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    console = Console(width=160, highlight=False)
+    console.print(table)
+    console.print(f"wrote {path} and {given.picture or given.out / f'{given.what}.png'}")
+    return 0
+
+
+Shown = tuple[Sequence[Any], dict[str, Any], Any]
+"""Rows of a result, the task as plain values, and the table."""
+
+
+def _perplexity(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
+    task = perplexity.Task(
+        given.books,
+        given.documents,
+        memories,
+        tuple(given.sizes or (512, 2048, 8192)),
+        given.window or 63,
+        given.length,
+        given.steps or 600,
+        more=given.more,
+        threads=given.threads,
+        cache=given.out / "data",
+    )
+    rows = list(perplexity.compare(task, given.out / "perplexity"))
+    pictures.draw_perplexity(rows, given.picture or given.out / "perplexity.png")
+    return rows, _plain(task), pictures.table_perplexity(rows)
+
+
+def _recall(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
+    task = recall.Task(memories, threads=given.threads, seed=given.seed)
+    changed = {"window": given.window, "sizes": given.sizes and tuple(given.sizes), "steps": given.steps}
+    task = recall.Task(**{**vars(task), **{name: value for name, value in changed.items() if value}})
+    rows = list(recall.compare(task, given.out / "recall"))
+    pictures.draw_recall(rows, given.picture or given.out / "recall.png")
+    return rows, _plain(task), pictures.table_recall(rows)
+
+
+def _cost(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
+    task = cost.Task(memories)
+    changed = {"window": given.window, "sizes": given.sizes and tuple(given.sizes)}
+    task = cost.Task(**{**vars(task), **{name: value for name, value in changed.items() if value}})
+    rows = list(cost.compare(task))
+    pictures.draw_cost(rows, given.picture or given.out / "cost.png")
+    return rows, _plain(task), pictures.table_cost(rows)
+
+
+def _plain(task: Any) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(task).items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m farfield.benchmarks.memories", description=__doc__)
+    verbs = parser.add_subparsers(dest="what", required=True)
+    for name, text in (
+        ("perplexity", "bits a token on long documents, by memory size and place"),
+        ("recall", "needles and pairs at 1, 4, 16 and 64 windows"),
+        ("cost", "time and bytes of a token, against memory size"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("--memories", nargs="+", default=[], metavar="NAME", help="default: all there are")
+        verb.add_argument("--sizes", type=int, nargs="+", metavar="TOKENS", help="tokens that memories hold")
+        verb.add_argument("--window", type=int, metavar="TOKENS", help="of the model")
+        verb.add_argument("--out", type=Path, default=Path("results/memories"), help="runs, tables and pictures")
+        verb.add_argument("--json", type=Path, help="where the figures go; default: in --out")
+        verb.add_argument("--picture", type=Path, help="where the picture goes; default: in --out")
+        if name != "cost":
+            verb.add_argument("--steps", type=int, help="of training")
+            verb.add_argument("--threads", type=int, help="of the CPU in training")
+            verb.add_argument("--seed", type=int, default=0)
+        if name == "perplexity":
+            verb.add_argument("--books", type=Path, required=True, help="a folder of texts to train on")
+            verb.add_argument("--documents", type=Path, required=True, help="a folder of long texts to read")
+            verb.add_argument("--length", type=int, default=16384, metavar="TOKENS", help="of each document")
+            verb.add_argument("--more", type=int, default=200, help="steps with a memory attached; 0: none")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

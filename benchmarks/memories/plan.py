@@ -1,0 +1,70 @@
+"""Which memories are compared, with which settings beside a window of so many tokens.
+
+A memory is an option of the group `memory`. What a comparison sets is what a small window needs: segments that leave no
+gap, units that fit into them. `SIZES` are the settings that make a memory larger; one without any is of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from farfield.compose import group_options, option
+from farfield.config import Config, ConfigError, read, unknown
+from farfield.memory import MemoryConfig
+
+__all__ = ["Variant", "chosen", "memory_of", "variants"]
+
+SIZES = ("capacity", "limit")
+
+FITS: dict[str, tuple[str, ...]] = {}
+"""Further settings by name; {segment} in them stands for the number."""
+
+
+class _One(Config):
+    memory: MemoryConfig
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A memory of one size in tokens, with its settings as words; size None: there is only one."""
+
+    name: str
+    words: tuple[str, ...]
+    size: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What tables and pictures call it."""
+        return self.name if self.size is None else f"{self.name} {self.size:,}"
+
+
+def chosen(names: Sequence[str]) -> tuple[str, ...]:
+    """The names given; every option of the group but none where there are none.
+
+    Raises:
+        ConfigError: a name that is no option.
+    """
+    known = [name for name in group_options("memory") if name != "none"]
+    for name in names:
+        if name not in known:
+            raise ConfigError("--memories: " + unknown("unknown memory", name, known))
+    return tuple(names) or tuple(known)
+
+
+def memory_of(variant: Variant) -> MemoryConfig:
+    """Its settings."""
+    return read(_One, {"memory": option("memory", variant.name, variant.words)}).memory
+
+
+def variants(name: str, sizes: Sequence[int], window: int) -> list[Variant]:
+    """The memory at each of the sizes, in tokens, with segments that fit a window of `window` tokens."""
+    plain: dict[str, Any] = option("memory", name)
+    segment = window + 1
+    words = [f"segment={segment}"] if "segment" in plain else []
+    words += [word.format(segment=segment) for word in FITS.get(name, ())]
+    key = next((key for key in SIZES if key in plain), None)
+    if key is None:
+        return [Variant(name, tuple(words))]
+    return [Variant(name, (*words, f"{key}={size}"), size) for size in sizes]

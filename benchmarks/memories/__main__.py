@@ -6,9 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -18,6 +18,23 @@ from farfield.benchmarks.provenance import provenance
 from farfield.config import FarfieldError
 
 __all__ = ["main"]
+
+
+HELP = {
+    "window": "tokens of the model's window",
+    "length": "tokens that are read of each document",
+    "steps": "of training",
+    "more": "steps of training with a memory attached; 0: none",
+    "width": "of the model",
+    "depth": "layers of the model",
+    "vocabulary": "ids of the tokenizer, which is trained on the books",
+    "row": "tokens of a row of training; in recall: windows",
+    "batch": "rows of a step of training",
+    "samples": "haystacks of each length and depth",
+    "repeats": "timings of each size, of which the least counts",
+    "threads": "of the CPU in training",
+    "seed": "of training and questions",
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -44,39 +61,35 @@ Shown = tuple[Sequence[Any], dict[str, Any], Any]
 
 
 def _perplexity(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
-    task = perplexity.Task(
-        given.books,
-        given.documents,
-        memories,
-        tuple(given.sizes or (512, 2048, 8192)),
-        given.window or 63,
-        given.length,
-        given.steps or 600,
-        more=given.more,
-        threads=given.threads,
-        cache=given.out / "data",
-    )
+    begun = perplexity.Task(given.books, given.documents, memories, (512, 2048, 8192), cache=given.out / "data")
+    task = _changed(begun, given)
     rows = list(perplexity.compare(task, given.out / "perplexity"))
     pictures.draw_perplexity(rows, given.picture or given.out / "perplexity.png")
     return rows, _plain(task), pictures.table_perplexity(rows)
 
 
 def _recall(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
-    task = recall.Task(memories, threads=given.threads, seed=given.seed)
-    changed = {"window": given.window, "sizes": given.sizes and tuple(given.sizes), "steps": given.steps}
-    task = recall.Task(**{**vars(task), **{name: value for name, value in changed.items() if value}})
+    task = _changed(recall.Task(memories), given)
     rows = list(recall.compare(task, given.out / "recall"))
     pictures.draw_recall(rows, given.picture or given.out / "recall.png")
     return rows, _plain(task), pictures.table_recall(rows)
 
 
 def _cost(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
-    task = cost.Task(memories)
-    changed = {"window": given.window, "sizes": given.sizes and tuple(given.sizes)}
-    task = cost.Task(**{**vars(task), **{name: value for name, value in changed.items() if value}})
+    task = _changed(cost.Task(memories), given)
     rows = list(cost.compare(task))
     pictures.draw_cost(rows, given.picture or given.out / "cost.png")
     return rows, _plain(task), pictures.table_cost(rows)
+
+
+T = TypeVar("T", perplexity.Task, recall.Task, cost.Task)
+
+
+def _changed(task: T, given: argparse.Namespace) -> T:
+    """The task with what was given in the place of its defaults."""
+    told = {name: getattr(given, name, None) for name in vars(task) if name not in ("memories", "cache")}
+    told["sizes"] = tuple(given.sizes) if given.sizes else None
+    return replace(task, **{name: value for name, value in told.items() if value is not None})
 
 
 def _plain(task: Any) -> dict[str, Any]:
@@ -86,27 +99,22 @@ def _plain(task: Any) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m farfield.benchmarks.memories", description=__doc__)
     verbs = parser.add_subparsers(dest="what", required=True)
-    for name, text in (
-        ("perplexity", "bits a token on long documents, by memory size and place"),
-        ("recall", "needles and pairs at 1, 4, 16 and 64 windows"),
-        ("cost", "time and bytes of a token, against memory size"),
+    for name, task, text in (
+        ("perplexity", perplexity.Task, "bits a token on long documents, by memory size and place"),
+        ("recall", recall.Task, "needles and pairs at 1, 4, 16 and 64 windows"),
+        ("cost", cost.Task, "time and bytes of a token, against memory size"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("--memories", nargs="+", default=[], metavar="NAME", help="default: all there are")
         verb.add_argument("--sizes", type=int, nargs="+", metavar="TOKENS", help="tokens that memories hold")
-        verb.add_argument("--window", type=int, metavar="TOKENS", help="of the model")
         verb.add_argument("--out", type=Path, default=Path("results/memories"), help="runs, tables and pictures")
         verb.add_argument("--json", type=Path, help="where the figures go; default: in --out")
         verb.add_argument("--picture", type=Path, help="where the picture goes; default: in --out")
-        if name != "cost":
-            verb.add_argument("--steps", type=int, help="of training")
-            verb.add_argument("--threads", type=int, help="of the CPU in training")
-            verb.add_argument("--seed", type=int, default=0)
         if name == "perplexity":
             verb.add_argument("--books", type=Path, required=True, help="a folder of texts to train on")
             verb.add_argument("--documents", type=Path, required=True, help="a folder of long texts to read")
-            verb.add_argument("--length", type=int, default=16384, metavar="TOKENS", help="of each document")
-            verb.add_argument("--more", type=int, default=200, help="steps with a memory attached; 0: none")
+        for number in sorted(HELP.keys() & {field.name for field in fields(task)}):
+            verb.add_argument(f"--{number}", type=int, metavar="N", help=HELP[number])
     return parser
 
 

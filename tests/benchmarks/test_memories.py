@@ -120,7 +120,7 @@ def test_perplexity_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_recall_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recall, "TIMES", (1, 2))
-    task = recall.Task(("knn",), window=15, sizes=(32,), steps=2, width=32, depth=1, batch=2, samples=2)
+    task = recall.Task(("knn",), window=31, sizes=(32,), steps=2, width=32, depth=1, batch=2, samples=2)
     found = list(recall.compare(task, tmp_path))
     assert [one.label for one in found] == ["none", "knn 32"]
     for one in found:
@@ -132,7 +132,7 @@ def test_cost_counts_what_a_token_moves(tmp_path: Path) -> None:
     """A larger bank is read further; no call writes as much as a bank holds."""
     small, large = cost.compare(cost.Task(("knn",), sizes=(256, 4096), width=64, window=15, repeats=1))
     assert 3 * small.read < large.read
-    assert large.written < large.state / 8
+    assert large.written < large.state / 2
     assert large.state > 10 * small.state
     assert min(large.decode, large.prefill, large.plain_decode, large.plain_prefill) > 0
 

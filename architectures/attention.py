@@ -82,6 +82,11 @@ class AttentionState(State):
     near: KeyValueBuffer
     reference: Tensor | None = None
 
+    def first(self, count: int) -> AttentionState | None:
+        """Without a convolution, whose inputs are those of the last tokens, and without xPos, whose old keys fade."""
+        near = self.near.first(count)
+        return None if near is None or self.conv is not None or self.reference is not None else replace(self, near=near)
+
 
 class Attention(KeyedMixer):
     """See the file's head."""
@@ -135,6 +140,11 @@ class Attention(KeyedMixer):
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)
+
+    def newest(self, state: State, count: int, dropped: Tensor) -> AttentionState:
+        assert isinstance(state, AttentionState)
+        near = self.rotation.renumbered(state.near.newest(count), dropped)
+        return replace(state, near=near, reference=None if state.reference is None else state.reference - dropped)
 
     def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
         return self.rotation.at(x, phase, power)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
+from farfield.config import ModelError
 
 __all__ = ["DerivedAttention", "DerivedSettings", "DerivedState", "Group", "Pattern", "cut", "serving", "taken"]
 
@@ -53,6 +54,10 @@ class Pattern(Protocol):
     @property
     def heads(self) -> range:
         """The heads of queries."""
+
+    @property
+    def relative(self) -> bool:
+        """Whether what is seen follows from distances alone, and the buffer holds every token up to its limit."""
 
     @property
     def limit(self) -> int | None:
@@ -90,6 +95,7 @@ class Group:
     rate: int = 1
     offset: int = 0
     first: int = 0
+    relative: ClassVar[bool] = False
 
     @property
     def limit(self) -> int:
@@ -280,6 +286,16 @@ class DerivedAttention(KeyedMixer):
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)
+
+    def newest(self, state: State, count: int, dropped: Tensor) -> DerivedState:
+        assert isinstance(state, DerivedState)
+        if not all(pattern.relative for pattern in self.patterns):
+            raise ModelError(
+                "its segments are cut at fixed positions, so that the oldest tokens cannot be dropped and the others "
+                "numbered anew."
+            )
+        near = tuple(self.rotation.renumbered(kept.newest(count), dropped) for kept in state.near)
+        return replace(state, near=near, reference=None if state.reference is None else state.reference - dropped)
 
     def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
         return self.rotation.at(x, phase, power)

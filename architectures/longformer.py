@@ -40,6 +40,7 @@ from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation, Turned
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
+from farfield.config import ModelError
 
 __all__ = ["Longformer", "LongformerConfig", "LongformerState", "check_bands", "spread"]
 
@@ -319,6 +320,16 @@ class Longformer(KeyedMixer):
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)
+
+    def newest(self, state: State, count: int, dropped: Tensor) -> LongformerState:
+        assert isinstance(state, LongformerState)
+        if self.globals:
+            raise ModelError(
+                f"the {self.globals} global positions at a document's start would be dropped with its "
+                "oldest tokens, and every token sees them. Only globals=0 goes on without them."
+            )
+        near = self.rotation.renumbered(state.near.newest(count), dropped)
+        return replace(state, near=near, reference=None if state.reference is None else state.reference - dropped)
 
     def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
         return self.rotation.at(x, phase, power)

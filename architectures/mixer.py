@@ -29,7 +29,7 @@ from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
-from farfield.config import Config
+from farfield.config import Config, ModelError
 
 __all__ = [
     "Attended",
@@ -137,6 +137,24 @@ class Mixer(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         """The mixed sequence (B, T, D) of `x` (B, T, D), zero at padding, and the state behind it."""
+
+    def newest(self, state: State, count: int, dropped: Tensor) -> State:
+        """`state` with its newest `count` tokens alone, whose positions begin anew at 0.
+
+        What is kept of them is as it was computed, when the older tokens were still seen; keys stand at new positions.
+        So this comes near to a state that has never seen the older tokens, and is not equal to it.
+
+        Args:
+            state: on which the document goes on; the result takes its place.
+            count: tokens to keep. dropped: (B,) int64, how many each row loses.
+
+        Raises:
+            ModelError: single tokens cannot be told apart in such a state, or positions count for more than distances.
+        """
+        raise ModelError(
+            "its state does not hold single tokens, so that the oldest ones cannot be dropped. That of softmax "
+            "attention by distances does: attention, longformer, sparse (local, strided)."
+        )
 
 
 @runtime_checkable

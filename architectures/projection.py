@@ -7,7 +7,7 @@ Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from farfield.architectures.mixer import Heads
 from farfield.architectures.ops.rotary import angles, frequencies, powers, rotate, scales
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
+from farfield.architectures.state import KeyValueBuffer
 
 __all__ = ["Projection", "Rotation", "Turned"]
 
@@ -152,6 +153,13 @@ class Rotation:
             return x
         cos, sin = angles(phase, self.frequency, torch.promote_types(x.dtype, torch.float32))
         return rotate(x, *self._scaled(cos, sin, power), "halves")
+
+    def renumbered(self, kept: KeyValueBuffer, dropped: Tensor) -> KeyValueBuffer:
+        """Turned keys as they are `dropped` (B,) positions earlier; xPos's powers are from a reference that moves too.
+
+        To be used in place of `kept`, whose values it holds.
+        """
+        return kept if self.frequency is None else replace(kept, keys=self.at(kept.keys, -dropped[:, None]))
 
     def turned(self, queries: Tensor, keys: Tensor, rows: Rows, reference: Tensor | None) -> Turned:
         """The call's queries and keys, at most `span` tokens behind a state whose keys have `reference` (B,).

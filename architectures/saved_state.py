@@ -20,7 +20,7 @@ from torch import Tensor
 from farfield.architectures.state import State
 from farfield.config import ModelError
 
-__all__ = ["CHECKSUM", "checksum", "load_state", "save_state"]
+__all__ = ["CHECKSUM", "alike", "checksum", "load_state", "save_state"]
 
 S = TypeVar("S", bound=State)
 
@@ -56,13 +56,13 @@ def load_state(file: Path, like: S) -> S:
     if said != checksum(tensors):
         raise ModelError(f"{file}: damaged: its checksum does not fit; prefill anew.")
     wanted = like.tensors()
-    if set(wanted) != set(tensors) or not all(_alike(wanted[name], tensors[name]) for name in wanted):
+    if set(wanted) != set(tensors) or not all(alike(wanted[name], tensors[name]) for name in wanted):
         raise ModelError(f"{file}: the state of another model.")
     device = next(iter(wanted.values())).device if wanted else torch.device("cpu")
     return like.restored({name: tensor.to(device) for name, tensor in tensors.items()})
 
 
-def _alike(empty: Tensor, saved: Tensor) -> bool:
+def alike(empty: Tensor, saved: Tensor) -> bool:
     """Whether a saved tensor may stand for the empty one: only rows and the number of tokens kept may differ."""
     if empty.ndim != saved.ndim:
         return False
@@ -74,5 +74,6 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        if tensor.numel():
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -127,6 +127,7 @@ def distance(query: Tensor, key: Tensor) -> Tensor:
 class Local:
     """The last `stride` tokens, the query's own among them."""
 
+    relative: ClassVar[bool] = True
     heads: range
     stride: int
 
@@ -158,6 +159,7 @@ class Local:
 class Comb:
     """The last `stride` tokens, and every `stride`-th before them."""
 
+    relative: ClassVar[bool] = True
     heads: range
     stride: int
     limit: None = None
@@ -207,6 +209,7 @@ class Comb:
 class Summaries:
     """The last `count` columns of every block of `stride` tokens that is before the query's."""
 
+    relative: ClassVar[bool] = False
     heads: range
     stride: int
     count: int
@@ -248,6 +251,7 @@ class Summaries:
 class RandomBlocks:
     """A band of `stride` tokens before the query's own, a prefix, and `random` blocks further back."""
 
+    relative: ClassVar[bool] = False
     heads: range
     stride: int
     globals: int

@@ -10,7 +10,7 @@ Shapes: B batch, H heads, T time, S slots, D width of a key, V width of a value.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -78,6 +78,13 @@ class State:
             lambda tensor: tensor.clone(memory_format=torch.contiguous_format), lambda state: state.compact()
         )
 
+    def first(self: S, count: int) -> S | None:
+        """The state behind the first `count` of the tokens that this one has read, of every row at least as many.
+
+        None where that is no longer in it: a recurrence has forgotten what it was, a window what it dropped.
+        """
+        return None
+
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """All tensors by dotted names, as safetensors stores them."""
         found: dict[str, Tensor] = {}
@@ -97,7 +104,7 @@ class State:
         def back(value: Any, place: str) -> Any:
             if isinstance(value, State):
                 return value.restored(tensors, f"{place}.")
-            if isinstance(value, tuple):
+            if isinstance(value, Sequence):
                 return tuple(back(item, f"{place}.{index}") for index, item in enumerate(value))
             return None if value is None else tensors[place]
 
@@ -114,7 +121,7 @@ class State:
         def apply(value: Any) -> Any:
             if isinstance(value, State):
                 return on_state(value)
-            if isinstance(value, tuple):
+            if isinstance(value, Sequence):
                 return tuple(apply(item) for item in value)
             return None if value is None else on_tensor(value)
 
@@ -123,7 +130,7 @@ class State:
 
 def _walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Every tensor and state directly in `value`, with its dotted name."""
-    if isinstance(value, tuple):
+    if isinstance(value, Sequence):  # a tuple, or states that arrive: see `farfield.architectures.arriving`
         for index, item in enumerate(value):
             yield from _walk(item, f"{place}.{index}")
     elif value is not None:
@@ -133,6 +140,9 @@ def _walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 @dataclass(frozen=True, eq=False)
 class NoState(State):
     """The state of a part that carries nothing."""
+
+    def first(self, count: int) -> NoState:
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +197,20 @@ class KeyValueBuffer(State):
         """The tokens that count, without slack."""
         keys, values, valid = self.read()
         return _gathered(keys, values, valid, self.limit)
+
+    def first(self, count: int) -> KeyValueBuffer | None:
+        """The oldest `count` tokens, where none has been dropped for a limit. Appending to them copies."""
+        if self.limit is not None or count > self.extent()[0]:
+            return None
+        length = torch.full_like(self.length, count)
+        return KeyValueBuffer(self.keys[:, :, :count], self.values[:, :, :count], length, length.clone(), None)
+
+    def newest(self, count: int) -> KeyValueBuffer:
+        """The newest `count` tokens of each row, on memory of their own."""
+        keys, values, valid = self.read()
+        low = max(0, keys.shape[2] - count)
+        valid = None if valid is None else valid[:, low:]
+        return _gathered(keys[:, :, low:], values[:, :, low:], valid, self.limit)
 
     def cast(self, dtype: torch.dtype) -> KeyValueBuffer:
         """The same tokens as numbers of `dtype`: under autocast keys are narrower than the weights they come from."""

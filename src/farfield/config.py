@@ -35,6 +35,7 @@ __all__ = [
     "FarfieldError",
     "IndexingError",
     "ModelError",
+    "StoreError",
     "TrainingError",
     "nearest",
     "printable",
@@ -61,6 +62,10 @@ class ModelError(FarfieldError):
 
 class IndexingError(FarfieldError):
     """A document index does not exist or cannot be used."""
+
+
+class StoreError(FarfieldError):
+    """A store of states cannot be used."""
 
 
 class TrainingError(FarfieldError):

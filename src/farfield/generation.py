@@ -23,7 +23,18 @@ from farfield.config import Config, ModelError, read
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState
 from farfield.tokenizers import Decoder, Tokenizer
 
-__all__ = ["Decoding", "Generated", "GenerationConfig", "Piece", "TextModel", "choose", "generate", "prefill", "stream"]
+__all__ = [
+    "Decoding",
+    "Generated",
+    "GenerationConfig",
+    "Piece",
+    "TextModel",
+    "choose",
+    "decode",
+    "generate",
+    "prefill",
+    "stream",
+]
 
 PIECE = 1024  # tokens of a prompt that are prefilled in one call
 
@@ -197,8 +208,18 @@ def stream(
     if any(not stop for stop in config.stop):
         raise ModelError("generation.stop: an empty text ends every answer before it begins.")
     ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-    writers = [_Writer(tokenizer, prompt, config.stop) for prompt in ids]
-    decoding = Decoding(model, *prefill(model, ids), config)
+    return (yield from decode(Decoding(model, *prefill(model, ids), config), tokenizer, ids))
+
+
+def decode(
+    decoding: Decoding, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]]
+) -> Generator[Piece, None, list[Generated]]:
+    """Pieces of text as they come, from prompts that have been prefilled; as `stream` otherwise.
+
+    The last token of the rows that were written last has not been read: `decoding.advance(set())` does.
+    """
+    config = decoding.config
+    writers = [_Writer(tokenizer, prompt, config.stop) for prompt in prompts]
     for _ in range(config.tokens):
         chosen = decoding.ids()
         for row, token in chosen.items():

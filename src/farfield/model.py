@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from farfield.architectures import KeyedSettings, Mixer, MixerSettings, Rows, State, mixer_kinds
 from farfield.architectures.architecture import ArchitectureConfig
+from farfield.architectures.arriving import kinds
 from farfield.architectures.decoder import Decoder, DecoderConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import Auxiliary
@@ -213,10 +214,21 @@ def _kind(mixer: MixerSettings) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ModelState(State):
-    """The position (B,) int64 that comes next in each row, and the state of each layer."""
+    """The position (B,) int64 that comes next in each row, and the state of each layer.
+
+    `layers` is a tuple, or for the first call on a state that is read from disk, `ArrivingStates`.
+    """
 
     position: Tensor
-    layers: tuple[State, ...]
+    layers: Sequence[State]
+
+    def first(self, count: int) -> ModelState | None:
+        """Where every layer has it; see `State.first`."""
+        found = [layer.first(count) for layer in self.layers]
+        layers = tuple(layer for layer in found if layer is not None)
+        if len(layers) < len(found):
+            return None
+        return ModelState(torch.full_like(self.position, count), layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,7 +388,7 @@ class LanguageModel(nn.Module):
         check_tokens(tokens, positions, self.config.vocabulary)
         if tokens.shape[0] != state.position.shape[0]:
             raise ModelError(f"tokens: {tokens.shape[0]} rows given, but the state has {state.position.shape[0]}.")
-        if tuple(map(type, state.layers)) != self._state_kinds:
+        if kinds(state.layers) != self._state_kinds:
             raise ModelError("state: made by a model of other layers.")
 
 

@@ -83,14 +83,14 @@ class StateFile(Sequence[Part]):
         """
         self.file = file
         try:
-            self._opened: Any = safe_open(file, framework="pt", device="cpu")
-            said = self._opened.metadata() or {}
-            names = list(self._opened.keys())
+            opened: Any = safe_open(file, framework="pt", device="cpu")
+            said, names = opened.metadata() or {}, list(opened.keys())
         except (SafetensorError, OSError):
             what = "cut short or damaged" if file.is_file() else "no such file"
             raise DamagedError(f"{file}: {what}; prefill anew.") from None
         if said.get("format") != FORMAT or said.get("key") != key:
             raise DamagedError(f"{file}: the state of another model or text; prefill anew.")
+        self._opened = opened
         self._checksums: list[str] = json.loads(said["parts"])
         self._names: list[list[str]] = [[] for _ in self._checksums]
         for name in names:

@@ -10,6 +10,7 @@ their own memory.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from farfield.memory.store.settings import StoreConfig
 from farfield.memory.store.tiers import Eviction, Tier, disk_tier, memory_tier, size
 
 __all__ = ["Found", "StateStore"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +139,9 @@ class StateStore:
                 return found
         return None if near is None else self._near(near)
 
-    def reject(self, key: str) -> None:
-        """Takes a state away that was found damaged; where others write the folder, it is passed over from now on."""
+    def reject(self, key: str, why: DamagedError) -> None:
+        """Takes a damaged state away, and says so; where others write the folder, it is passed over from now on."""
+        log.warning("%s", why)
         with self._changing:
             if self._memory.catalogue.entry(key) is not None:
                 self._memory.drop([key])
@@ -267,8 +271,8 @@ class StateStore:
         entry = self._disk.catalogue.entry(match.key)
         try:
             parts = self._disk.shelf.read(match.key)
-        except DamagedError:
-            self.reject(match.key)
+        except DamagedError as error:
+            self.reject(match.key, error)
             return None
         arriving: list[Future[Part]] = [Future() for _ in range(len(parts))]
         self._pools["read"].submit(self._read, entry, parts, arriving)

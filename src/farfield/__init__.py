@@ -6,6 +6,8 @@
     logits, state = model(tokens)                                 # (batch, time) -> (batch, time, vocabulary)
     index = farfield.open_index("handbook")
     answer = farfield.ask(model, index, "Who signs for it?")
+    with farfield.open_sessions("sessions", model) as sessions:   # what comes back prefills only what is new
+        reply = sessions.say("alice", "Who signs for it?")
 
 Importing this package is light: a name below brings its module, and torch with it, when it is first used.
 """
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from farfield.api import build, build_encoder, load, load_encoder
     from farfield.query import ask
     from farfield.retrieval import open_index
+    from farfield.sessions import open_sessions
 
-__all__ = ["__version__", "ask", "build", "build_encoder", "load", "load_encoder", "open_index"]
+__all__ = ["__version__", "ask", "build", "build_encoder", "load", "load_encoder", "open_index", "open_sessions"]
 
 __version__ = "0.1.0"
 
@@ -29,6 +32,7 @@ _HOMES = {
     "load": "farfield.api",
     "load_encoder": "farfield.api",
     "open_index": "farfield.retrieval",
+    "open_sessions": "farfield.sessions",
 }
 _MODULES = ("architectures", "benchmarks", "data", "generation", "memory", "model", "retrieval", "training")
 

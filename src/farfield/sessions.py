@@ -221,9 +221,9 @@ class Sessions:
             found = self.store.find(seed, ids)
             try:
                 return self._go_on(seed, ids, head, found)
-            except DamagedError:
+            except DamagedError as error:
                 assert found is not None
-                self.store.reject(found.key)
+                self.store.reject(found.key, error)
 
     def _go_on(self, seed: str, ids: list[int], head: int, found: Found | None) -> _Reading:
         reading = None if found is None else self._restored(found)

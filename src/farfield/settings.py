@@ -25,6 +25,7 @@ from farfield.model import check_memory
 from farfield.retrieval.prompt import PromptConfig
 from farfield.retrieval.settings import IngestConfig as IngestSettings
 from farfield.retrieval.settings import RetrievalConfig
+from farfield.sessions import SessionsConfig
 from farfield.training.options import TrainingConfig
 
 __all__ = [
@@ -157,13 +158,20 @@ class SpeedSettings(Config):
 
 
 class QuerySettings(Config):
-    """`farfield query`. Without a model the answer is the passages alone; without an index it has no sources."""
+    """`farfield query`. Without a model the answer is the passages alone; without an index it has no sources.
+
+    With a folder of sessions, a session goes on where it stopped, and a document is read once.
+    """
 
     question: str | None = None
     model: Text | None = None
     memory: MemoryConfig | None = None
     index: Text | None = None
     root: Text = "indexes"
+    document: Text | None = None
+    session: Name | None = None
+    sessions: Text | None = None
+    store: SessionsConfig = SessionsConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
     generation: GenerationConfig = GenerationConfig(stop=("\n",))
@@ -188,6 +196,16 @@ class QuerySettings(Config):
         if self.model is None and self.index is None:
             raise ValueError(
                 ".model: neither a model nor an index is given. Add model=runs/<name>, index=<name>, or both."
+            )
+        for name, given in (("document", self.document), ("sessions", self.sessions), ("session", self.session)):
+            if given is not None and self.model is None:
+                raise ValueError(f".{name}: '{given}' given, but no model that would read it. Add model=runs/<name>.")
+        if self.session is not None and self.sessions is None:
+            raise ValueError(f".session: '{self.session}' given, but nowhere to keep it. Add sessions=<folder>.")
+        if self.sessions is not None and self.session is None and self.document is None:
+            raise ValueError(
+                f".sessions: '{self.sessions}' given, but nothing to keep there. Add session=<name>, document=<file>, "
+                "or both."
             )
         return self
 

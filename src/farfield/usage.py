@@ -64,8 +64,11 @@ VERBS = {
     ),
     "query": Verb(
         "ask a model, with an index",
-        "nothing; prints the answer, its sources and what each stage took",
-        ("farfield query 'Who signs for it?' model=runs/retnet-text index=handbook",),
+        "nothing but, where it is told to, sessions; prints the answer, its sources and what each stage took",
+        (
+            "farfield query 'Who signs for it?' model=runs/retnet-text index=handbook",
+            "farfield query 'Who is the count?' model=runs/retnet-text document=book.txt sessions=sessions",
+        ),
         "QuerySettings",
         "farfield.query:query_command",
     ),

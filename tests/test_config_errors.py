@@ -15,7 +15,8 @@ KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass
 ARCHITECTURES = ", ".join(usage.options("architecture"))
 KNOWN = "architecture, data, memory, name, objective, resume, root, seed, size, start, training"
 KNOWN_TO_QUERY = (
-    "Known: device, generation, index, memory, model, prompt, question, retrieval, root. "
+    "Known: device, document, generation, index, memory, model, prompt, question, retrieval, root, session, sessions, "
+    "store. "
     "A question with '=' in it is given as question='...'."
 )
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."
@@ -223,6 +224,22 @@ TYPED = {
     "nobody asked": (
         ["query", "why"],
         "model: neither a model nor an index is given. Add model=runs/<name>, index=<name>, or both.",
+    ),
+    "a document that nobody reads": (
+        ["query", "why", "index=handbook", "document=book.txt"],
+        "document: 'book.txt' given, but no model that would read it. Add model=runs/<name>.",
+    ),
+    "a session that is kept nowhere": (
+        ["query", "why", "model=runs/x", "session=alice"],
+        "session: 'alice' given, but nowhere to keep it. Add sessions=<folder>.",
+    ),
+    "sessions without any": (
+        ["query", "why", "model=runs/x", "sessions=sessions"],
+        "sessions: 'sessions' given, but nothing to keep there. Add session=<name>, document=<file>, or both.",
+    ),
+    "an unknown policy of the store": (
+        ["query", "why", "model=runs/x", "session=a", "sessions=s", "store.policy=lfu"],
+        "store.policy: unknown choice 'lfu'. Did you mean 'lru'? Known: fifo, lru, scheduled.",
     ),
 }
 

@@ -91,10 +91,13 @@ class StateFile(Sequence[Part]):
         if said.get("format") != FORMAT or said.get("key") != key:
             raise DamagedError(f"{file}: the state of another model or text; prefill anew.")
         self._opened = opened
-        self._checksums: list[str] = json.loads(said["parts"])
-        self._names: list[list[str]] = [[] for _ in self._checksums]
-        for name in names:
-            self._names[int(name.partition(".")[0])].append(name)
+        try:
+            self._checksums: list[str] = json.loads(said["parts"])
+            self._names: list[list[str]] = [[] for _ in self._checksums]
+            for name in names:
+                self._names[int(name.partition(".")[0])].append(name)
+        except (KeyError, ValueError, TypeError, IndexError):
+            raise DamagedError(f"{file}: cut short or damaged; prefill anew.") from None
 
     def __len__(self) -> int:
         return len(self._names)

@@ -228,7 +228,7 @@ class Sessions:
     def _go_on(self, seed: str, ids: list[int], head: int, found: Found | None) -> _Reading:
         reading = None if found is None else self._restored(found)
         count = 0 if found is None else found.count
-        if count < head < len(ids):
+        if count < head:
             reading = self._prefilled(reading, ids[count:head])
             self._put(seed, ids[:head], reading, None)
             count = head

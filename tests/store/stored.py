@@ -68,7 +68,7 @@ def write(folder: Path, step: int | None, said: Connection) -> None:
     if step is not None:
         killed_at(step, folder)
     with StateStore(folder, StoreConfig(memory=0)) as store:
-        for number in range(6 if step is not None else 10**6):
+        for number in range(4 if step is not None else 10**6):
             tokens = text(number)
             store.put(SEED, tokens, parts_of(tokens), session="talk" if number % 3 == 0 else None)
             store.flush()

@@ -181,6 +181,13 @@ class StateStore:
             if key is not None and key not in near:
                 self._pools["fetch"].submit(self._fetch, key)
 
+    def warm(self) -> None:
+        """Brings all that is on the disk into memory, as far as there is room; the newest last."""
+        if self._disk is not None:
+            for one in sorted(self._disk.catalogue.held(), key=lambda one: one.used):
+                self._pools["fetch"].submit(self._fetch, one.key)
+            self.fetched()
+
     def fetched(self) -> None:
         """Waits until what `expect` fetches is there."""
         self._pools["fetch"].submit(lambda: None).result()

@@ -111,27 +111,6 @@ def test_a_query_generates_an_answer_with_sources_and_times(place: Path) -> None
     assert {"dense", "lexical", "prompt", "generate"} <= set(answer["seconds"])  # type: ignore[call-overload]
 
 
-def test_a_document_is_read_once_and_a_session_goes_on(place: Path) -> None:
-    asked = ("model=runs/reader", "document=documents/ferry.md", "generation.tokens=3")
-    alone = plain(place, "query", "Which code?", *asked)
-    first, second = (plain(place, "query", "Which code?", *asked, "sessions=kept") for _ in range(2))
-    said = [plain(place, "query", "Why?", *asked, "sessions=kept", "session=alice") for _ in range(2)]
-    assert alone["answer"] == first["answer"] == second["answer"]
-    tokens = [[one[key] for key in ("reused_tokens", "prefilled_tokens")] for one in (alone, first, second, *said)]
-    document = tokens[2][0]
-    assert tokens[0] == tokens[1] == [0, document + tokens[2][1]]
-    assert 0 < document == tokens[3][0]
-    assert tokens[4][1] == tokens[3][1]  # the same words again, behind all that was said
-    assert tokens[4][0] == said[0]["prompt_tokens"] + said[0]["answer_tokens"]  # type: ignore[operator]
-    whole = farfield(place, "query", "Which code?", *asked, "sessions=kept").stdout
-    assert f"tokens read ({document} of them before), 3 written" in whole
-    other = refused(place, "query", "Why?", "model=runs/recall", "sessions=kept", "session=alice")
-    assert "session 'alice': held with another model" in other
-    assert "document: 'nowhere.txt' cannot be read" in refused(
-        place, "query", "Why?", "model=runs/reader", "document=nowhere.txt"
-    )
-
-
 @pytest.mark.usefixtures("ingested")
 def test_a_flipped_byte_in_the_vectors_is_mended_and_said(place: Path) -> None:
     file = place / "indexes/handbook/vectors.faiss"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from farfield.api import open_model
 from farfield.config import ConfigError, DataError
 from farfield.generation import GenerationConfig, TextModel, generate
 from farfield.progress import say
-from farfield.retrieval import Hit, Index, PromptConfig, build_prompt, open_index
+from farfield.retrieval import Hit, Index, Prompt, PromptConfig, build_prompt, open_index
 from farfield.sessions import Reply, Sessions, open_sessions
 from farfield.settings import QuerySettings
 
@@ -100,7 +100,11 @@ def ask(
     began = time.perf_counter()
     reply = _reply(model, sessions, session, document, built.text, generation or GenerationConfig(stop=("\n",)))
     seconds["generate"] = time.perf_counter() - began
-    best_first = sorted(built.used, key=lambda hit: (-hit.score, hit.chunk))
+    return _answered(question, built, reply, seconds)
+
+
+def _answered(question: str, prompt: Prompt, reply: Reply, seconds: Mapping[str, float]) -> Answered:
+    best_first = sorted(prompt.used, key=lambda hit: (-hit.score, hit.chunk))
     return Answered(
         question=question,
         text=reply.text.strip(),
@@ -167,12 +171,19 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
             "For fewer: retrieval.k, prompt.tokens, or an index of smaller chunks (farfield ingest chunk.size=...)."
         )
     seconds = {"load model": loaded, **answer.seconds} if model is not None else dict(answer.seconds)
-    found: dict[str, Any] = {
+    notices = list(index.notices) if index is not None else []
+    found = _plain(settings, replace(answer, seconds=seconds), notices)
+    return {**found, "text": _text(found)}
+
+
+def _plain(settings: QuerySettings, answer: Answered, notices: list[str]) -> dict[str, Any]:
+    """The answer as plain values."""
+    return {
         "question": answer.question,
         "answer": answer.text,
         "reason": answer.reason,
         "sources": [asdict(source) for source in answer.sources],
-        "notices": list(index.notices) if index is not None else [],
+        "notices": notices,
         "model": settings.model,
         "index": settings.index,
         "document": settings.document,
@@ -181,9 +192,8 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
         "reused_tokens": answer.reused_tokens,
         "prefilled_tokens": answer.prefilled_tokens,
         "answer_tokens": answer.answer_tokens,
-        "seconds": seconds,
+        "seconds": dict(answer.seconds),
     }
-    return {**found, "text": _text(found)}
 
 
 def _document(path: str) -> str:

@@ -54,8 +54,10 @@ def test_a_returning_session_answers_as_without_a_store(architecture: str, memor
         read += reply.ids
 
 
-@pytest.mark.parametrize(("architecture", "memory"), KINDS)
-@pytest.mark.parametrize("tier", ["memory", "disk"])
+@pytest.mark.parametrize(
+    ("architecture", "memory", "tier"),
+    [(*kind, "memory") for kind in KINDS] + [(*kind, "disk") for kind in KINDS if kind[0] in ("attention", "retnet")],
+)
 def test_another_question_on_a_document_prefills_the_question(
     architecture: str, memory: str | None, tier: str, tmp_path: Path
 ) -> None:

@@ -28,8 +28,8 @@ from farfield.architectures.mixer import (
     Attended,
     Heads,
     Kept,
-    KeyedMixer,
     KeyValue,
+    LendingMixer,
     LendingSettings,
     join,
     reference_bytes,
@@ -161,7 +161,7 @@ class DocumentField:
         return [Part(q, torch.cat((past_k, kept.keys), 2), torch.cat((past_v, kept.values), 2), layout)]
 
 
-class Attention(KeyedMixer):
+class Attention(LendingMixer):
     """See the file's head."""
 
     reach = None
@@ -192,6 +192,10 @@ class Attention(KeyedMixer):
         kept = Kept(turned.keys, heads.values, before, after)
         found = self.field.attend(turned.queries, kept, rows, reads)
         return replace(found, kept=kept), replace(state, near=after, reference=turned.reference)
+
+    def before(self, state: State) -> KeyValueBuffer:
+        assert isinstance(state, AttentionState)
+        return state.near
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)

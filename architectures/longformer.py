@@ -28,8 +28,8 @@ from farfield.architectures.mixer import (
     Attended,
     Heads,
     Kept,
-    KeyedMixer,
     KeyValue,
+    LendingMixer,
     LendingSettings,
     join,
     reference_bytes,
@@ -205,7 +205,7 @@ class WindowField:
         return KeyValue(self._heads(read.part, heads), gate)
 
 
-class Longformer(KeyedMixer):
+class Longformer(LendingMixer):
     """See the file's head."""
 
     def __init__(self, config: LongformerConfig, width: int, layer: int, depth: int) -> None:
@@ -350,6 +350,10 @@ class Longformer(KeyedMixer):
             roomy = torch.cat((old.to(new.dtype), old.new_zeros(old[:, :, :1].shape, dtype=new.dtype)), 2)
             after.append(roomy.scatter(2, slot, new)[:, :, : self.globals])
         return tuple(after)
+
+    def before(self, state: State) -> KeyValueBuffer:
+        assert isinstance(state, LongformerState)
+        return state.near
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)

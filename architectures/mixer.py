@@ -39,6 +39,7 @@ __all__ = [
     "KeyValue",
     "KeyedMixer",
     "KeyedSettings",
+    "LendingMixer",
     "LendingSettings",
     "Mixer",
     "MixerSettings",
@@ -203,6 +204,13 @@ class Kept:
     after: KeyValueBuffer | None = None
     own: bool = True
 
+    def cast(self, dtype: torch.dtype) -> Kept:
+        """The same as numbers of `dtype`: under autocast what is kept is wider than the queries."""
+        if self.keys.dtype == self.before.keys.dtype == dtype:
+            return self
+        after = None if self.after is None else self.after.cast(dtype)
+        return Kept(self.keys.to(dtype), self.values.to(dtype), self.before.cast(dtype), after, self.own)
+
 
 @dataclass(frozen=True, eq=False)
 class Attended:
@@ -279,6 +287,21 @@ class KeyedMixer(Mixer):
         heads, state = self.project(x, rows, state)
         found, state = self.attend(heads, rows, state)
         return self.finish(found.out, x, rows), state
+
+
+class LendingMixer(KeyedMixer):
+    """Softmax attention whose keys and values other layers may take."""
+
+    @abc.abstractmethod
+    def before(self, state: State) -> KeyValueBuffer:
+        """The keys and values of earlier calls."""
+
+    def lend(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State, Kept]:
+        """As `forward`, and what other layers may take."""
+        heads, state = self.project(x, rows, state)
+        found, state = self.attend(heads, rows, state)
+        assert found.kept is not None
+        return self.finish(found.out, x, rows), state, found.kept
 
 
 Step = Callable[[Tensor, Rows, State], tuple[Tensor, State]]

@@ -160,7 +160,7 @@ class ModelConfig(Config):
 
 def _mixers(architecture: DecoderConfig) -> list[tuple[int, MixerSettings]]:
     """The settings of the mixers from bottom to top."""
-    return [(index, architecture.layer(index).mixer.resolved()) for index in range(architecture.depth)]
+    return list(enumerate(architecture.mixers()))
 
 
 def _encoding(architecture: EncoderConfig, tokens: int) -> int:
@@ -274,7 +274,7 @@ class LanguageModel(nn.Module):
     def _mixer(self, index: int) -> Mixer:
         """The mixer of layer `index`, with the memory around it where it has one."""
         architecture, memory = self.config.decoder, self.config.memory
-        settings = architecture.layer(index).mixer.resolved()
+        settings = architecture.mixers()[index]
         mixer = settings.build(architecture.width, index, architecture.depth)
         if not isinstance(memory, MixerMemory) or index not in _places(architecture, memory):
             return mixer

@@ -194,15 +194,25 @@ def check_memory(architecture: ArchitectureConfig, memory: MemoryConfig | None) 
 
 
 def _places(architecture: DecoderConfig, memory: MixerMemory) -> list[int]:
-    """The layers that get the memory: of those it names, the ones whose mixers it can stand around."""
+    """The layers that get the memory: of those it names, the ones whose mixers it can stand around.
+
+    Not those that share keys: what a memory makes of a layer's keys is that layer's alone.
+    """
     mixers = dict(_mixers(architecture))
     named = memory.places(architecture.depth)
-    found = [index for index in named if memory.fits(mixers[index])]
+    alone = [index for index in named if not architecture.shares(index)]
+    found = [index for index in alone if memory.fits(mixers[index])]
+    if not alone or (memory.layers != "all" and len(alone) < len(named)):
+        other = next(index for index in named if architecture.shares(index))
+        raise ValueError(
+            f"name: '{memory.name}' stands around layers that keep keys for themselves alone, and layer {other} shares "
+            "them. Use memory=none or architecture.sharing.kind=none."
+        )
     if not found or (memory.layers != "all" and len(found) < len(named)):
-        other = next(_kind(mixers[index]) for index in named if not memory.fits(mixers[index]))
+        kind = next(_kind(mixers[index]) for index in alone if not memory.fits(mixers[index]))
         fit = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
         raise ValueError(
-            f"name: '{memory.name}' needs layers with softmax attention, not '{other}'. Kinds that have it: {fit}."
+            f"name: '{memory.name}' needs layers with softmax attention, not '{kind}'. Kinds that have it: {fit}."
         )
     return found
 

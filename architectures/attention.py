@@ -119,8 +119,8 @@ class DocumentField:
     backend: Backend
     slopes: Tensor | None
 
-    def turn(self, queries: Tensor, rows: Rows) -> Tensor:
-        return self.rotation.rows(queries, rows)
+    def turn(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.rotation.rows(x, rows)
 
     def attend(self, queries: Tensor, kept: Kept, rows: Rows, reads: Sequence[KeyValue] = ()) -> Attended:
         parts = self._parts(queries, kept, rows) if kept.own else self._earlier(queries, kept, rows)

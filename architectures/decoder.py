@@ -99,6 +99,11 @@ class Layer(nn.Module):
         more, auxiliary = self.feedforward(self.feedforward_norm(x), rows)
         return x + more, state, auxiliary, kept
 
+    def keep(self, x: Tensor, rows: Rows, state: State) -> Kept:
+        """What is kept for others of the stream `x` (B, T, D), without an answer."""
+        assert isinstance(self.mixer, LendingMixer)
+        return self.mixer.keep(self.mixer_norm(x), rows, state)
+
     def _mix(
         self, x: Tensor, rows: Rows, state: State, taken: Kept | None, lends: bool
     ) -> tuple[Tensor, State, Kept | None]:
@@ -164,9 +169,14 @@ class Decoder(nn.Module):
             assert isinstance(mixer, LendingMixer)
             before[index] = mixer.before(states[index])
 
+        top = self.iterated[-1]
+        highest = self.layers[top]
+        assert isinstance(highest, Layer)
+
         def run(kept: Mapping[int, Kept]) -> Mapping[int, Kept]:
             start = replace(below, kept={**below.kept, **kept})
-            return self._run(self.iterated, start, rows, states).kept
+            found = self._run(self.iterated[:-1], start, rows, states)
+            return {**found.kept, top: highest.keep(found.x, rows, states[top])}
 
         made: dict[int, Kept] = condensed_keys(run, before, rows, self.config.sharing.plan)
         return made

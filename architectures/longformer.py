@@ -162,8 +162,8 @@ class WindowField:
     dilations: list[int]
     globals: int = 0
 
-    def turn(self, queries: Tensor, rows: Rows) -> Tensor:
-        return self.rotation.rows(queries, rows)
+    def turn(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.rotation.rows(x, rows)
 
     def attend(
         self,

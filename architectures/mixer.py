@@ -233,8 +233,8 @@ class Attended:
 class NearField(Protocol):
     """How queries see what a layer keeps, whichever layer they are of."""
 
-    def turn(self, queries: Tensor, rows: Rows) -> Tensor:
-        """Queries (B, H, T, W) turned to where they stand."""
+    def turn(self, x: Tensor, rows: Rows) -> Tensor:
+        """Queries or keys (B, H, T, W) turned to where they stand."""
 
     def attend(self, queries: Tensor, kept: Kept, rows: Rows, reads: Sequence[KeyValue] = ()) -> Attended:
         """Turned queries (B, H, T, W) over what is kept, joined with `reads`."""
@@ -292,9 +292,16 @@ class KeyedMixer(Mixer):
 class LendingMixer(KeyedMixer):
     """Softmax attention whose keys and values other layers may take."""
 
+    field: NearField
+
     @abc.abstractmethod
     def before(self, state: State) -> KeyValueBuffer:
         """The keys and values of earlier calls."""
+
+    def keep(self, x: Tensor, rows: Rows, state: State) -> Kept:
+        """What other layers may take, without an answer."""
+        heads, _ = self.project(x, rows, state)
+        return Kept(self.field.turn(heads.keys, rows), heads.values, self.before(state))
 
     def lend(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State, Kept]:
         """As `forward`, and what other layers may take."""

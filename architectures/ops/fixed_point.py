@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Values", "causal_fixed_point", "causal_fixed_point_definition", "repeated"]
+__all__ = ["Step", "Values", "causal_fixed_point", "causal_fixed_point_definition", "repeated"]
 
 ROUNDING = 8
 """Units in the last place of a token's largest number up to which it has not changed."""

@@ -30,7 +30,6 @@ __all__ = ["condensed_keys"]
 Pass = Callable[[Mapping[int, Kept]], Mapping[int, Kept]]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # how many passes is decided by numbers
 def condensed_keys(
     run: Pass, before: Mapping[int, KeyValueBuffer], rows: Rows, plan: tuple[int, int] | None
 ) -> dict[int, Kept]:

@@ -153,13 +153,19 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
         """(B, T, D) of `x` (B, T, D), the states behind it, and what the layers tell beside it."""
         assert len(states) == len(self.layers)
-        found = _Passed(x, (), (), {})
         if self.iterated:
-            found = self._run(range(self.iterated.start), found, rows, states)
-            kept = {**found.kept, **self._from_above(found, rows, states)}
-            found = self._run(self.iterated, replace(found, kept=kept), rows, states)
-        found = self._run(range(self.iterated.stop, len(self.layers)), found, rows, states)
+            found: _Passed = self._condensed(x, rows, states)
+        else:
+            found = self._run(range(len(self.layers)), _Passed(x, (), (), {}), rows, states)
         return self.norm(found.x), found.states, Auxiliary.of_layers(found.told)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many passes there are is decided by numbers
+    def _condensed(self, x: Tensor, rows: Rows, states: Sequence[State]) -> _Passed:
+        """Behind all layers, where keys are taken from above."""
+        found = self._run(range(self.iterated.start), _Passed(x, (), (), {}), rows, states)
+        kept = {**found.kept, **self._from_above(found, rows, states)}
+        above = range(self.iterated.start, len(self.layers))
+        return self._run(above, replace(found, kept=kept), rows, states)
 
     def _from_above(self, below: _Passed, rows: Rows, states: Sequence[State]) -> dict[int, Kept]:
         """What keepers keep of the call for layers under them."""
@@ -178,8 +184,7 @@ class Decoder(nn.Module):
             found = self._run(self.iterated[:-1], start, rows, states)
             return {**found.kept, top: highest.keep(found.x, rows, states[top])}
 
-        made: dict[int, Kept] = condensed_keys(run, before, rows, self.config.sharing.plan)
-        return made
+        return condensed_keys(run, before, rows, self.config.sharing.plan)
 
     def _run(self, layers: range, below: _Passed, rows: Rows, states: Sequence[State]) -> _Passed:
         """Behind some layers on top of `below`."""

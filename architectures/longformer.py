@@ -211,7 +211,7 @@ class Longformer(LendingMixer):
     def __init__(self, config: LongformerConfig, width: int, layer: int, depth: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
-        self.field = config.near_field(width, layer, depth)
+        self.field: WindowField = config.near_field(width, layer, depth)
         self.scale, self.backend, self.globals = self.field.scale, config.backend, config.globals
         self.window, self.dilations = self.field.window, self.field.dilations
         self.reach = config.reach(layer, depth)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from contract import test_rows, test_sizes, test_states, test_time
-from contract.runs import sample, through, whole
+from contract.runs import assert_close, in_calls, sample, through, whole
 from stacks import STACKS, Stack
 
 Clause = Callable[..., None]
@@ -104,3 +104,14 @@ def test_what_is_declared_of_splits_is_so(name: str) -> None:
         by_token, _ = through(mixer, x, [torch.full((2, 1), time) for time in range(40)])
     off = float((at_once - by_token).abs().max())
     assert off < 1e-9 if stack.config.decoder.split_exact else off > 1e-6
+
+
+@pytest.mark.parametrize("name", ["cla", "yoco", "lckv", "crossed", "published"])
+def test_activations_computed_again_change_nothing(name: str) -> None:
+    stack = Stack(name)
+    mixer, (x, cotangent) = stack.build(), sample(2, 30, stack.width, torch.float64)
+    expected = in_calls(mixer, x, cotangent, whole(2, 30))
+    mixer.decoder.checkpointing = True
+    found = in_calls(mixer, x, cotangent, whole(2, 30))
+    for key, gradient in expected.gradients.items():
+        assert_close(found.gradients[key], gradient, 1e-9, key)

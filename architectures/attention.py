@@ -27,24 +27,40 @@ from torch import Tensor
 from farfield.architectures.mixer import (
     Attended,
     Heads,
-    KeyedMixer,
-    KeyedSettings,
+    Kept,
     KeyValue,
+    LendingMixer,
+    LendingSettings,
     join,
     reference_bytes,
 )
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part
+from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.layouts import Banded, Causal, Full
+from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 
-__all__ = ["Attention", "AttentionConfig", "AttentionState", "banded", "columns", "located", "opens"]
+__all__ = [
+    "XPOS",
+    "Attention",
+    "AttentionConfig",
+    "AttentionState",
+    "DocumentField",
+    "banded",
+    "columns",
+    "located",
+    "opens",
+]
+
+XPOS = "position: xpos scales keys from a reference that moves. Positions whose keys can be taken: rope, alibi, none."
+"""Why keys with xPos stay with their layer."""
 
 
-class AttentionConfig(KeyedSettings):
+class AttentionConfig(LendingSettings):
     """Softmax attention over the whole document; state grows with length."""
 
     form = "softmax in blocks, quadratic"
@@ -73,6 +89,17 @@ class AttentionConfig(KeyedSettings):
         heads, _, head_width = self.sizes(width)
         return 2 * self.parameters(width, layer, depth) + 4 * heads * head_width * (tokens + 1)
 
+    def near_field(self, width: int, layer: int, depth: int) -> DocumentField:
+        heads, _, head_width = self.sizes(width)
+        slopes = slopes_of(heads) if self.position == "alibi" else None
+        return DocumentField(Rotation.of(self, head_width), head_width**-0.5, self.backend, slopes)
+
+    def pairs(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        return self.sizes(width)[0] * tokens
+
+    def lends(self) -> str | None:
+        return XPOS if self.position == "xpos" else None
+
 
 @dataclass(frozen=True, eq=False)
 class AttentionState(State):
@@ -88,7 +115,58 @@ class AttentionState(State):
         return None if near is None or self.conv is not None or self.reference is not None else replace(self, near=near)
 
 
-class Attention(KeyedMixer):
+@dataclass(frozen=True, eq=False)
+class DocumentField:
+    """A near field of the whole document so far."""
+
+    rotation: Rotation
+    scale: float
+    backend: Backend
+    slopes: Tensor | None
+
+    def turn(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.rotation.rows(x, rows)
+
+    def attend(self, queries: Tensor, kept: Kept, rows: Rows, reads: Sequence[KeyValue] = ()) -> Attended:
+        parts = self._parts(queries, kept, rows) if kept.own else self._earlier(queries, kept, rows)
+        return join(parts, reads, self.scale, self.backend) if parts else Attended.nothing(queries)
+
+    def _parts(self, q: Tensor, kept: Kept, rows: Rows) -> list[Part]:
+        """The parts of the near field: by columns alone wherever rows are single runs."""
+        runs, slopes, time = rows.single and rows.right_padded, alike(self.slopes, q), rows.time
+        k, v = kept.keys, kept.values
+        if runs and rows.fresh:
+            return [Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
+        past_k, past_v, valid = kept.before.read()
+        past = past_k.shape[2]
+        if runs and valid is None:
+            if time == 1 and not rows.padded and kept.after is not None:
+                keys, values, _ = kept.after.read()
+                return [Part(q, keys, values, Full(Alibi.run(slopes, 1, past + 1, past)))]
+            parts = [Part(q, past_k, past_v, Full(Alibi.run(slopes, time, past, past)))] if past else []
+            return [*parts, Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
+        layout = banded(rows, past, valid, None if rows.longest is None else rows.longest - 1, slopes=slopes)
+        return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)]
+
+    def _earlier(self, q: Tensor, kept: Kept, rows: Rows) -> list[Part]:
+        """The same without the key of each query's own token; none where no query sees any."""
+        runs, slopes, time = rows.single and rows.right_padded, alike(self.slopes, q), rows.time
+        past_k, past_v, valid = kept.before.read()
+        if rows.fresh:
+            past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
+        past = past_k.shape[2]
+        if runs and valid is None:
+            parts = [Part(q, past_k, past_v, Full(Alibi.run(slopes, time, past, past)))] if past else []
+            if time == 1:
+                return parts
+            rest, k, v = Place(slice(None), slice(1, None)), kept.keys[:, :, :-1], kept.values[:, :, :-1]
+            return [*parts, Part(q, k, v, Causal(Alibi.run(slopes, time - 1, time - 1, 1)), rest)]
+        reach = None if rows.longest is None else rows.longest - 1
+        layout = banded(rows, past, valid, reach, ahead=-1, slopes=slopes)
+        return [Part(q, torch.cat((past_k, kept.keys), 2), torch.cat((past_v, kept.values), 2), layout)]
+
+
+class Attention(LendingMixer):
     """See the file's head."""
 
     reach = None
@@ -96,10 +174,10 @@ class Attention(KeyedMixer):
     def __init__(self, config: AttentionConfig, width: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
-        self.scale, self.backend = self.head_width**-0.5, config.backend
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
-        self.rotation = Rotation.of(config, self.head_width)
-        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
+        self.field = config.near_field(width, 0, 1)
+        self.rotation, self.scale, self.slopes = self.field.rotation, self.field.scale, self.field.slopes
+        self.span = self.rotation.span
 
     def start(self, batch: int) -> AttentionState:
         weight = self.projection.qkv.weight
@@ -116,27 +194,13 @@ class Attention(KeyedMixer):
         turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
         before = turned.moved(state.near.cast(turned.keys.dtype))
         after = before.append(turned.keys, heads.values, rows)
-        near = self._near(turned.queries, turned.keys, heads.values, rows, before, after)
-        state = replace(state, near=after, reference=turned.reference)
-        return join(near, reads, self.scale, self.backend), state
+        kept = Kept(turned.keys, heads.values, before, after)
+        found = self.field.attend(turned.queries, kept, rows, reads)
+        return replace(found, kept=kept), replace(state, near=after, reference=turned.reference)
 
-    def _near(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, after: KeyValueBuffer
-    ) -> list[Part]:
-        """The parts of the near field: by columns alone wherever rows are single runs."""
-        runs, slopes, time = rows.single and rows.right_padded, alike(self.slopes, q), rows.time
-        if runs and rows.fresh:
-            return [Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
-        past_k, past_v, valid = before.read()
-        past = past_k.shape[2]
-        if runs and valid is None:
-            if time == 1 and not rows.padded:
-                keys, values, _ = after.read()
-                return [Part(q, keys, values, Full(Alibi.run(slopes, 1, past + 1, past)))]
-            parts = [Part(q, past_k, past_v, Full(Alibi.run(slopes, time, past, past)))] if past else []
-            return [*parts, Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
-        layout = banded(rows, past, valid, None if rows.longest is None else rows.longest - 1, slopes=slopes)
-        return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)]
+    def before(self, state: State) -> KeyValueBuffer:
+        assert isinstance(state, AttentionState)
+        return state.near
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)

@@ -3,22 +3,28 @@
     x = x + mixer(norm(x))
     x = x + feedforward(norm(x))
 
+Layers may take the keys and values of others: see `sharing`.
+
 Shapes: B batch, T time, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from farfield.architectures import FeedForwardConfig, MixerConfig
+from farfield.architectures.condensed import condensed_keys
 from farfield.architectures.feedforward import Auxiliary, NoFeedForward, SwiGLUConfig
-from farfield.architectures.mixer import Mixer
+from farfield.architectures.mixer import Kept, LendingMixer, Mixer, MixerSettings
 from farfield.architectures.rows import Rows
+from farfield.architectures.sharing import NoSharing, SharingConfig, iterated, keepers_of, mixers_of
 from farfield.architectures.stack import StackConfig
 from farfield.architectures.state import State
 from farfield.config import Config
@@ -37,6 +43,39 @@ class DecoderConfig(StackConfig[LayerConfig]):
     """A stack of mixers that read from left to right."""
 
     bidirectional: Literal[False] = False
+    sharing: SharingConfig = Field(NoSharing(), description="which layer keeps keys and values for which")
+
+    @model_validator(mode="after")
+    def _shares(self) -> DecoderConfig:
+        try:
+            self.mixers()
+        except ValueError as error:
+            raise ValueError(f".sharing.{error}") from None
+        return self
+
+    @property
+    def split_exact(self) -> bool:
+        """Any split into calls gives the same answer."""
+        return self.sharing.exact or not iterated(self.keepers())
+
+    def keepers(self) -> tuple[int, ...]:
+        """Of each layer the one that keeps the keys that it reads: itself, but for layers that take them."""
+        return keepers_of(self.sharing, self.names(), self._whole())
+
+    def shares(self, index: int) -> bool:
+        """Whether the layer takes keys, or keeps them for others."""
+        keepers = self.keepers()
+        return keepers[index] != index or keepers.count(index) > 1
+
+    def mixers(self) -> tuple[MixerSettings, ...]:
+        """The settings of the mixers from bottom to top, without keys where they are taken."""
+        return mixers_of(self.width, self.keepers(), self._whole())
+
+    def mixing(self) -> Sequence[MixerSettings]:
+        return self.mixers()
+
+    def _whole(self) -> list[MixerSettings]:
+        return [self.layers[name].mixer.resolved() for name in self.names()]
 
 
 class Layer(nn.Module):
@@ -49,13 +88,40 @@ class Layer(nn.Module):
         self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else nn.RMSNorm(width, eps=epsilon)
         self.feedforward = feedforward
 
-    def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State, Auxiliary]:
-        mixed, state = self.mixer(self.mixer_norm(x), rows, state)
+    def forward(
+        self, x: Tensor, rows: Rows, state: State, taken: Kept | None, lends: bool
+    ) -> tuple[Tensor, State, Auxiliary, Kept | None]:
+        """The stream (B, T, D), the state, what is told, and what is kept for others if the layer `lends`."""
+        mixed, state, kept = self._mix(self.mixer_norm(x), rows, state, taken, lends)
         x = x + mixed
         if self.feedforward_norm is None:
-            return x, state, Auxiliary()
+            return x, state, Auxiliary(), kept
         more, auxiliary = self.feedforward(self.feedforward_norm(x), rows)
-        return x + more, state, auxiliary
+        return x + more, state, auxiliary, kept
+
+    def keep(self, x: Tensor, rows: Rows, state: State) -> Kept:
+        """What is kept for others of the stream `x` (B, T, D), without an answer."""
+        assert isinstance(self.mixer, LendingMixer)
+        return self.mixer.keep(self.mixer_norm(x), rows, state)
+
+    def _mix(
+        self, x: Tensor, rows: Rows, state: State, taken: Kept | None, lends: bool
+    ) -> tuple[Tensor, State, Kept | None]:
+        if lends:
+            assert isinstance(self.mixer, LendingMixer)
+            return self.mixer.lend(x, rows, state)
+        mixed, state = self.mixer(x, rows, state) if taken is None else self.mixer(x, rows, state, taken)
+        return mixed, state, None
+
+
+@dataclass(frozen=True, eq=False)
+class _Passed:
+    """Behind some layers: the stream, their states, what they told, and what is kept by layer."""
+
+    x: Tensor
+    states: tuple[State, ...]
+    told: tuple[Auxiliary, ...]
+    kept: Mapping[int, Kept]
 
 
 class Decoder(nn.Module):
@@ -69,6 +135,9 @@ class Decoder(nn.Module):
             for i in range(config.depth)
         )
         self.norm = nn.RMSNorm(config.width, eps=config.epsilon)
+        self.keepers = config.keepers()
+        self.lends = [keeper == index and self.keepers.count(index) > 1 for index, keeper in enumerate(self.keepers)]
+        self.iterated = iterated(self.keepers)
         self.checkpointing = False
 
     def mixers(self) -> Iterator[Mixer]:
@@ -83,13 +152,53 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
         """(B, T, D) of `x` (B, T, D), the states behind it, and what the layers tell beside it."""
-        after: list[State] = []
-        told: list[Auxiliary] = []
-        for layer, state in zip(self.layers, states, strict=True):
+        assert len(states) == len(self.layers)
+        if self.iterated:
+            found: _Passed = self._condensed(x, rows, states)
+        else:
+            found = self._run(range(len(self.layers)), _Passed(x, (), (), {}), rows, states)
+        return self.norm(found.x), found.states, Auxiliary.of_layers(found.told)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many passes there are is decided by numbers
+    def _condensed(self, x: Tensor, rows: Rows, states: Sequence[State]) -> _Passed:
+        """Behind all layers, where keys are taken from above."""
+        found = self._run(range(self.iterated.start), _Passed(x, (), (), {}), rows, states)
+        kept = {**found.kept, **self._from_above(found, rows, states)}
+        above = range(self.iterated.start, len(self.layers))
+        return self._run(above, replace(found, kept=kept), rows, states)
+
+    def _from_above(self, below: _Passed, rows: Rows, states: Sequence[State]) -> dict[int, Kept]:
+        """What keepers keep of the call for layers under them."""
+        mixers, before = list(self.mixers()), {}
+        for index in sorted({keeper for layer, keeper in enumerate(self.keepers) if keeper > layer}):
+            mixer = mixers[index]
+            assert isinstance(mixer, LendingMixer)
+            before[index] = mixer.before(states[index])
+
+        top = self.iterated[-1]
+        highest = self.layers[top]
+        assert isinstance(highest, Layer)
+
+        def run(kept: Mapping[int, Kept]) -> Mapping[int, Kept]:
+            start = replace(below, kept={**below.kept, **kept})
+            found = self._run(self.iterated[:-1], start, rows, states)
+            return {**found.kept, top: highest.keep(found.x, rows, states[top])}
+
+        return condensed_keys(run, before, rows, self.config.sharing.plan)
+
+    def _run(self, layers: range, below: _Passed, rows: Rows, states: Sequence[State]) -> _Passed:
+        """Behind some layers on top of `below`."""
+        x, kept, after, told = below.x, dict(below.kept), list(below.states), list(below.told)
+        for index in layers:
+            keeper = self.keepers[index]
+            taken = None if keeper == index else kept[keeper]
+            given = (x, rows, states[index], taken, self.lends[index])
             if self.checkpointing and torch.is_grad_enabled():
-                x, state, auxiliary = checkpoint(layer, x, rows, state, use_reentrant=False)
+                x, state, auxiliary, own = checkpoint(self.layers[index], *given, use_reentrant=False)
             else:
-                x, state, auxiliary = layer(x, rows, state)
+                x, state, auxiliary, own = self.layers[index](*given)
+            if own is not None:
+                kept[index] = own
             after.append(state)
             told.append(auxiliary)
-        return self.norm(x), tuple(after), Auxiliary.of_layers(told)
+        return _Passed(x, tuple(after), tuple(told), kept)

@@ -23,18 +23,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from farfield.architectures.attention import banded
+from farfield.architectures.attention import XPOS, banded
 from farfield.architectures.mixer import (
     Attended,
     Heads,
-    KeyedMixer,
-    KeyedSettings,
+    Kept,
     KeyValue,
+    LendingMixer,
+    LendingSettings,
     join,
     reference_bytes,
 )
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
+from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.layouts import Labelled
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation, Turned
@@ -42,10 +44,10 @@ from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 from farfield.config import ModelError
 
-__all__ = ["Longformer", "LongformerConfig", "LongformerState", "check_bands", "spread"]
+__all__ = ["Longformer", "LongformerConfig", "LongformerState", "WindowField", "check_bands", "spread"]
 
 
-class LongformerConfig(KeyedSettings):
+class LongformerConfig(LendingSettings):
     """Sliding window and global prefix tokens; constant state, linear time."""
 
     form = "softmax in bands, linear"
@@ -93,11 +95,24 @@ class LongformerConfig(KeyedSettings):
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
         heads, kv_heads, head_width = self.sizes(width)
-        seen = sum(
-            min(tokens, self.layer_window(layer, depth) * d) // d + 1 + min(tokens, self.globals)
-            for d in self.head_dilations(heads)
-        )
+        seen = self.pairs(width, tokens, layer, depth) + heads
         return 2 * Projection.count(width, heads, kv_heads, head_width, self.conv) + 4 * head_width * seen
+
+    def near_field(self, width: int, layer: int, depth: int) -> WindowField:
+        heads, kv_heads, head_width = self.sizes(width)
+        slopes = slopes_of(heads) if self.position == "alibi" else None
+        shape = self.layer_window(layer, depth), self.head_dilations(heads), self.globals
+        rotation = Rotation.of(self, head_width)
+        return WindowField(rotation, head_width**-0.5, self.backend, slopes, kv_heads, *shape)
+
+    def pairs(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        window, heads = self.layer_window(layer, depth), self.sizes(width)[0]
+        return sum(min(tokens, window * d) // d + min(tokens, self.globals) for d in self.head_dilations(heads))
+
+    def lends(self) -> str | None:
+        if self.globals:
+            return f"globals: {self.globals} given; global tokens have projections of their own. At most 0."
+        return XPOS if self.position == "xpos" else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +150,77 @@ class _Prefix:
         return x.gather(2, self.column[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
-class Longformer(KeyedMixer):
+@dataclass(frozen=True, eq=False)
+class WindowField:
+    """A near field of a window, dilated by heads, without the first `globals` tokens: they are parts of their own."""
+
+    rotation: Rotation
+    scale: float
+    backend: Backend
+    slopes: Tensor | None
+    kv_heads: int
+    window: int
+    dilations: list[int]
+    globals: int = 0
+
+    def turn(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.rotation.rows(x, rows)
+
+    def attend(
+        self,
+        queries: Tensor,
+        kept: Kept,
+        rows: Rows,
+        reads: Sequence[KeyValue] = (),
+        common: Sequence[Part] = (),
+    ) -> Attended:
+        """Window and `common` parts of all heads, one softmax for each group of heads of one dilation."""
+        past_k, past_v, valid = kept.before.read()
+        if rows.fresh:
+            past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
+        keys, values = torch.cat((past_k, kept.keys), 2), torch.cat((past_v, kept.values), 2)
+        groups, past, slopes = sorted(set(self.dilations)), past_k.shape[2], alike(self.slopes, queries)
+        found, ahead = [], 0 if kept.own else -1
+        for dilation in groups:
+            reach = self.window * dilation
+            window = banded(rows, past, valid, reach, dilation, self.globals, ahead, slopes)
+            near = [Part(queries, keys, values, window), *common]
+            if len(groups) == 1:
+                return join(near, reads, self.scale, self.backend)
+            chosen = [head for head, other in enumerate(self.dilations) if other == dilation]
+            heads = torch.tensor(chosen, device=queries.device)
+            near = [self._heads(part, heads) for part in near]
+            found.append((heads, join(near, [self._read(read, heads) for read in reads], self.scale, self.backend)))
+        order = torch.cat([heads for heads, _ in found]).argsort()
+        out = torch.cat([part.out for _, part in found], 1).index_select(1, order)
+        return Attended(out, torch.cat([part.lse for _, part in found], 1).index_select(1, order))
+
+    def _heads(self, part: Part, heads: Tensor) -> Part:
+        """The part of some heads, with a head of keys for each."""
+        shared = heads // (len(self.dilations) // self.kv_heads) if part.keys.shape[1] == self.kv_heads else heads
+        keys, values = part.keys.index_select(1, shared), part.values.index_select(1, shared)
+        return Part(part.queries.index_select(1, heads), keys, values, part.layout.select(heads))
+
+    def _read(self, read: KeyValue, heads: Tensor) -> KeyValue:
+        gate = None if read.gate is None else read.gate.index_select(0, heads)
+        return KeyValue(self._heads(read.part, heads), gate)
+
+
+class Longformer(LendingMixer):
     """See the file's head."""
 
     def __init__(self, config: LongformerConfig, width: int, layer: int, depth: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
-        self.scale, self.backend, self.globals = self.head_width**-0.5, config.backend, config.globals
-        self.window, self.dilations = config.layer_window(layer, depth), config.head_dilations(self.heads)
+        self.field: WindowField = config.near_field(width, layer, depth)
+        self.scale, self.backend, self.globals = self.field.scale, config.backend, config.globals
+        self.window, self.dilations = self.field.window, self.field.dilations
         self.reach = config.reach(layer, depth)
         self.ring = config.ring(self.heads, layer, depth)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), bias=False) if self.globals else None
-        self.rotation = Rotation.of(config, self.head_width)
-        self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
+        self.rotation, self.slopes = self.field.rotation, self.field.slopes
+        self.span = self.rotation.span
 
     def start(self, batch: int) -> LongformerState:
         weight = self.projection.qkv.weight
@@ -178,11 +250,13 @@ class Longformer(KeyedMixer):
         own = self._own(heads.prefix, turned, where)
         prefix = self._written(held, k, heads.values, own, where, rows)
         common = self._common(q, k, heads.values, rows, held, prefix, where)
-        found = self._by_dilation(q, k, heads.values, rows, before, common, reads)
+        kept = Kept(k, heads.values, before)
+        found = self.field.attend(q, kept, rows, reads, common)
         if where is not None and own is not None:
             found = self._global_rows(found, own, rows, held, where)
         near = before.append(k, heads.values, rows)
-        return found, replace(state, near=near, prefix=prefix, reference=turned.reference)
+        state = replace(state, near=near, prefix=prefix, reference=turned.reference)
+        return replace(found, kept=kept), state
 
     def _held(self, turned: Turned, prefix: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The state's slots as the call's queries need them."""
@@ -199,46 +273,6 @@ class Longformer(KeyedMixer):
         back = None if power is None else -power
         queries = self.rotation.at(heads.queries, where.position, power)
         return Heads(queries, self.rotation.at(heads.keys, where.position, back), heads.values)
-
-    def _by_dilation(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        rows: Rows,
-        before: KeyValueBuffer,
-        common: list[Part],
-        reads: Sequence[KeyValue],
-    ) -> Attended:
-        """Window and globals of all heads, one softmax for each group of heads of one dilation."""
-        past_k, past_v, valid = before.read()
-        if rows.fresh:
-            past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
-        keys, values = torch.cat((past_k, k), 2), torch.cat((past_v, v), 2)
-        groups, past, slopes = sorted(set(self.dilations)), past_k.shape[2], alike(self.slopes, q)
-        found = []
-        for dilation in groups:
-            window = banded(rows, past, valid, self.window * dilation, dilation, self.globals, slopes=slopes)
-            near = [Part(q, keys, values, window), *common]
-            if len(groups) > 1:
-                heads = torch.tensor([h for h, d in enumerate(self.dilations) if d == dilation], device=q.device)
-                near = [self._heads(part, heads) for part in near]
-                found.append((heads, join(near, [self._read(read, heads) for read in reads], self.scale, self.backend)))
-            else:
-                return join(near, reads, self.scale, self.backend)
-        order = torch.cat([heads for heads, _ in found]).argsort()
-        out = torch.cat([part.out for _, part in found], 1).index_select(1, order)
-        return Attended(out, torch.cat([part.lse for _, part in found], 1).index_select(1, order))
-
-    def _heads(self, part: Part, heads: Tensor) -> Part:
-        """The part of some heads, with a head of keys for each."""
-        shared = heads // (self.heads // self.kv_heads) if part.keys.shape[1] == self.kv_heads else heads
-        keys, values = part.keys.index_select(1, shared), part.values.index_select(1, shared)
-        return Part(part.queries.index_select(1, heads), keys, values, part.layout.select(heads))
-
-    def _read(self, read: KeyValue, heads: Tensor) -> KeyValue:
-        gate = None if read.gate is None else read.gate.index_select(0, heads)
-        return KeyValue(self._heads(read.part, heads), gate)
 
     def _where(self, rows: Rows) -> _Prefix | None:
         """The call's global tokens, or None where there is none."""
@@ -317,6 +351,10 @@ class Longformer(KeyedMixer):
             roomy = torch.cat((old.to(new.dtype), old.new_zeros(old[:, :, :1].shape, dtype=new.dtype)), 2)
             after.append(roomy.scatter(2, slot, new)[:, :, : self.globals])
         return tuple(after)
+
+    def before(self, state: State) -> KeyValueBuffer:
+        assert isinstance(state, LongformerState)
+        return state.near
 
     def finish(self, out: Tensor, x: Tensor, rows: Rows) -> Tensor:
         return self.projection.join(out, rows)

@@ -17,6 +17,7 @@ Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width o
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -28,17 +29,21 @@ from torch import Tensor, nn
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.rows import Rows
-from farfield.architectures.state import State
+from farfield.architectures.state import KeyValueBuffer, State
 from farfield.config import Config, ModelError
 
 __all__ = [
     "Attended",
     "Heads",
+    "Kept",
     "KeyValue",
     "KeyedMixer",
     "KeyedSettings",
+    "LendingMixer",
+    "LendingSettings",
     "Mixer",
     "MixerSettings",
+    "NearField",
     "Stepped",
     "head_sizes",
     "in_steps",
@@ -127,6 +132,22 @@ class KeyedSettings(MixerSettings):
         """As `KeyedMixer.reach` of the layer."""
 
 
+class LendingSettings(KeyedSettings):
+    """What the settings of softmax mixers have whose keys and values other layers may take."""
+
+    @abc.abstractmethod
+    def near_field(self, width: int, layer: int, depth: int) -> NearField:
+        """How queries see what the layer keeps."""
+
+    @abc.abstractmethod
+    def pairs(self, width: int, tokens: int, layer: int, depth: int) -> int:
+        """Scores that all heads of one token make of the `tokens` tokens before it, without its own."""
+
+    @abc.abstractmethod
+    def lends(self) -> str | None:
+        """Why no layer can take these keys, in words that begin with the name of a setting; None: they can be taken."""
+
+
 class Mixer(nn.Module, abc.ABC):
     """Mixes a sequence along time. Training, prefill in pieces and decoding one token are the same call."""
 
@@ -188,11 +209,53 @@ class KeyValue:
 
 
 @dataclass(frozen=True, eq=False)
+class Kept:
+    """What a layer keeps for its own queries and for layers that take it: keys and values, turned.
+
+    `keys` and `values` (B, G, T, W) are the call's, `before` holds those of earlier calls, and `after` both, where it
+    has been made. `own` says whether a query sees the key of its own token; if not, it sees those before it.
+    """
+
+    keys: Tensor
+    values: Tensor
+    before: KeyValueBuffer
+    after: KeyValueBuffer | None = None
+    own: bool = True
+
+    def cast(self, dtype: torch.dtype) -> Kept:
+        """The same as numbers of `dtype`: under autocast what is kept is wider than the queries."""
+        if self.keys.dtype == self.before.keys.dtype == dtype:
+            return self
+        after = None if self.after is None else self.after.cast(dtype)
+        return Kept(self.keys.to(dtype), self.values.to(dtype), self.before.cast(dtype), after, self.own)
+
+
+@dataclass(frozen=True, eq=False)
 class Attended:
-    """Output (B, H, T, W) of attention and the log-sum-exp (B, H, T) of its near field and joined reads."""
+    """Output (B, H, T, W) of attention and the log-sum-exp (B, H, T) of its near field and joined reads.
+
+    `kept` is what other layers may take, of mixers that lend.
+    """
 
     out: Tensor
     lse: Tensor
+    kept: Kept | None = None
+
+    @staticmethod
+    def nothing(queries: Tensor) -> Attended:
+        """Of queries (B, H, T, W) that see no key."""
+        kind = torch.promote_types(queries.dtype, torch.float32)
+        return Attended(torch.zeros_like(queries), queries.new_full(queries.shape[:3], -math.inf, dtype=kind))
+
+
+class NearField(Protocol):
+    """How queries see what a layer keeps, whichever layer they are of."""
+
+    def turn(self, x: Tensor, rows: Rows) -> Tensor:
+        """Queries or keys (B, H, T, W) turned to where they stand."""
+
+    def attend(self, queries: Tensor, kept: Kept, rows: Rows, reads: Sequence[KeyValue] = ()) -> Attended:
+        """Turned queries (B, H, T, W) over what is kept, joined with `reads`."""
 
 
 class KeyedMixer(Mixer):
@@ -242,6 +305,28 @@ class KeyedMixer(Mixer):
         heads, state = self.project(x, rows, state)
         found, state = self.attend(heads, rows, state)
         return self.finish(found.out, x, rows), state
+
+
+class LendingMixer(KeyedMixer):
+    """Softmax attention whose keys and values other layers may take."""
+
+    field: NearField
+
+    @abc.abstractmethod
+    def before(self, state: State) -> KeyValueBuffer:
+        """The keys and values of earlier calls."""
+
+    def keep(self, x: Tensor, rows: Rows, state: State) -> Kept:
+        """What other layers may take, without an answer."""
+        heads, _ = self.project(x, rows, state)
+        return Kept(self.field.turn(heads.keys, rows), heads.values, self.before(state))
+
+    def lend(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State, Kept]:
+        """As `forward`, and what other layers may take."""
+        heads, state = self.project(x, rows, state)
+        found, state = self.attend(heads, rows, state)
+        assert found.kept is not None
+        return self.finish(found.out, x, rows), state, found.kept
 
 
 Step = Callable[[Tensor, Rows, State], tuple[Tensor, State]]

@@ -1,8 +1,9 @@
-"""What every stack of layers is described by: width, depth, and a pattern of named layers that repeats.
+"""What every stack of layers is described by: width, depth, and a pattern of named layers.
 
 width: 256
 depth: 6
 pattern: [retnet, retnet, attention]        from bottom to top; must divide depth
+arrangement: repeat                         or stretch: two thirds retnet, and above it attention
 layers:
   retnet:    {mixer: {...}, feedforward: {...}}
   attention: {mixer: {...}, feedforward: {...}}
@@ -10,8 +11,8 @@ layers:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from pydantic import Field, model_validator
 
@@ -47,7 +48,10 @@ class StackConfig(Config, Generic[L]):
 
     width: int = Field(ge=1, description="width of the residual stream")
     depth: int = Field(ge=1, description="number of layers")
-    pattern: tuple[str, ...] = Field(min_length=1, description="names of layers from bottom to top; repeats")
+    pattern: tuple[str, ...] = Field(min_length=1, description="names of layers from bottom to top")
+    arrangement: Literal["repeat", "stretch"] = Field(
+        "repeat", description="repeat: the pattern again and again; stretch: once, each name for as many layers"
+    )
     layers: dict[str, L]
     tied: bool = Field(True, description="whether the head shares the embedding's weights")
     epsilon: float = Field(1e-5, gt=0, description="epsilon of the norms")
@@ -76,7 +80,18 @@ class StackConfig(Config, Generic[L]):
 
     def layer(self, index: int) -> L:
         """The layer at `index` from the bottom."""
-        return self.layers[self.pattern[index % len(self.pattern)]]
+        return self.layers[self.names()[index]]
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the layers from bottom to top."""
+        times = self.depth // len(self.pattern)
+        if self.arrangement == "repeat":
+            return self.pattern * times
+        return tuple(name for name in self.pattern for _ in range(times))
+
+    def mixing(self) -> Sequence[MixingSettings]:
+        """The mixers from bottom to top."""
+        return [layer.mixer for layer in self._stacked()]
 
     def _settings(self) -> dict[str, LayerSettings]:
         """The layers as what this class asks of them: pydantic takes no protocol for the bound of L."""
@@ -85,7 +100,7 @@ class StackConfig(Config, Generic[L]):
     def _stacked(self) -> list[LayerSettings]:
         """The layers from bottom to top."""
         layers = self._settings()
-        return [layers[self.pattern[index % len(self.pattern)]] for index in range(self.depth)]
+        return [layers[name] for name in self.names()]
 
     def told(self) -> list[str]:
         """What the layers tell beside their output, a name for each number: balance, load.<layer>.<expert>."""
@@ -103,9 +118,9 @@ class StackConfig(Config, Generic[L]):
         return self._weights(lambda feedforward: feedforward.active(self.width))
 
     def _weights(self, of: Callable[[FeedForwardSettings], int]) -> int:
-        layers = self._stacked()
+        layers, mixers = self._stacked(), self.mixing()
         norms = (1 + sum(1 if layer.feedforward.absent else 2 for layer in layers)) * self.width
         return norms + sum(
-            layer.mixer.parameters(self.width, index, self.depth) + of(layer.feedforward)
-            for index, layer in enumerate(layers)
+            mixer.parameters(self.width, index, self.depth) + of(layer.feedforward)
+            for index, (layer, mixer) in enumerate(zip(layers, mixers, strict=True))
         )

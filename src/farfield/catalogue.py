@@ -55,7 +55,10 @@ def _architecture(name: str, text: str) -> dict[str, Any]:
     config = _read(mapping)
     chosen = [config.layers[layer] for layer in config.pattern]
     mixers = {layer.mixer.kind: layer.mixer for layer in chosen}
-    longest = {"longest": config.longest} if isinstance(config, EncoderConfig) else {}
+    if isinstance(config, EncoderConfig):
+        own: dict[str, Any] = {"longest": config.longest}
+    else:
+        own = {"keys_from": list(config.keepers()), "split_exact": config.split_exact}
     return {
         "name": name,
         "summary": text,
@@ -69,7 +72,7 @@ def _architecture(name: str, text: str) -> dict[str, Any]:
         "sizes": {size: _weights(mapping, size) for size in group_options("size")},
         "width": config.width,
         "depth": config.depth,
-        **longest,
+        **own,
         **_costs(ModelConfig(architecture=config, vocabulary=VOCABULARY)),
     }
 

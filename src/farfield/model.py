@@ -161,7 +161,7 @@ class ModelConfig(Config):
 
 def _mixers(architecture: DecoderConfig) -> list[tuple[int, MixerSettings]]:
     """The settings of the mixers from bottom to top."""
-    return [(index, architecture.layer(index).mixer.resolved()) for index in range(architecture.depth)]
+    return list(enumerate(architecture.mixers()))
 
 
 def _encoding(architecture: EncoderConfig, tokens: int) -> int:
@@ -195,15 +195,25 @@ def check_memory(architecture: ArchitectureConfig, memory: MemoryConfig | None) 
 
 
 def _places(architecture: DecoderConfig, memory: MixerMemory) -> list[int]:
-    """The layers that get the memory: of those it names, the ones whose mixers it can stand around."""
+    """The layers that get the memory: of those it names, the ones whose mixers it can stand around.
+
+    Not those that share keys: what a memory makes of a layer's keys is that layer's alone.
+    """
     mixers = dict(_mixers(architecture))
     named = memory.places(architecture.depth)
-    found = [index for index in named if memory.fits(mixers[index])]
+    alone = [index for index in named if not architecture.shares(index)]
+    found = [index for index in alone if memory.fits(mixers[index])]
+    if not alone or (memory.layers != "all" and len(alone) < len(named)):
+        other = next(index for index in named if architecture.shares(index))
+        raise ValueError(
+            f"name: '{memory.name}' stands around layers that keep keys for themselves alone, and layer {other} shares "
+            "them. Use memory=none or architecture.sharing.kind=none."
+        )
     if not found or (memory.layers != "all" and len(found) < len(named)):
-        other = next(_kind(mixers[index]) for index in named if not memory.fits(mixers[index]))
+        kind = next(_kind(mixers[index]) for index in alone if not memory.fits(mixers[index]))
         fit = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
         raise ValueError(
-            f"name: '{memory.name}' needs layers with softmax attention, not '{other}'. Kinds that have it: {fit}."
+            f"name: '{memory.name}' needs layers with softmax attention, not '{kind}'. Kinds that have it: {fit}."
         )
     return found
 
@@ -286,7 +296,7 @@ class LanguageModel(nn.Module):
     def _mixer(self, index: int) -> Mixer:
         """The mixer of layer `index`, with the memory around it where it has one."""
         architecture, memory = self.config.decoder, self.config.memory
-        settings = architecture.layer(index).mixer.resolved()
+        settings = architecture.mixers()[index]
         mixer = settings.build(architecture.width, index, architecture.depth)
         if not isinstance(memory, MixerMemory) or index not in _places(architecture, memory):
             return mixer

@@ -22,6 +22,7 @@ LAYERS: dict[str, dict[str, Any]] = {
         "mixer": {"kind": "retnet", "heads": 2},
         "feedforward": {"kind": "moe", "experts": 5, "top": 2, "ratio": 1.0},
     },
+    "window": {"mixer": {"kind": "longformer", "heads": 2, "window": 6, "conv": 2}},
     "gelu": {"mixer": {"kind": "attention", "heads": 2}, "feedforward": {"kind": "gelu"}},
     "alibi": {"mixer": {"kind": "attention", "heads": 4, "position": "alibi"}},
     "xpos": {"mixer": {"kind": "longformer", "heads": 4, "window": 5, "position": "xpos", "scale_base": 2}},
@@ -43,6 +44,15 @@ MODELS: dict[str, dict[str, Any]] = {
         "depth": 4,
         "memory": {**MEMORY, "layers": [-1], "position": "original", "gradient": True},
     },
+    "cla": {"pattern": ["attention"], "depth": 4, "sharing": {"kind": "groups"}},
+    "yoco": {
+        "pattern": ["window", "gelu"],
+        "depth": 4,
+        "arrangement": "stretch",
+        "sharing": {"kind": "upper"},
+        "memory": {**MEMORY, "layers": [0]},
+    },
+    "lckv": {"pattern": ["attention"], "depth": 4, "sharing": {"kind": "condensed"}, "memory": MEMORY},
     "memory-gated": {
         "pattern": ["retnet", "attention", "longformer"],
         "depth": 3,
@@ -51,10 +61,12 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def mapping(pattern: list[str], depth: int, tied: bool = True, memory: Any = None, width: int = 16) -> dict[str, Any]:
-    """The settings of a model as a configuration file gives them."""
+def mapping(
+    pattern: list[str], depth: int, tied: bool = True, memory: Any = None, width: int = 16, **more: Any
+) -> dict[str, Any]:
+    """The settings of a model as a configuration file gives them; `more` of the architecture."""
     layers = {name: LAYERS[name] for name in pattern}
-    architecture = {"width": width, "depth": depth, "pattern": pattern, "layers": layers, "tied": tied}
+    architecture = {"width": width, "depth": depth, "pattern": pattern, "layers": layers, "tied": tied, **more}
     memory = memory and {"kind": "key_value", **memory}
     return {"architecture": architecture, "memory": memory, "vocabulary": VOCABULARY}
 

@@ -16,7 +16,8 @@ from farfield.model import ModelConfig
 # Dynamo's own ways of tracing warn, and the tests turn warnings into errors.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(
-    ("name", "whole"), [("attention", True), ("alibi", True), ("retnet", True), ("memory-above", False)]
+    ("name", "whole"),
+    [("attention", True), ("alibi", True), ("retnet", True), ("memory-above", False), ("cla", True), ("lckv", False)],
 )
 def test_a_compiled_decoder_learns_the_same(name: str, whole: bool) -> None:
     model = model_of(name)

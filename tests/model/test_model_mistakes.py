@@ -10,7 +10,7 @@ from models import VOCABULARY, mapping, model_of
 
 from farfield.architectures import KeyedSettings, build_mixer, mixer_kinds
 from farfield.config import ConfigError, ModelError, read
-from farfield.model import ModelConfig
+from farfield.model import LanguageModel, ModelConfig
 
 ATTENTION: dict[str, Any] = {"kind": "attention", "heads": 4}
 
@@ -129,6 +129,122 @@ def test_architectures(name: str) -> None:
     assert told(given) == f"model.architecture{text}"
 
 
+TAKEN = "Those of attention and longformer can be, without xpos and globals."
+
+SHARINGS: dict[str, tuple[list[str], int, dict[str, Any], str]] = {
+    "unknown kind": (
+        ["attention"],
+        4,
+        {"kind": "group"},
+        ": unknown kind 'group'. Did you mean 'groups'? Known: condensed, groups, map, none, upper.",
+    ),
+    "size": (
+        ["attention"],
+        4,
+        {"kind": "groups", "size": 0},
+        ".size: 0 given. Input should be greater than or equal to 1.",
+    ),
+    "nothing to group": (
+        ["retnet"],
+        4,
+        {"kind": "groups"},
+        f".kind: 'groups' finds no layer whose keys can be taken. {TAKEN}",
+    ),
+    "nothing to condense": (
+        ["retnet"],
+        4,
+        {"kind": "condensed"},
+        f".kind: 'condensed' finds no layer whose keys can be taken. {TAKEN}",
+    ),
+    "too shallow": (
+        ["attention"],
+        3,
+        {"kind": "condensed"},
+        ".warmup: 2 of 3 layers keep their own keys, which leaves fewer than two that share. At most 1.",
+    ),
+    "a keeper without keys": (
+        ["retnet", "attention"],
+        2,
+        {"kind": "map", "keys_from": [0, 0]},
+        f".kind: layer 1 takes the keys of layer 0, but layer 0 is a 'retnet'. {TAKEN}",
+    ),
+    "a taker without queries": (
+        ["attention", "retnet"],
+        4,
+        {"kind": "upper"},
+        f".kind: layer 3 takes the keys of layer 2, but layer 3 is a 'retnet'. {TAKEN}",
+    ),
+    "a chain": (
+        ["attention"],
+        3,
+        {"kind": "map", "keys_from": [0, 0, 1]},
+        ".keys_from: layer 2 takes the keys of layer 1, which keeps none: it takes those of layer 0.",
+    ),
+    "a circle": (
+        ["attention"],
+        2,
+        {"kind": "map", "keys_from": [1, 0]},
+        ".keys_from: layer 0 takes the keys of layer 1, which keeps none: it takes those of layer 0.",
+    ),
+    "out of range": (
+        ["attention"],
+        4,
+        {"kind": "map", "keys_from": [0, 2]},
+        ".keys_from: layer 1 takes from 2; layers are 0 to 1.",
+    ),
+    "below the range": (
+        ["attention"],
+        2,
+        {"kind": "map", "keys_from": [-1, 1]},
+        ".keys_from: layer 0 takes from -1; layers are 0 to 1.",
+    ),
+    "length": (
+        ["attention"],
+        4,
+        {"kind": "map", "keys_from": [0, 0, 0]},
+        ".keys_from: 3 layers do not divide the depth 4.",
+    ),
+    "globals": (
+        ["longformer"],
+        4,
+        {"kind": "upper"},
+        ".kind: layer 3 takes the keys of layer 2, but of layer 3 globals: 2 given; global tokens have projections of "
+        "their own. At most 0.",
+    ),
+    "xpos": (
+        ["xpos"],
+        4,
+        {"kind": "map", "keys_from": [0, 0]},
+        ".kind: layer 1 takes the keys of layer 0, but of layer 1 position: xpos scales keys from a reference that "
+        "moves. Positions whose keys can be taken: rope, alibi, none.",
+    ),
+    "other mixers": (
+        ["gelu", "window"],
+        4,
+        {"kind": "upper"},
+        ".kind: layer 3 takes the keys of layer 2, but their mixers differ in kind: longformer and attention.",
+    ),
+    "other positions": (
+        ["gelu", "alibi"],
+        2,
+        {"kind": "map", "keys_from": [0, 0]},
+        ".kind: layer 1 takes the keys of layer 0, but their mixers differ in position: alibi and rope.",
+    ),
+    "other heads": (
+        ["attention", "gelu"],
+        2,
+        {"kind": "map", "keys_from": [0, 0]},
+        ".kind: layer 1 takes the keys of layer 0, but reads 2 heads of 8, and there are 2 of 4.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARINGS)
+def test_sharings(name: str) -> None:
+    pattern, depth, sharing, text = SHARINGS[name]
+    assert told(mapping(pattern, depth, sharing=sharing)) == f"model.architecture.sharing{text}"
+
+
 MEMORIES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "segment beyond the window": (
         ["longformer"],
@@ -162,6 +278,26 @@ MEMORIES: dict[str, tuple[list[str], dict[str, Any], str]] = {
 def test_memories(name: str) -> None:
     pattern, memory, text = MEMORIES[name]
     assert told(mapping(pattern, 2, memory=memory)).endswith(f"memory.{text}")
+
+
+ALONE = "name: 'knn' stands around layers that keep keys for themselves alone, and layer {} shares them."
+
+
+@pytest.mark.parametrize(
+    ("sharing", "layers", "other"),
+    [({"kind": "groups"}, "all", 0), ({"kind": "condensed"}, [0, 1], 1), ({"kind": "upper"}, [-2], 2)],
+    ids=["every layer", "one that takes", "one that keeps"],
+)
+def test_a_memory_around_layers_that_share_keys(sharing: dict[str, Any], layers: Any, other: int) -> None:
+    given = mapping(["attention"], 4, sharing=sharing, memory={"layers": layers})
+    text = f"memory.{ALONE.format(other)} Use memory=none or architecture.sharing.kind=none."
+    assert told(given).endswith(text)
+
+
+def test_a_memory_stands_around_the_layers_that_share_none() -> None:
+    config = read(ModelConfig, mapping(["attention"], 4, sharing={"kind": "condensed"}, memory={}))
+    around = [hasattr(layer.mixer, "gate") for layer in LanguageModel(config).decoder.layers]
+    assert around == [True, False, False, True]
 
 
 def test_the_largest_segment_that_fits_is_taken() -> None:

@@ -100,6 +100,14 @@ FLOPS: dict[str, dict[str, Any]] = {
     "retnet": {"pattern": ["retnet"], "depth": 2},
     "longformer": {"pattern": ["longformer"], "depth": 2},
     "mixture": {"pattern": ["retnet", "attention", "longformer"], "depth": 3, "tied": False},
+    "cla": {"pattern": ["attention"], "depth": 4, "sharing": {"kind": "groups"}},
+    "yoco": {
+        "pattern": ["window", "gelu"],
+        "depth": 4,
+        "arrangement": "stretch",
+        "sharing": {"kind": "upper"},
+    },
+    "lckv": {"pattern": ["attention"], "depth": 4, "sharing": {"kind": "condensed"}},
     # One key of so many that they are gathered: few are read by a mask over all, which is more work but less time.
     "memory": {"pattern": ["attention"], "depth": 2, "memory": {"capacity": 100, "segment": 4, "top": 1}},
     "memory-gated": {

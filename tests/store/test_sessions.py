@@ -21,6 +21,9 @@ KINDS = [
     ("jamba", None),
     ("reformer", None),
     ("sparse", None),
+    ("cla", None),
+    ("yoco", None),
+    ("lckv", None),
     ("attention", "knn"),
     ("longformer", "knn"),
 ]
@@ -30,7 +33,8 @@ DOCUMENT = "The count of the isle kept his ledger in a drawer. " * 3
 
 def model_of(architecture: str, memory: str | None = None, seed: int = 0) -> TextModel:
     """In float64: where a prefill is cut is rounding, and rounding decides nothing there."""
-    sizes = ["width=64"] if architecture == "jamba" else ["width=32", "depth=2"]
+    patterned = architecture in ("jamba", "cla", "yoco", "lckv")
+    sizes = ["width=64"] if patterned else ["width=32", "depth=2"]
     return build(architecture, sizes, memory=memory, seed=seed).double()
 
 

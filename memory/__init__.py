@@ -6,10 +6,17 @@ key-value memory are yaml files alone.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
+from farfield.memory.infini import Infini, InfiniConfig
 from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
 from farfield.memory.settings import MemorySettings, MixerMemory, StackMemory, Wrapped
 
 __all__ = [
+    "Infini",
+    "InfiniConfig",
     "KeyValueMemoryConfig",
     "MemoryConfig",
     "MemorySettings",
@@ -19,4 +26,4 @@ __all__ = [
     "Wrapped",
 ]
 
-MemoryConfig = KeyValueMemoryConfig
+MemoryConfig = Annotated[KeyValueMemoryConfig | InfiniConfig, Field(discriminator="kind")]

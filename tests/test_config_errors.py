@@ -209,6 +209,19 @@ TYPED = {
         [*TRAIN, "memory=knn"],
         f"memory.name: 'knn' needs layers with softmax attention, not 'retnet'. Kinds that have it: {KEYED}.",
     ),
+    "Infini-attention and architecture": (
+        [*TRAIN, "memory=infini"],
+        f"memory.name: 'infini' needs layers with softmax attention, not 'retnet'. Kinds that have it: {KEYED}.",
+    ),
+    "a segment that Infini-attention's window loses": (
+        [*TRAIN, "architecture=longformer", "memory=infini", "memory.segment=66"],
+        "memory.segment: 66 is longer than the window of 64 tokens allows; tokens would be lost between window and "
+        "memory. At most 65.",
+    ),
+    "an unknown rule": (
+        [*TRAIN, "architecture=attention", "memory=infini", "memory.rule=add"],
+        "memory.rule: unknown choice 'add'. Known: delta, delta_once, linear.",
+    ),
     "a name that leads out": (
         [*TRAIN, "name=../x"],
         "name: '../x' names no folder. Use letters, digits, '_', '-', '.', '=', beginning with a letter or digit.",

@@ -25,7 +25,7 @@ SHORT = 2048
 LINEAR = [
     subject
     for subject in SUBJECTS
-    if "linear" in subject.settings.computed and (subject.memory is None or DENSE * subject.memory.top < SHORT)
+    if "linear" in subject.settings.computed and DENSE * getattr(subject.memory, "top", 0) < SHORT
 ]
 
 

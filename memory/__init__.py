@@ -13,6 +13,7 @@ from pydantic import Field
 from farfield.memory.infini import Infini, InfiniConfig
 from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
 from farfield.memory.settings import MemorySettings, MixerMemory, StackMemory, Wrapped
+from farfield.memory.titans import Titans, TitansConfig
 
 __all__ = [
     "Infini",
@@ -22,8 +23,10 @@ __all__ = [
     "MemorySettings",
     "MixerMemory",
     "StackMemory",
+    "Titans",
+    "TitansConfig",
     "WithMemory",
     "Wrapped",
 ]
 
-MemoryConfig = Annotated[KeyValueMemoryConfig | InfiniConfig, Field(discriminator="kind")]
+MemoryConfig = Annotated[KeyValueMemoryConfig | InfiniConfig | TitansConfig, Field(discriminator="kind")]

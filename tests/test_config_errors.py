@@ -222,6 +222,14 @@ TYPED = {
         [*TRAIN, "architecture=attention", "memory=infini", "memory.rule=add"],
         "memory.rule: unknown choice 'add'. Known: delta, delta_once, linear.",
     ),
+    "networks of Titans that do not divide the width": (
+        [*TRAIN, "memory=titans", "memory.heads=7", "architecture.width=64"],
+        "memory.heads: 7 does not divide the width 64. Nearest that does: 8.",
+    ),
+    "a rate of nothing": (
+        [*TRAIN, "memory=titans", "memory.max_rate=0"],
+        "memory.max_rate: 0 given. Input should be greater than 0.",
+    ),
     "a name that leads out": (
         [*TRAIN, "name=../x"],
         "name: '../x' names no folder. Use letters, digits, '_', '-', '.', '=', beginning with a letter or digit.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +11,10 @@ import torch
 from torch import Tensor
 
 from contract.families.segments import s2_near, sparse_near
-from contract.parts import Softmax
+from contract.parts import Softmax, convolved
 from farfield.architectures import Rows
 from farfield.memory.infini import Compressed, compressive
+from farfield.memory.inner_network import Learnt, Rates, Weights, regressed
 
 if TYPE_CHECKING:
     from contract.subjects import Subject
@@ -95,13 +98,132 @@ def _compressive(
     return both[..., :-1], both[..., -1], Compressed(*after)
 
 
+def unit(x: Tensor) -> Tensor:
+    return x / (x.square().sum() + 1e-6).sqrt()
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def answered(weights: Weights, x: Tensor) -> Tensor:
+    """M(x) = gelu(... gelu(x W_1) ...) W_n."""
+    for layer, weight in enumerate(weights):
+        if layer:
+            x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
+        x = x @ weight
+    return x
+
+
+def descended(weights: Weights, key: Tensor, value: Tensor, limit: float | None) -> Weights:
+    """The gradient of |M(k) - v|^2 by the weights, by torch.func, of each head (..., K, V) clipped to a norm."""
+    found = torch.func.grad(lambda held: (answered(held, key) - value).square().sum())(weights)
+    if limit is None:
+        return found
+    norm = sum(layer.square().sum((-1, -2), keepdim=True) for layer in found)
+    return tuple(layer * limit / torch.clamp(torch.as_tensor(norm), min=limit**2).sqrt() for layer in found)
+
+
+def titans(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Equations 9 to 14 with gradients at the start of each segment, a head and a token at a time."""
+    from contract.dense import FORMULAS
+
+    memory: Any = subject.memory
+    inner = {name.removeprefix("mixer."): weight for name, weight in weights.items() if name.startswith("mixer.")}
+    alone = dataclasses.replace(subject, memory=None)
+    width = memory.head_width if memory.heads is None else subject.width // memory.heads
+    heads = subject.width // width
+    q, k, v = (
+        part.unflatten(1, (heads, width))
+        for part in silu(convolved(x @ weights["qkv.weight"].T, weights.get("taps"))).chunk(3, 1)
+    )
+    told = 1 / (1 + torch.exp(-(x @ weights["rates.weight"].T + weights["rates.bias"])))
+    step, momentum, decay, gate = told.unflatten(1, (4, heads)).unbind(1)
+    rows = []
+    for head in range(heads):
+        fresh = tuple(weights[f"initial.{layer}"][head] for layer in range(memory.depth))
+        start, held, still = fresh, fresh, tuple(torch.zeros_like(layer) for layer in fresh)
+        for t in range(x.shape[0]):
+            out = answered(start, unit(q[t, head]))
+            out = out / (out.square().mean() + 1e-6).sqrt() * weights["gain"][head] * gate[t, head]
+            rows.append(out)
+            slopes = descended(start, unit(k[t, head]), v[t, head], memory.max_grad_norm)
+            rate = memory.max_rate * step[t, head]
+            still = tuple(momentum[t, head] * s - rate * g for s, g in zip(still, slopes, strict=True))
+            held = tuple((1 - decay[t, head]) * m + s for m, s in zip(held, still, strict=True))
+            if (t + 1) % memory.segment == 0:
+                start = held
+    read = torch.stack(rows).unflatten(0, (heads, -1)).transpose(0, 1).flatten(1) @ weights["out.weight"].T
+    mixed = FORMULAS[subject.settings.kind](alone, inner, x + read if memory.form == "layer" else x)  # type: ignore[attr-defined]
+    if memory.form == "layer":
+        return mixed
+    return mixed + read if memory.form == "sum" else mixed / (1 + torch.exp(-read))
+
+
+def _regressed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rates: Rates,
+    rows: Rows,
+    segment: int,
+    initial: Weights,
+    state: Learnt,
+    limit: float | None,
+) -> tuple[Tensor, Learnt]:
+    """The loop, a token at a time, with gradients by torch.func, in the dtype of the state."""
+    kind, outputs = state.momentum[0].dtype, []
+    q, k, v = (x.to(kind) for x in (q, k, v))
+    fresh = tuple(layer.to(kind) for layer in initial)
+    start, held, still = state.start, state.weights, state.momentum
+    for t, position in enumerate(rows.positions.unbind(1)):
+        begins, real, ends = (
+            flag[:, None, None, None] for flag in (position == 0, position >= 0, (position + 1) % segment == 0)
+        )
+        start, held = (
+            tuple(torch.where(begins, new, old) for new, old in zip(fresh, of, strict=True)) for of in (start, held)
+        )
+        still = tuple(torch.where(begins, 0.0, layer) for layer in still)
+        query, key, value = (x[:, :, t : t + 1] for x in (q, k, v))
+        outputs.append(torch.where(real, answered(start, query), 0.0))
+        slopes = descended(start, key, value, limit)
+        step, momentum, keep = (
+            x[:, :, t, None, None].to(kind) for x in (rates.step, rates.momentum.exp(), rates.keep.exp())
+        )
+        moved = tuple(momentum * s - step * g for s, g in zip(still, slopes, strict=True))
+        after = tuple(keep * m + s for m, s in zip(held, moved, strict=True))
+        still = tuple(torch.where(real, new, old) for new, old in zip(moved, still, strict=True))
+        held = tuple(torch.where(real, new, old) for new, old in zip(after, held, strict=True))
+        start = tuple(torch.where(ends & real, new, old) for new, old in zip(held, start, strict=True))
+    return torch.cat(outputs, 2), Learnt(start, held, still)
+
+
 MEMORIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "infini": (("attention", "longformer", "s2"), {"kind": "infini", "segment": 5}),
     "infini-delta": (("attention", "sparse"), {"kind": "infini", "segment": 4, "rule": "delta"}),
     "infini-once": (("longformer",), {"kind": "infini", "segment": 7, "rule": "delta_once"}),
     "infini-cut": (("attention",), {"kind": "infini", "segment": 1, "rule": "delta", "gradient": False}),
+    "titans": (("longformer", "retnet"), {"kind": "titans", "segment": 8, "heads": 2}),
+    "titans-gate": (
+        ("longformer",),
+        {"kind": "titans", "form": "gate", "segment": 5, "heads": 4, "depth": 1, "conv": 0},
+    ),
+    "titans-layer": (
+        ("longformer",),
+        {
+            "kind": "titans",
+            "form": "layer",
+            "segment": 7,
+            "heads": 2,
+            "depth": 3,
+            "max_grad_norm": 0.5,
+            "max_rate": 0.3,
+        },
+    ),
 }
 
-REMEMBERED: dict[str, Callable[..., Any]] = {name: infini for name in MEMORIES if name.startswith("infini")}
+REMEMBERED: dict[str, Callable[..., Any]] = {
+    name: infini if values["kind"] == "infini" else titans for name, (_, values) in MEMORIES.items()
+}
 
-DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {compressive: _compressive}
+DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {compressive: _compressive, regressed: _regressed}

@@ -149,9 +149,9 @@ def _segment(
 ) -> tuple[Tensor, Learnt]:
     """Readouts (B, H, L, V) of queries, the first half of `inputs` (B, H, 2 L, K), and the state that keys leave."""
     length = values.shape[2]
-    taken, slopes, out = _forward(state.start, inputs)
-    errors = _errors(state.start, [x[:, :, length:] for x in slopes], out[:, :, length:] - values)
-    taken = [x[:, :, length:] for x in taken]
+    taken, before, out = _forward(state.start, inputs)
+    taken, before = ([x[:, :, length:] for x in each] for each in (taken, before))
+    errors = _errors(state.start, before, out[:, :, length:] - values)
     if limit is not None:
         square = sum(_squared(x) * _squared(error) for x, error in zip(taken, errors, strict=True))
         rate = rate * limit * torch.as_tensor(square).clamp(min=limit * limit).rsqrt()
@@ -171,15 +171,15 @@ def _squared(x: Tensor) -> Tensor:
 
 
 def _forward(weights: Weights, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """The input of each layer, the slopes of the activations between them, and the answer (B, H, N, V)."""
-    taken, slopes = [], []
+    """The input of each layer, what stood before the activations between them, and the answer (B, H, N, V)."""
+    taken, before = [], []
     for layer, weight in enumerate(weights):
         if layer:
-            slopes.append(_slope(x))
+            before.append(x)
             x = gelu(x)
         taken.append(x)
         x = x @ weight
-    return taken, slopes, x
+    return taken, before, x
 
 
 def _slope(x: Tensor) -> Tensor:
@@ -187,11 +187,11 @@ def _slope(x: Tensor) -> Tensor:
     return (1 + torch.erf(x / math.sqrt(2))) / 2 + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
 
 
-def _errors(weights: Weights, slopes: list[Tensor], off: Tensor) -> list[Tensor]:
+def _errors(weights: Weights, before: list[Tensor], off: Tensor) -> list[Tensor]:
     """The gradient of |off|^2 by the output of each layer, from bottom to top."""
     error = 2 * off
     errors = [error]
-    for weight, slope in zip(reversed(weights[1:]), reversed(slopes), strict=True):
-        error = (error @ weight.transpose(-1, -2)) * slope
+    for weight, x in zip(reversed(weights[1:]), reversed(before), strict=True):
+        error = (error @ weight.transpose(-1, -2)) * _slope(x)
         errors.append(error)
     return errors[::-1]

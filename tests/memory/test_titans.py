@@ -34,8 +34,8 @@ def test_the_gradient_written_out_is_torch_funcs(depth: int) -> None:
     """Of each token alone: input^T error of each layer."""
     weights = layers(depth, 2, 2, generator=torch.Generator().manual_seed(0))
     keys, values = torch.randn(2, 2, 2, 6, 3, dtype=torch.float64).unbind(0)
-    taken, slopes, out = _forward(weights, keys)
-    errors = _errors(weights, slopes, out - values)
+    taken, before, out = _forward(weights, keys)
+    errors = _errors(weights, before, out - values)
     for t in range(6):
         expected = descended(weights, keys[:, :, t : t + 1], values[:, :, t : t + 1], None)
         for x, error, gradient in zip(taken, errors, expected, strict=True):

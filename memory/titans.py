@@ -53,7 +53,7 @@ class TitansConfig(MixerMemory):
     kind: Literal["titans"] = "titans"
     name: str = Field("titans", description="what tables call it")
     form: Literal["sum", "gate", "layer"] = Field(
-        "sum", description="sum: added to the mixer's output; gate: a gate on it; layer: added to the mixer's input"
+        "gate", description="sum: added to the mixer's output; gate: a gate on it; layer: added to the mixer's input"
     )
     segment: int = Field(64, ge=1, description="tokens that are learnt from at the same weights")
     heads: int | None = Field(None, ge=1, description="networks; null: width / head_width")

@@ -203,7 +203,7 @@ MEMORIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "infini-delta": (("attention", "sparse"), {"kind": "infini", "segment": 4, "rule": "delta"}),
     "infini-once": (("longformer",), {"kind": "infini", "segment": 7, "rule": "delta_once"}),
     "infini-cut": (("attention",), {"kind": "infini", "segment": 1, "rule": "delta", "gradient": False}),
-    "titans": (("longformer", "retnet"), {"kind": "titans", "segment": 8, "heads": 2}),
+    "titans": (("longformer", "retnet"), {"kind": "titans", "form": "sum", "segment": 8, "heads": 2}),
     "titans-gate": (
         ("longformer",),
         {"kind": "titans", "form": "gate", "segment": 5, "heads": 4, "depth": 1, "conv": 0},

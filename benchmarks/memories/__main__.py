@@ -27,6 +27,7 @@ HELP = {
     "more": "steps of training with a memory attached; 0: none",
     "width": "of the model",
     "depth": "layers of the model",
+    "patterns": "of four layers in the model",
     "vocabulary": "ids of the tokenizer, which is trained on the books",
     "row": "tokens of a row of training; in recall: windows",
     "batch": "rows of a step of training",

@@ -36,12 +36,17 @@ from farfield.training import train
 __all__ = ["Read", "Task", "bits", "buckets", "compare", "documents_of", "train_model"]
 
 PIECE = 1024  # tokens that are read in one call
+LAYERS = {"near": "rope", "far": "none"}  # memories stand around layers without positions, as Focused Transformer's
 CHARACTERS = 12  # more than this many a token no text has on average
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is compared: books to train on, documents to read, memories and their sizes, all sizes in tokens."""
+    """What is compared: books to train on, documents to read, memories and their sizes, all sizes in tokens.
+
+    The model is a pattern of four layers, repeated: windows, of which the third knows no positions. There the memories
+    stand that stand around layers.
+    """
 
     books: Path
     documents: Path
@@ -49,25 +54,26 @@ class Task:
     sizes: tuple[int, ...]
     window: int = 63
     length: int = 16384
-    steps: int = 600
+    steps: int = 400
     width: int = 128
-    depth: int = 4
+    patterns: int = 1
     vocabulary: int = 2048
     row: int = 1024
     batch: int = 8
-    more: int = 200
+    more: int = 60
     threads: int | None = None
     cache: Path = Path(".farfield/data")
 
     def words(self, steps: int, memory: Sequence[str]) -> list[str]:
         """`farfield train` of the small model with a memory, as the command line takes it."""
-        mixer = "architecture.layers.longformer.mixer"
+        mixer = f"kind:longformer,window:{self.window},globals:0,conv:4,position"
         return [
             "architecture=longformer",
             f"architecture.width={self.width}",
-            f"architecture.depth={self.depth}",
-            f"{mixer}.window={self.window}",
-            f"{mixer}.globals=0",
+            f"architecture.depth={4 * self.patterns}",
+            "architecture.pattern=[near,near,far,near]",
+            "~architecture.layers.longformer",
+            *(f"architecture.layers.{name}={{mixer:{{{mixer}:{position}}}}}" for name, position in LAYERS.items()),
             *memory,
             "data=text",
             f"data.path={json.dumps(str(self.books), ensure_ascii=False)}",
@@ -88,7 +94,8 @@ class Task:
 
     def variants(self, name: str) -> list[Variant]:
         """The memory in all its sizes."""
-        return variants(name, self.sizes, self.window)
+        far = [4 * pattern + 2 for pattern in range(self.patterns)]
+        return variants(name, self.sizes, self.window, f"layers=[{','.join(map(str, far))}]")
 
 
 @dataclass(frozen=True)

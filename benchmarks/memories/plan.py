@@ -58,11 +58,15 @@ def memory_of(variant: Variant) -> MemoryConfig:
     return read(_One, {"memory": option("memory", variant.name, variant.words)}).memory
 
 
-def variants(name: str, sizes: Sequence[int], window: int) -> list[Variant]:
-    """The memory at each of the sizes, in tokens, with segments that fit a window of `window` tokens."""
+def variants(name: str, sizes: Sequence[int], window: int, layers: str = "layers=all") -> list[Variant]:
+    """The memory at each of the sizes, in tokens, with segments that fit a window of `window` tokens.
+
+    `layers` says around which layers a memory stands that stands around layers.
+    """
     plain: dict[str, Any] = option("memory", name)
     segment = window + 1
     words = [f"segment={segment}"] if "segment" in plain else []
+    words += [layers] if "layers" in plain else []
     words += [word.format(segment=segment) for word in FITS.get(name, ())]
     key = next((key for key in SIZES if key in plain), None)
     if key is None:

@@ -98,7 +98,7 @@ def test_perplexity_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     books, documents = (write_books(tmp_path / name, 3, 400, seed) for seed, name in enumerate(("books", "held")))
     words = ["perplexity", "--books", str(books), "--documents", str(documents), "--memories", "knn", "--sizes", "16"]
     words += ["64", "--window", "7", "--length", "200", "--steps", "3", "--more", "2", "--threads", "1"]
-    words += ["--width", "32", "--depth", "1", "--vocabulary", "300", "--row", "32", "--out", str(tmp_path / "out")]
+    words += ["--width", "32", "--vocabulary", "300", "--row", "32", "--out", str(tmp_path / "out")]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "knn 64, trained" in said

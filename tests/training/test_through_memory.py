@@ -143,3 +143,17 @@ def test_a_run_of_another_architecture_cannot_be_begun_with(tmp_path: Path) -> N
     with pytest.raises(TrainingError) as mistake:
         run(tmp_path / "other", needle("training.steps=1", f"start={tmp_path}/run", "data.vocabulary=40"))
     assert str(mistake.value).startswith(f"start: {tmp_path}/run was trained with another vocabulary: ")
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    """Settings that are younger than the run count as their defaults; one that is given otherwise is told."""
+    run(tmp_path, needle("training.steps=2"))
+    file = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(file, weights_only=True)
+    for key in ("cut", "fill"):
+        del content["farfield"]["config"]["training"][key]
+    del content["farfield"]["config"]["start"]
+    torch.save(content, file)
+    assert run(tmp_path, needle("training.steps=3", "resume=true"))["steps"] == 3
+    with pytest.raises(TrainingError, match=r"training\.cut was None where it is 5 now"):
+        run(tmp_path, needle("training.steps=4", "resume=true", "training.cut=5"))

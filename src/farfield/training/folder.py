@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows has none; two runs in one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
-from farfield.config import ModelError, TrainingError
+from farfield.config import ConfigError, ModelError, TrainingError, read
 from farfield.pretrained import BEST, CHECKPOINTS, CONFIG, EXPORT, FORMAT, LAST, OURS, TOKENIZER, read_checkpoint
 from farfield.progress import say
 from farfield.settings import TrainSettings
@@ -98,7 +98,8 @@ def check_same(folder: Path, ours: Mapping[str, Any], settings: TrainSettings) -
     Raises:
         TrainingError: names the first one that differs.
     """
-    before, now = dict(_leaves(ours["config"])), dict(_leaves(describe(settings, ours["config"]["vocabulary"])))
+    vocabulary = ours["config"]["vocabulary"]
+    before, now = dict(_leaves(_completed(ours["config"]))), dict(_leaves(describe(settings, vocabulary)))
     for key in [*now, *before]:
         if not _free(key, FREE) and before.get(key) != now.get(key):
             raise TrainingError(
@@ -111,6 +112,15 @@ def check_same(folder: Path, ours: Mapping[str, Any], settings: TrainSettings) -
             f"{folder}: training.steps: {settings.training.steps} given, but {done} steps are done. "
             "Give more to go on, or begin another run with name=..."
         )
+
+
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A run's settings, with the defaults of those that are younger than it; as they are where some no longer fit."""
+    ours = {key: value for key, value in config.items() if key not in ("format", "vocabulary")}
+    try:
+        return describe(read(TrainSettings, ours), config["vocabulary"])
+    except ConfigError:
+        return config
 
 
 def check_same_data(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

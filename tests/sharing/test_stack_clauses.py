@@ -35,6 +35,7 @@ SPLITS = (
     "test_random_layouts",
     "test_many_random_layouts",
     "test_8_tensors",
+    "test_two_continuations",
     "test_only_differences_of_phase",
 )
 """Beginnings of the clauses that compare a split into calls with another one."""

@@ -27,6 +27,7 @@ from torch import Tensor
 from farfield.architectures.ops.backend import Backend, Kernel, choose
 from farfield.architectures.ops.layouts import Layout, wide
 from farfield.architectures.ops.place import EVERYWHERE, Place
+from farfield.architectures.ops.units import Grouped
 
 __all__ = ["Part", "attention", "attention_definition", "merge"]
 
@@ -60,7 +61,10 @@ def attention_definition(parts: Sequence[Part], scale: float) -> tuple[Tensor, T
         queries = part.queries if part.place is None else part.place.take(part.queries)
         group = queries.shape[1] // part.keys.shape[1]
         keys, value = (x.repeat_interleave(group, dim=1) for x in (part.keys, part.values))
-        found = queries @ keys.transpose(-1, -2) * scale
+        if isinstance(part.layout, Grouped):
+            found = part.layout.scores(queries, keys, scale)
+        else:
+            found = queries @ keys.transpose(-1, -2) * scale
         mask = part.layout.mask(found.shape[2], found.shape[3])
         if mask.dtype != torch.bool:
             found, mask = found + mask.masked_fill(mask.isneginf(), 0.0), ~mask.isneginf()

@@ -12,7 +12,8 @@ from the joined output and log-sum-exp, as those of any part:
 
     on s_b = p_b g . (out_b - out)      on q . k_j = p_b w_(b j) g . (v_j - out_b)      on v_j = p_b w_(b j) g
 
-Shapes: B batch, H heads, T queries, S keys, D width of a head, N units that a query names, U tokens of a unit.
+Shapes: B batch, H heads, G heads of keys, T queries, S keys, D width of a head, N units that a query names, U tokens
+of a unit.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from torch import Tensor
 
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
-from farfield.architectures.ops.layouts import BLOCK, DENSE, Layout, Selected, wide
-from farfield.architectures.ops.written import Span, Written
+from farfield.architectures.ops.layouts import BLOCK, DENSE, Layout, biased, wide
+from farfield.architectures.ops.written import Span, Written, folded, shared_backward, shared_forward, unfolded
 
 __all__ = ["Chosen", "Grouped", "Units"]
 
 ROOM = 1 << 23  # numbers that are gathered at once
+ALONE = 4  # a single query gathers what it names, unless that is more than a fourth of all
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +77,28 @@ class Chosen:
         shape = (number.shape[0], heads, *column.shape[2:])
         return (column - span.columns.start).clamp(0, span.width - 1).expand(shape), seen.expand(shape)
 
+    def visible(self, span: Span, heads: int) -> Tensor:
+        """Of a block of queries: which of the span's columns are seen, bool (B, heads, block, columns)."""
+        alike = 1 if self.heads == 1 else heads
+        index, seen = (x.flatten(3) for x in self.tokens(span, alike))
+        counts = torch.zeros(*index.shape[:3], span.width, dtype=torch.uint8, device=index.device)
+        return counts.scatter_add_(3, index, seen.to(torch.uint8)) > 0
+
+
+def _gathers(named: int, keys: int, time: int) -> bool:
+    """Whether gathering what each query names costs less than products with all keys under a mask.
+
+    A single query gains nothing by what others share with it.
+    """
+    return keys > (DENSE if time > 1 else ALONE) * named
+
 
 def _blocks(chosen: Chosen, where: Written, q: Tensor, k: Tensor) -> Iterator[Span]:
     """Blocks of queries with the columns that any of them may see, so few that what is gathered stays small."""
     named = chosen.number.shape[3] * chosen.unit
-    each = k.shape[2] if k.shape[2] <= DENSE * named else named * k.shape[3]
+    each = named * k.shape[3] if _gathers(named, k.shape[2], q.shape[2]) else k.shape[2]
     block = max(1, min(BLOCK, ROOM // max(1, each * q.shape[0] * q.shape[1])))
-    return where.spans(q.shape[2], k.shape[2], block)
+    return (span for span in where.spans(q.shape[2], k.shape[2], block) if span.width)
 
 
 def _alibi(where: Written, span: Span) -> Alibi | None:
@@ -100,7 +117,8 @@ class Units:
     where: Written
 
     def mask(self, time: int, keys: int) -> Tensor:
-        return self._selected(Span(slice(0, time), slice(0, keys), ()), self.chosen.heads).mask(time, keys)
+        span = Span(slice(0, time), slice(0, keys), ())
+        return biased(self.chosen.visible(span, self.chosen.heads), self.where.alibi, span.at, span.columns)
 
     def select(self, heads: Tensor) -> Layout:
         return Units(self.chosen.select(heads), self.where.select(heads))
@@ -108,10 +126,16 @@ class Units:
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = _nothing(q, k)
         for span in _blocks(self.chosen, self.where, q, k):
-            if span.width:
-                at, keys, values = span.at, k[:, :, span.columns], v[:, :, span.columns]
-                layout = self._selected(span, q.shape[1])
-                out[:, :, at], lse[:, :, at] = layout.forward(kernel, q[:, :, at], keys, values, scale)
+            at, keys, values = span.at, k[:, :, span.columns], v[:, :, span.columns]
+            read = _Read.of(self.chosen, self.where, span, q, k)
+            if read.gathers:
+                scores = read.scores(scale).flatten(3)
+                lse[:, :, at] = scores.logsumexp(-1)
+                weights = (scores - _finite(lse[:, :, at])[..., None]).exp()
+                out[:, :, at] = read.weighed(weights, values)
+            else:
+                mask = self._mask(span, q.shape[1])
+                out[:, :, at], lse[:, :, at] = shared_forward(kernel, q[:, :, at], keys, values, mask, scale)
         return out, lse
 
     def backward(
@@ -119,18 +143,28 @@ class Units:
     ) -> Gradients:
         on_q, on_k, on_v = torch.zeros_like(q), wide(k), wide(v)
         for span in _blocks(self.chosen, self.where, q, k):
-            if span.width:
-                at, columns = span.at, span.columns
+            at, columns = span.at, span.columns
+            read = _Read.of(self.chosen, self.where, span, q, k)
+            if read.gathers:
+                weights = (read.scores(scale).flatten(3) - lse[:, :, at, None]).exp()
+                above, into = gradient[:, :, at], (on_k[:, :, columns], on_v[:, :, columns])
+                along = read.products(above, v[:, :, columns]).to(weights.dtype)
+                whole = (above.to(lse.dtype) * out[:, :, at].to(lse.dtype)).sum(-1, keepdim=True)
+                on_scores = weights * (along - whole) * scale
+                on_q[:, :, at] = read.weighed(on_scores, read.keys)
+                read.spread(on_scores, read.queries, into[0])
+                read.spread(weights, above, into[1])
+            else:
                 pieces = (q[:, :, at], k[:, :, columns], v[:, :, columns], out[:, :, at], lse[:, :, at])
-                layout = self._selected(span, q.shape[1])
-                on_q[:, :, at], more_k, more_v = layout.backward(kernel, gradient[:, :, at], *pieces, scale)
-                on_k[:, :, columns] += more_k
-                on_v[:, :, columns] += more_v
+                found = shared_backward(kernel, gradient[:, :, at], *pieces, self._mask(span, q.shape[1]), scale)
+                on_q[:, :, at] = found[0]
+                on_k[:, :, columns] += found[1]
+                on_v[:, :, columns] += found[2]
         return on_q, on_k, on_v
 
-    def _selected(self, span: Span, heads: int) -> Selected:
-        index, seen = self.chosen.tokens(span, heads)
-        return Selected(index.flatten(3), seen.flatten(3), _alibi(self.where, span))
+    def _mask(self, span: Span, heads: int) -> Tensor:
+        """What a block of queries sees of its columns, or what is added to its scores."""
+        return biased(self.chosen.visible(span, heads), self.where.alibi, span.at, span.columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,18 +193,19 @@ class Grouped:
             scores = scores + self.where.alibi.added(every.at, every.columns)
         own = scores.gather(3, index.flatten(3)).view_as(index).masked_fill(~seen, -math.inf)
         weighed = (landmarks[..., None] + (own - _finite(own.logsumexp(-1))[..., None])).masked_fill(~seen, -math.inf)
-        return torch.full_like(scores, -math.inf, dtype=weighed.dtype).scatter_reduce(3, index.flatten(3), weighed.flatten(3), "amax")
+        return torch.full_like(scores, -math.inf, dtype=weighed.dtype).scatter_reduce(
+            3, index.flatten(3), weighed.flatten(3), "amax"
+        )
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = _nothing(q[..., : k.shape[3]], k)
         for span in _blocks(self.chosen, self.where, q, k):
-            if span.width:
-                at, values = span.at, v[:, :, span.columns]
-                read = _Read.of(self, span, q, k)
-                inner, landmarks = read.weights(scale)
-                lse[:, :, at] = landmarks.logsumexp(-1)
-                share = (landmarks - _finite(lse[:, :, at])[..., None]).exp()
-                out[:, :, at] = read.weighed((inner * share[..., None]).flatten(3), values)
+            at, values = span.at, v[:, :, span.columns]
+            read = _Read.of(self.chosen, self.where, span, q, k)
+            inner, landmarks = read.weights(scale)
+            lse[:, :, at] = landmarks.logsumexp(-1)
+            share = (landmarks - _finite(lse[:, :, at])[..., None]).exp()
+            out[:, :, at] = read.weighed((inner * share[..., None]).flatten(3), values)
         return out, lse
 
     def backward(
@@ -178,12 +213,11 @@ class Grouped:
     ) -> Gradients:
         on_q, on_k, on_v = torch.zeros_like(q), wide(k), wide(v)
         for span in _blocks(self.chosen, self.where, q, k):
-            if span.width:
-                at, columns = span.at, span.columns
-                read = _Read.of(self, span, q, k)
-                into = (on_k[:, :, columns], on_v[:, :, columns])
-                pieces = (gradient[:, :, at], v[:, :, columns], out[:, :, at], lse[:, :, at])
-                on_q[:, :, at] = read.backward(*pieces, scale, *into)
+            at, columns = span.at, span.columns
+            read = _Read.of(self.chosen, self.where, span, q, k)
+            into = (on_k[:, :, columns], on_v[:, :, columns])
+            pieces = (gradient[:, :, at], v[:, :, columns], out[:, :, at], lse[:, :, at])
+            on_q[:, :, at] = read.backward(*pieces, scale, *into)
         return on_q, on_k, on_v
 
 
@@ -217,14 +251,21 @@ class _Read:
     index: Tensor
     seen: Tensor
     alibi: Alibi | None
-    dense: bool
+    gathers: bool
 
     @staticmethod
-    def of(layout: Grouped, span: Span, q: Tensor, k: Tensor) -> _Read:
+    def of(chosen: Chosen, where: Written, span: Span, q: Tensor, k: Tensor) -> _Read:
         queries, landmarks = _taken(q[:, :, span.at], k)
-        index, seen = layout.chosen.tokens(span, q.shape[1])
-        dense = span.width <= DENSE * index.shape[3] * index.shape[4]
-        return _Read(queries, landmarks, k[:, :, span.columns], index, seen, _alibi(layout.where, span), dense)
+        index, seen = chosen.tokens(span, q.shape[1])
+        gathers = _gathers(index.shape[3] * index.shape[4], span.width, q.shape[2])
+        return _Read(queries, landmarks, k[:, :, span.columns], index, seen, _alibi(where, span), gathers)
+
+    def scores(self, scale: float) -> Tensor:
+        """Of the named tokens (B, H, t, N, U), -inf where one is not seen."""
+        scores = self.products(self.queries, self.keys).to(self.landmarks.dtype) * scale
+        if self.alibi is not None:
+            scores = scores + self.alibi.selected(self.index.flatten(3), slice(None))
+        return scores.view(self.index.shape).masked_fill(~self.seen, -math.inf)
 
     def backward(
         self, above: Tensor, values: Tensor, out: Tensor, lse: Tensor, scale: float, on_k: Tensor, on_v: Tensor
@@ -248,38 +289,39 @@ class _Read:
 
     def weights(self, scale: float) -> tuple[Tensor, Tensor]:
         """The softmax inside each unit (B, H, t, N, U), and the landmarks' scores, -inf where nothing is seen."""
-        scores = self.products(self.queries, self.keys).to(self.landmarks.dtype) * scale
-        if self.alibi is not None:
-            scores = scores + self.alibi.selected(self.index.flatten(3), slice(None))
-        scores = scores.view_as(self.index).masked_fill(~self.seen, -math.inf)
+        scores = self.scores(scale)
         lse = scores.logsumexp(-1)
         return (scores - _finite(lse)[..., None]).exp(), self.landmarks.masked_fill(lse.isneginf(), -math.inf)
 
     def products(self, x: Tensor, rows: Tensor) -> Tensor:
-        """x (B, H, t, D) times each named one of rows (B, H, S, D): (B, H, t, N U)."""
-        if self.dense:
-            return (x @ rows.transpose(-1, -2)).gather(3, self.index.flatten(3))
-        return (self._gathered(rows) @ x[..., None])[..., 0]
+        """x (B, H, t, D) times each named one of rows (B, G, S, D): (B, H, t, N U)."""
+        if self.gathers:
+            return (self._gathered(rows) @ x[..., None])[..., 0]
+        return unfolded(folded(x, rows) @ rows.transpose(-1, -2), x.shape[2]).gather(3, self.index.flatten(3))
 
     def weighed(self, weights: Tensor, rows: Tensor) -> Tensor:
-        """The named ones of rows (B, H, S, D) times weights (B, H, t, N U), summed: (B, H, t, D)."""
+        """The named ones of rows (B, G, S, D) times weights (B, H, t, N U), summed: (B, H, t, D)."""
         weights = weights.to(rows.dtype)
-        if self.dense:
-            return self._scattered(weights, rows) @ rows
-        return (weights[..., None, :] @ self._gathered(rows))[..., 0, :]
+        if self.gathers:
+            return (weights[..., None, :] @ self._gathered(rows))[..., 0, :]
+        return unfolded(folded(self._scattered(weights, rows), rows) @ rows, weights.shape[2])
 
     def spread(self, weights: Tensor, x: Tensor, into: Tensor) -> None:
-        """Add weights (B, H, t, N U) times x (B, H, t, D) to the named ones of `into` (B, H, S, D)."""
-        if self.dense:
-            into += self._scattered(weights.to(x.dtype), into).transpose(-1, -2) @ x
-            return
-        flat = self.index.flatten(2)[..., None].expand(-1, -1, -1, into.shape[3])
-        into.scatter_add_(2, flat, (weights[..., None] * x[:, :, :, None]).flatten(2, 3).to(into.dtype))
+        """Add weights (B, H, t, N U) times x (B, H, t, D) to the named ones of `into` (B, G, S, D)."""
+        if self.gathers:
+            flat = self.index.flatten(2).unflatten(1, (into.shape[1], -1)).flatten(2)
+            each = (weights[..., None] * x[:, :, :, None]).flatten(2, 3).unflatten(1, (into.shape[1], -1)).flatten(2, 3)
+            into.scatter_add_(2, flat[..., None].expand_as(each), each.to(into.dtype))
+        else:
+            every = folded(self._scattered(weights.to(x.dtype), into), into)
+            into += every.transpose(-1, -2) @ folded(x, into)
 
     def _gathered(self, rows: Tensor) -> Tensor:
-        flat = self.index.flatten(2)[..., None].expand(-1, -1, -1, rows.shape[3])
-        found: Tensor = rows.gather(2, flat).unflatten(2, (self.index.shape[2], -1))
-        return found
+        """(B, H, t, N U, D), without a copy of rows (B, G, S, D) for each head."""
+        index = self.index.flatten(2).unflatten(1, (rows.shape[1], -1))
+        several = rows[:, :, None].expand(-1, -1, index.shape[2], -1, -1)
+        found = several.gather(3, index[..., None].expand(-1, -1, -1, -1, rows.shape[3]))
+        return found.flatten(1, 2).reshape(*self.index.shape[:3], -1, rows.shape[3])
 
     def _scattered(self, weights: Tensor, rows: Tensor) -> Tensor:
         """(B, H, t, S) with the weights (B, H, t, N U) at the named ones."""

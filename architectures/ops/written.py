@@ -9,7 +9,7 @@ A column may stand for a unit of several tokens; then it is seen as a whole. Wha
 is left out. Where all rows are the same run of one document, the queries of a segment see the same columns: only the
 edges of a block need a mask, and where a block is one segment nothing does.
 
-Shapes: B batch, H heads, T queries, S columns, D width of a head.
+Shapes: B batch, H heads, G heads of keys, R heads that share one, T queries, S columns, D width of a head.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
 from farfield.architectures.ops.layouts import BLOCK, biased, wide
 
-__all__ = ["Near", "Span", "Written"]
+__all__ = ["Near", "Span", "Written", "folded", "shared_backward", "shared_forward", "unfolded"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +108,10 @@ class Written:
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out = torch.zeros_like(q)
         lse = q.new_full(q.shape[:3], -math.inf, dtype=torch.promote_types(q.dtype, torch.float32))
-        for span in self.spans(q.shape[2], k.shape[2]):
+        for span in self.spans(q.shape[2], k.shape[2], self._block):
             if span.width:
                 pieces = (q[:, :, span.at], k[:, :, span.columns], v[:, :, span.columns])
-                found = kernel.forward(*pieces, self.masked(span, q.device), False, scale)
+                found = shared_forward(kernel, *pieces, self.masked(span, q.device), scale)
                 out[:, :, span.at], lse[:, :, span.at] = found
         return out, lse
 
@@ -119,15 +119,20 @@ class Written:
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
         on_q, on_k, on_v = torch.zeros_like(q), wide(k), wide(v)
-        for span in self.spans(q.shape[2], k.shape[2]):
+        for span in self.spans(q.shape[2], k.shape[2], self._block):
             if span.width:
                 at, columns = span.at, span.columns
                 pieces = (q[:, :, at], k[:, :, columns], v[:, :, columns], out[:, :, at], lse[:, :, at])
-                mask = self.masked(span, q.device)
-                on_q[:, :, at], more_k, more_v = kernel.backward(gradient[:, :, at], *pieces, mask, False, scale)
-                on_k[:, :, columns] += more_k
-                on_v[:, :, columns] += more_v
+                found = shared_backward(kernel, gradient[:, :, at], *pieces, self.masked(span, q.device), scale)
+                on_q[:, :, at] = found[0]
+                on_k[:, :, columns] += found[1]
+                on_v[:, :, columns] += found[2]
         return on_q, on_k, on_v
+
+    @property
+    def _block(self) -> int:
+        """Queries that are worth a call of the kernel, and not many more than there are columns for each."""
+        return min(BLOCK, max(64, self.capacity // 2))
 
     def masked(self, span: Span, device: torch.device) -> Tensor | None:
         """What a block of queries sees of its columns, or what is added to its scores; None where it is all."""
@@ -164,7 +169,7 @@ class Written:
         tokens = key[..., None] + torch.arange(self.unit, device=key.device)
         return near.sees(query, tokens.flatten(1)).view(*query.shape[:1], -1, query.shape[1], *tokens.shape[1:]).all(-1)
 
-    def spans(self, time: int, keys: int, block: int = BLOCK) -> Iterator[Span]:
+    def spans(self, time: int, keys: int, block: int) -> Iterator[Span]:
         """Blocks of at most `block` queries."""
         if self.begin is not None:
             return self._runs(self.begin, time, keys, block)
@@ -206,3 +211,52 @@ class Written:
         behind = position - self.start
         column = behind // self.unit if whole else -(-behind // self.unit)
         return max(0, min(keys, column))
+
+
+def folded(x: Tensor, keys: Tensor) -> Tensor:
+    """Queries (B, H, T, ...) of the heads that share one of `keys` (B, G, S, D) one after another: (B, G, R T, ...)."""
+    if x.shape[1] == keys.shape[1]:
+        return x
+    by_key: Tensor = x.unflatten(1, (keys.shape[1], -1))
+    return by_key.flatten(2, 3)
+
+
+def unfolded(x: Tensor, time: int) -> Tensor:
+    """As they were: (B, H, T, ...)."""
+    if x.shape[2] == time:
+        return x
+    by_head: Tensor = x.unflatten(2, (-1, time))
+    return by_head.flatten(1, 2)
+
+
+def _folded_mask(mask: Tensor | None, heads: int, keys: Tensor) -> Tensor | None:
+    """The mask (B or 1, H or 1, T, S) of queries that are folded."""
+    if mask is None or heads == keys.shape[1]:
+        return mask
+    return folded(mask, keys) if mask.shape[1] > 1 else mask.repeat(1, 1, heads // keys.shape[1], 1)
+
+
+def shared_forward(
+    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The kernel's output (B, H, T, D) and log-sum-exp with keys (B, G, S, D), which are not copied for each head."""
+    out, lse = kernel.forward(folded(q, k), k, v, _folded_mask(mask, q.shape[1], k), False, scale)
+    return unfolded(out, q.shape[2]), unfolded(lse, q.shape[2])
+
+
+def shared_backward(
+    kernel: Kernel,
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    scale: float,
+) -> Gradients:
+    """The kernel's gradients of queries (B, H, T, D), and of keys and values (B, G, S, D)."""
+    above, queries, result, its = (folded(x, k) for x in (gradient, q, out, lse))
+    mask = _folded_mask(mask, q.shape[1], k)
+    on_q, on_k, on_v = kernel.backward(above, queries, k, v, result, its, mask, False, scale)
+    return unfolded(on_q, q.shape[2]), on_k, on_v

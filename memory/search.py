@@ -56,10 +56,10 @@ def best(
             scores[..., begin : begin + edge.stop - edge.start].masked_fill_(~visible, -math.inf)
         values, index = largest(scores, min(count, span.width))
         missing = (0, count - index.shape[-1])
-        there = ~values.isneginf()
+        there = values != -math.inf
         if missing[1]:
             index, there = (torch.nn.functional.pad(x, missing) for x in (index, there))
-        found.append((index + span.columns.start, there))
+        found.append((index + span.columns.start if span.columns.start else index, there))
     if len(found) == 1:
         return found[0]
     return torch.cat([index for index, _ in found], 2), torch.cat([there for _, there in found], 2)
@@ -92,6 +92,8 @@ def _scores(queries: Tensor, keys: Tensor, shared: bool) -> Tensor:
     if shared:
         mean = rearrange(queries, "b (g r) t w -> b g r t w", g=groups).sum(2) / queries.shape[1]
         return _products(mean, keys).sum(1, keepdim=True)
+    if groups == queries.shape[1]:
+        return _products(queries, keys)
     folded = rearrange(queries, "b (g r) t w -> b g (r t) w", g=groups)
     return rearrange(_products(folded, keys), "b g (r t) s -> b (g r) t s", t=time)
 

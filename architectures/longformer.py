@@ -217,6 +217,7 @@ class Longformer(LendingMixer):
         self.window, self.dilations = self.field.window, self.field.dilations
         self.reach = config.reach(layer, depth)
         self.ring = config.ring(self.heads, layer, depth)
+        self.extent = self.globals, self.ring
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), bias=False) if self.globals else None
         self.rotation, self.slopes = self.field.rotation, self.field.slopes

@@ -264,6 +264,10 @@ class KeyedMixer(Mixer):
     reach: int | None
     """How many tokens before its own a query sees in the near field at least; None: back to the document's start."""
 
+    extent: tuple[int, int | None] = (0, None)
+    """The near field holds nothing but so many positions at a document's start, and so many tokens before a query's
+    own; None: any."""
+
     span: int | None = None
     """The most tokens of one step, of which longer calls are made; None: any number."""
 

@@ -168,7 +168,7 @@ class KeyValueBuffer(State):
         """No tokens, in the dtype and on the device of `like`."""
         length = torch.zeros(batch, dtype=torch.int64, device=like.device)
         keys = like.new_zeros(batch, heads, 0, width)
-        values = like.new_zeros(batch, heads, 0, value_width or width)
+        values = like.new_zeros(batch, heads, 0, width if value_width is None else value_width)
         return KeyValueBuffer(keys, values, length, length.clone(), limit)
 
     @property

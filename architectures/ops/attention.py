@@ -27,6 +27,8 @@ from torch import Tensor
 from farfield.architectures.ops.backend import Backend, Kernel, choose
 from farfield.architectures.ops.layouts import Layout, wide
 from farfield.architectures.ops.place import EVERYWHERE, Place
+from farfield.architectures.ops.units import Grouped, Units
+from farfield.architectures.ops.written import Written
 
 __all__ = ["Part", "attention", "attention_definition", "merge"]
 
@@ -60,7 +62,10 @@ def attention_definition(parts: Sequence[Part], scale: float) -> tuple[Tensor, T
         queries = part.queries if part.place is None else part.place.take(part.queries)
         group = queries.shape[1] // part.keys.shape[1]
         keys, value = (x.repeat_interleave(group, dim=1) for x in (part.keys, part.values))
-        found = queries @ keys.transpose(-1, -2) * scale
+        if isinstance(part.layout, Grouped):
+            found = part.layout.scores(queries, keys, scale)
+        else:
+            found = queries @ keys.transpose(-1, -2) * scale
         mask = part.layout.mask(found.shape[2], found.shape[3])
         if mask.dtype != torch.bool:
             found, mask = found + mask.masked_fill(mask.isneginf(), 0.0), ~mask.isneginf()
@@ -101,7 +106,7 @@ class _Joined(torch.autograd.Function):
         found = []
         for (layout, place), (q, k, v) in zip(layouts, _triples(tensors), strict=True):
             taken = q if place is None else place.take(q)
-            found.append(layout.forward(kernel, taken, *_shared(taken, k, v), scale))
+            found.append(layout.forward(kernel, taken, *_shared(taken, k, v, layout), scale))
         if any(place is not None for _, place in layouts):
             out, lse = _placed(found, [place or EVERYWHERE for _, place in layouts], tensors[0])
         else:
@@ -123,7 +128,7 @@ class _Joined(torch.autograd.Function):
             above = (gradient, q, out, lse)
             if place is not None:
                 above = tuple(place.take(x).contiguous() for x in above)
-            shared = _shared(above[1], k, v)
+            shared = _shared(above[1], k, v, layout)
             on_q, on_k, on_v = layout.backward(ctx.kernel, above[0], above[1], *shared, *above[2:], ctx.scale)
             queries = None
             if place is None and first == len(found) // 3:
@@ -155,10 +160,10 @@ def _triples(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor
         yield tensors[i], tensors[i + 1], tensors[i + 2]
 
 
-def _shared(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values with one head for each head of the queries."""
+def _shared(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Keys and values with one head for each head of the queries, but for layouts that take them as they are."""
     group = q.shape[1] // k.shape[1]
-    if group == 1:
+    if group == 1 or isinstance(layout, (Written, Units, Grouped)):
         return k, v
     return repeat(k, "b g s d -> b (g r) s d", r=group), repeat(v, "b g s d -> b (g r) s d", r=group)
 

@@ -19,14 +19,18 @@ from farfield.architectures import Rows, build_mixer
 from farfield.architectures.ops import attention as op
 from farfield.architectures.ops.backend import choose
 from farfield.architectures.ops.layouts import DENSE
+from farfield.memory import KeyValueMemoryConfig
 
 SHORT = 2048
-# A memory that reads very many keys looks at all there are, up to DENSE for each it reads: linear from there on.
-LINEAR = [
-    subject
-    for subject in SUBJECTS
-    if "linear" in subject.settings.computed and DENSE * getattr(subject.memory, "top", 0) < SHORT
-]
+
+
+def _reads_very_many(subject: Subject) -> bool:
+    """A memory that reads very many keys looks at all there are, up to DENSE for each: linear from there on."""
+    memory = subject.memory
+    return isinstance(memory, KeyValueMemoryConfig) and DENSE * memory.count * memory.unit >= SHORT
+
+
+LINEAR = [subject for subject in SUBJECTS if "linear" in subject.settings.computed and not _reads_very_many(subject)]
 
 
 class Made(TorchDispatchMode):

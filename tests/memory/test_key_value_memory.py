@@ -21,8 +21,10 @@ from farfield.architectures import attention as attention_file
 from farfield.architectures import longformer as longformer_file
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
-from farfield.architectures.state import KeyValueBuffer
+from farfield.architectures.state import KeyValueBuffer, NoState
 from farfield.memory import KeyValueMemoryConfig, WithMemory
+from farfield.memory.newest import MemoryState
+from farfield.memory.units import UnitState
 
 WIDTH, HEADS = 16, 4
 EVERYTHING = {"capacity": 1000, "top": 1000, "position": "original", "gradient": True}
@@ -36,11 +38,16 @@ def mixer_of(kind: str, **values: Any) -> KeyedMixer:
 
 
 def remembering(mixer: KeyedMixer, **values: Any) -> WithMemory:
-    memory = WithMemory(mixer, KeyValueMemoryConfig(**values), HEADS).double()
+    memory = WithMemory(mixer, KeyValueMemoryConfig(**values), HEADS, WIDTH).double()
     if memory.gate is not None:
         with torch.no_grad():
             memory.gate += torch.randn(HEADS, dtype=torch.float64)
     return memory
+
+
+def read(memory: WithMemory, heads: Heads, rows: Rows, state: MemoryState) -> tuple[KeyValue, ...]:
+    """What the call's own queries read, found by themselves."""
+    return memory.read(heads.queries, heads.queries, heads.keys, heads.values, rows, state)
 
 
 def unwrapped(outcome: Outcome) -> Outcome:
@@ -97,7 +104,7 @@ def test_a_segment_beyond_the_window_would_lose_tokens() -> None:
     config.check(settings_of("attention", heads=HEADS), WIDTH, 0, 1)
     x, _ = sample(1, 40, WIDTH, torch.float64)
     with torch.no_grad():
-        found, _ = through(WithMemory(longformer, config, HEADS), x, whole(1, 40))
+        found, _ = through(WithMemory(longformer, config, HEADS, WIDTH), x, whole(1, 40))
         expected, _ = through(full, x, whole(1, 40))
     assert (found - expected).abs().max() > 1e-3
 
@@ -237,13 +244,13 @@ def test_each_query_sees_near_and_best_once(
         at = 0
         for near, reads in seen.calls:
             columns = [seen.tokens(part, heads.keys[0], 0, head) for part in near]
-            read = [seen.tokens(part.part, heads.keys[0], 0, head) for part in reads]
+            told = [seen.tokens(part.part, heads.keys[0], 0, head) for part in reads]
             for query in range(near[0].queries.shape[2]):
                 now = at + query
                 found = [token for part in columns for token in part[query]]
                 assert len(found) == len(set(found)), "twice in the near field"
                 assert set(found) == expected_near(kind, values, segment, head, now)
-                remembered = [token for part in read for token in part[query]]
+                remembered = [token for part in told for token in part[query]]
                 written = now // segment * segment
                 bank = [m for m in range(max(0, written - capacity), written) if m not in found]
                 best = sorted(bank, key=lambda m: -scores[now, m])[:top]
@@ -259,7 +266,8 @@ def test_dilated_heads_read_what_their_windows_leave_out() -> None:
     rows = torch.arange(40).expand(1, -1)
     near = mixer.near(rows, rows)[0]
     memory = remembering(mixer, segment=6, **EVERYTHING)
-    visible = memory._visible(Rows.at(rows), rows, torch.ones_like(rows), slice(0, 40))[0]
+    where = memory._tokens(torch.zeros(1), rows, torch.ones_like(rows), Rows.at(rows), 0)
+    visible = where.visible(slice(0, 40), slice(0, 40))[0]
     assert not (near & visible).any()
     written = (rows[0] // 6 * 6)[:, None]
     assert ((near | visible) | (rows >= written)).all(1).any()
@@ -307,7 +315,7 @@ def test_reading_a_key_gives_its_value(
         positions[1, start:] = torch.arange(max(total - start, 0))
     keys = torch.eye(total, dtype=torch.float64).expand(2, 1, -1, -1)
     values = torch.arange(1.0, 2 * total + 1, dtype=torch.float64).view(2, 1, total, 1).expand(-1, -1, -1, total)
-    memory = WithMemory(Identity(total), KeyValueMemoryConfig(capacity=capacity, segment=segment, top=1), 1)
+    memory = WithMemory(Identity(total), KeyValueMemoryConfig(capacity=capacity, segment=segment, top=1), 1, total)
     with torch.set_grad_enabled(grad):
         bank, at = empty_bank(memory, 2), 0
         for size in sizes:
@@ -336,10 +344,10 @@ def ask(memory: WithMemory, bank: KeyValueBuffer, query: Tensor, position: int) 
     """What each row of the bank answers to query (B, 1, W) of a token at `position`; 0 where it has nothing."""
     rows = Rows.at(torch.full((query.shape[0], 1), position))
     heads = Heads(100 * query[:, :, None], query[:, :, None], query[:, :, None])
-    read = memory.read(heads, heads.keys, heads.values, rows, bank)
-    if read is None:
+    reads = read(memory, heads, rows, MemoryState(NoState(), bank, UnitState()))
+    if not reads:
         return [0.0] * query.shape[0]
-    out, _ = attention([read.part], 1.0)
+    out, _ = attention([reads[0].part], 1.0)
     return [float(row) for row in out[:, 0, 0, 0]]
 
 
@@ -357,8 +365,8 @@ def test_a_loaded_memory_reads_the_same(settings: dict[str, Any]) -> None:
             x[:, 50:], Rows.at(torch.stack((torch.arange(50, 60), torch.arange(30, 40)))), state.mixer
         )
         rows = Rows.at(torch.stack((torch.arange(50, 60), torch.arange(30, 40))))
-        reads = [memory.read(heads, heads.keys, heads.values, rows, bank) for bank in (state.bank, loaded.bank)]
-    first, second = (attention([read.part], 1.0) for read in reads if read is not None)
+        reads = [read(memory, heads, rows, one) for one in (state, loaded)]
+    first, second = (attention([one.part], 1.0) for (one,) in reads)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
 
@@ -408,9 +416,9 @@ def test_a_gate_blends_from_near_to_memory() -> None:
         memory.gate.data.fill_(gate)
         rows = Rows.fresh_documents(1, 20)
         heads, inner = mixer.project(x, rows, mixer.start(1))
-        read = memory.read(heads, heads.keys, heads.values, rows, memory.start(1).bank)
-        assert read is not None
-        return mixer.attend(heads, rows.segmented(8), inner, (read,))[0].out
+        reads = read(memory, heads, rows, memory.start(1))
+        assert reads
+        return mixer.attend(heads, rows.segmented(8), inner, reads)[0].out
 
     with torch.no_grad():
         shut, half, wide = heads_at(-1e3), heads_at(math.log(3.0)), heads_at(1e3)

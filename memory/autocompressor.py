@@ -50,7 +50,9 @@ class AutoCompressorConfig(PrefixSettings):
     @model_validator(mode="after")
     def _fits(self) -> AutoCompressorConfig:
         if self.limit < self.tokens:
-            raise ValueError(f".limit: {self.limit} given, but a segment leaves {self.tokens} vectors. At least as many.")
+            raise ValueError(
+                f".limit: {self.limit} given, but a segment leaves {self.tokens} vectors. At least as many."
+            )
         if self.spread >= self.segment:
             raise ValueError(
                 f".spread: {self.spread} given, but segments have {self.segment} tokens. At most {self.segment - 1}."

@@ -145,9 +145,7 @@ def run(before: Tensor | None, x: Tensor, behind: Tensor | None, begin: int, lon
     return Inner(joined, rows, 0 if before is None else before.shape[1], x.shape[1])
 
 
-def ragged(
-    before: Tensor | None, x: Tensor, behind: Tensor | None, base: Tensor, place: Place, longest: int
-) -> Inner:
+def ragged(before: Tensor | None, x: Tensor, behind: Tensor | None, base: Tensor, place: Place, longest: int) -> Inner:
     """Rows that differ: `base` (B,) of the vectors `before`, the last ones, stand before a row's segment."""
     within = place.within
     parts, stands = [x], [torch.where(within.real, base[:, None] + within.positions, -1)]

@@ -48,7 +48,9 @@ class AmortizedContextsConfig(PrefixSettings):
     kind: Literal["amortized"] = "amortized"
     name: str = Field("mac", description="what tables call it")
     tokens: int = Field(24, ge=1, description="vectors that a segment leaves, and that stand before a later one")
-    limit: int = Field(1536, ge=1, description="vectors in the bank, a multiple of tokens; the oldest are dropped first")
+    limit: int = Field(
+        1536, ge=1, description="vectors in the bank, a multiple of tokens; the oldest are dropped first"
+    )
     blocks: int = Field(4, ge=1, description="blocks of cross-attention that aggregate the bank")
     heads: int | None = Field(None, ge=1, description="heads of cross-attention; null: width / head_width")
     head_width: int = Field(32, ge=1, description="width of a head where heads is null")

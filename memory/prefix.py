@@ -32,7 +32,7 @@ from farfield.architectures.mixer import Mixer
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.memory.framed import Frame, Inner, Place, ragged, run
-from farfield.memory.segments import Lengths, Step, joined, steps
+from farfield.memory.segments import Lengths, Step, joined, parted, steps
 from farfield.memory.settings import StackMemory
 
 __all__ = ["Prefix", "PrefixSettings", "Segmented", "SegmentedState"]
@@ -194,8 +194,8 @@ class Segmented(nn.Module):
         if not taken:  # nothing but padding
             y, layers, auxiliary = self.stack(x, rows, state.layers)
             return torch.zeros_like(y), (SegmentedState(layers, state.memory),), auxiliary
-        for step in taken:
-            y, state, one = self._step(step.take(x), step, lengths, rows, state)
+        for step, part in zip(taken, parted(x, taken), strict=True):
+            y, state, one = self._step(part, step, lengths, rows, state)
             outputs.append(y)
             told.append(one)
         return joined(outputs, taken, rows), (state,), _mean(told)

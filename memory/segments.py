@@ -23,7 +23,7 @@ from torch import Tensor
 
 from farfield.architectures.rows import Rows
 
-__all__ = ["Lengths", "Step", "joined", "steps"]
+__all__ = ["Lengths", "Step", "joined", "parted", "steps"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,16 @@ def steps(rows: Rows, segment: int | Lengths) -> list[Step]:
     """The steps of a call, in the order of time."""
     lengths = segment if isinstance(segment, Lengths) else Lengths((segment,))
     return rows.once(("steps", lengths), lambda: _sliced(rows, lengths) or _gathered(rows, lengths))
+
+
+def parted(x: Tensor, taken: Sequence[Step]) -> Sequence[Tensor]:
+    """What `Step.take` gives of x (B, T, ...) for every step, by one operation: its backward pass is as long as x."""
+    if all(step.at is not None for step in taken):
+        return x.split([step.rows.time for step in taken], 1)
+    columns = [torch.arange(x.shape[1], device=x.device)[s.at].expand(len(x), -1) if s.at else s.column for s in taken]
+    index = torch.cat([column for column in columns if column is not None], 1)
+    index = index.view(*index.shape, *([1] * (x.ndim - 2))).expand(-1, -1, *x.shape[2:])
+    return x.gather(1, index).split([step.rows.time for step in taken], 1)
 
 
 def joined(pieces: Sequence[Tensor], taken: Sequence[Step], rows: Rows) -> Tensor:

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from contract.families import hashes, linear, readouts, scans, segments
+from contract.families import hashes, linear, prefixes, readouts, scans, segments
 
-FAMILIES = (hashes, linear, readouts, scans, segments)
+FAMILIES = (hashes, linear, prefixes, readouts, scans, segments)
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
 FORMULAS: dict[str, Callable[..., Any]] = {}

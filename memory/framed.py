@@ -25,7 +25,10 @@ __all__ = ["Frame", "Inner", "Place", "Which", "ragged", "run"]
 
 @dataclass(frozen=True)
 class Frame:
-    """How many vectors stand around a segment: `more` for each one before it, within `least` and `most`, and `behind`."""
+    """How many vectors stand around a segment.
+
+    Before it `more` for each of the segments before it, at least `least` and at most `most`; behind it `behind`.
+    """
 
     more: int
     least: int
@@ -83,15 +86,14 @@ class Place:
     def of(step: Step, lengths: Lengths) -> Place:
         rows, begin = step.rows, step.rows.begin
         places = torch.where(rows.real, lengths.within(rows.positions), -1)
-        first = rows.positions[:, 0]
-        number, opens = lengths.number(first.clamp(min=0)), places[:, 0] == 0
-        if begin is None:
-            flags = (Which.of(flag) for flag in (step.begins, opens, step.ends))
-            return Place(*flags, number, None, Rows(places, places, rows.longest))
-        known, within = lengths.place(begin)
-        ends = lengths.end(begin) == begin + rows.time
-        told = zip((step.begins, opens, step.ends), (begin == 0, within == 0, ends), strict=True)
-        return Place(*(Which(*flag) for flag in told), number, known, Rows(places, places, rows.longest))
+        number, opens = lengths.number(rows.positions[:, 0].clamp(min=0)), places[:, 0] == 0
+        known = every = None
+        if begin is not None:
+            known, within = lengths.place(begin)
+            every = (begin == 0, within == 0, lengths.end(begin) == begin + rows.time)
+        flags = (step.begins, opens, step.ends)
+        which = [Which.of(flag) if every is None else Which(flag, every[index]) for index, flag in enumerate(flags)]
+        return Place(which[0], which[1], which[2], number, known, Rows(places, places, rows.longest))
 
     def each(self, period: int) -> Which:
         """The rows whose segment opens and has a number that `period` divides."""

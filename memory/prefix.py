@@ -4,9 +4,9 @@
     segment 1   [ prefix | tokens | write ]          each read by the layers from an empty state
     segment 2   [ prefix | tokens ...                open: its layers' states are the state
 
-A document is cut into segments at multiples of `segment`. Vectors of the memory's own stand in front of each, and behind
-it once it is complete; the layers' outputs are what the memory is made of. Whatever mixers the layers have, they see a
-document [prefix; tokens; write] with positions from 0. The prefix is run when a segment's first token comes and the
+A document is cut into segments at multiples of `segment`. Vectors of the memory's own stand in front of each, and
+behind it once it is complete; the layers' outputs are what the memory is made of. Whatever mixers the layers have, they
+see a document [prefix; tokens; write] with positions from 0. The prefix is run when a segment's first token comes, the
 write vectors with its last one, so that any split into calls, padding and packing answers the same. Reads come before
 writes: a segment never sees what it leaves.
 
@@ -73,7 +73,7 @@ class PrefixSettings(StackMemory):
     def check(self, architecture: DecoderConfig) -> None:
         """Any layers fit: they are called as without a memory."""
 
-    def build(self, stack: Decoder, architecture: DecoderConfig) -> Segmented:
+    def build(self, stack: Any, architecture: DecoderConfig) -> Any:
         return Segmented(stack, self.prefix(architecture.width), self)
 
     def read(self, tokens: int) -> int:
@@ -203,7 +203,7 @@ class Segmented(nn.Module):
     def _step(
         self, x: Tensor, step: Step, lengths: Lengths, rows: Rows, state: SegmentedState
     ) -> tuple[Tensor, SegmentedState, tuple[int, Auxiliary]]:
-        """The layers' output at the step's tokens x (B, L, D), the state behind them, columns read and what they told."""
+        """The layers' output at the tokens x (B, L, D), the state behind them, and with columns read what they told."""
         place, layers, memory = Place.of(step, lengths), state.layers, state.memory
         if place.opens.any:
             memory = self.memory.opened(memory, place)

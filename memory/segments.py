@@ -6,7 +6,8 @@
     ends           yes   no      no           the segment is complete behind the step's last token
 
 A step holds of every row the tokens of one segment of one document, padded on the right where rows differ. Segments are
-cut at multiples of `segment` in the document, or by `Lengths`, wherever calls end: any split into calls goes the same way.
+cut at multiples of `segment` in the document, or by `Lengths`, wherever calls end, so that any split into calls goes
+the same way.
 
 Shapes: B batch, T time of the call, L time of a step.
 """
@@ -97,12 +98,13 @@ def steps(rows: Rows, segment: int | Lengths) -> list[Step]:
 
 def parted(x: Tensor, taken: Sequence[Step]) -> Sequence[Tensor]:
     """What `Step.take` gives of x (B, T, ...) for every step, by one operation: its backward pass is as long as x."""
-    if all(step.at is not None for step in taken):
-        return x.split([step.rows.time for step in taken], 1)
-    columns = [torch.arange(x.shape[1], device=x.device)[s.at].expand(len(x), -1) if s.at else s.column for s in taken]
-    index = torch.cat([column for column in columns if column is not None], 1)
-    index = index.view(*index.shape, *([1] * (x.ndim - 2))).expand(-1, -1, *x.shape[2:])
-    return x.gather(1, index).split([step.rows.time for step in taken], 1)
+    if not all(step.at is not None for step in taken):
+        every = torch.arange(x.shape[1], device=x.device)
+        column = [every[step.at].expand(len(x), -1) if step.column is None else step.column for step in taken]
+        index = torch.cat(column, 1)
+        x = x.gather(1, index.view(*index.shape, *([1] * (x.ndim - 2))).expand(-1, -1, *x.shape[2:]))
+    parts: tuple[Tensor, ...] = x.split([step.rows.time for step in taken], 1)
+    return parts
 
 
 def joined(pieces: Sequence[Tensor], taken: Sequence[Step], rows: Rows) -> Tensor:

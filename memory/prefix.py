@@ -86,8 +86,8 @@ class PrefixSettings(StackMemory):
 
     def state_bytes(self, architecture: DecoderConfig, tokens: int, element: int = 4) -> int:
         width, depth, read = architecture.width, architecture.depth, self.read(tokens)
-        mixers = [architecture.layer(index).mixer.resolved() for index in range(depth)]
-        layers = sum(mixer.state_bytes(width, read, index, depth, element) for index, mixer in enumerate(mixers))
+        mixers = enumerate(architecture.mixers())
+        layers = sum(mixer.state_bytes(width, read, index, depth, element) for index, mixer in mixers)
         return layers + self.own_bytes(width, tokens, element)
 
     def flops(self, architecture: DecoderConfig, tokens: int) -> int:
@@ -103,11 +103,10 @@ class PrefixSettings(StackMemory):
 
 def _layers_flops(architecture: DecoderConfig, place: int) -> int:
     """Work of the layers for the token at `place` of their document."""
-    layers = [architecture.layer(index) for index in range(architecture.depth)]
+    width, depth = architecture.width, architecture.depth
     return sum(
-        layer.mixer.resolved().flops(architecture.width, place, index, architecture.depth)
-        + layer.feedforward.flops(architecture.width)
-        for index, layer in enumerate(layers)
+        mixer.flops(width, place, index, depth) + architecture.layer(index).feedforward.flops(width)
+        for index, mixer in enumerate(architecture.mixers())
     )
 
 

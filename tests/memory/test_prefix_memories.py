@@ -283,7 +283,7 @@ def test_work_of_a_segment_is_that_of_all_that_the_layers_read(tokens: int) -> N
     """Shares of what stands around it included: all of it is counted once."""
     found = settings_from({"kind": "recurrent", "segment": 16, "tokens": tokens})
     architecture = subject(found.mapping()).model().decoder
-    mixer = architecture.layer(0).mixer.resolved()
+    mixer = architecture.mixers()[0]
     read_once = sum(mixer.flops(WIDTH, place, 0, 1) for place in range(tokens + 16 + tokens))
     told = sum(found.flops(architecture, 32 + within) for within in range(16))
     assert read_once - 16 <= told <= read_once

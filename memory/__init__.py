@@ -10,18 +10,24 @@ from typing import Annotated
 
 from pydantic import Field
 
+from farfield.memory.autocompressor import AutoCompressorConfig
 from farfield.memory.infini import Infini, InfiniConfig
 from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
+from farfield.memory.mac import AmortizedContextsConfig
+from farfield.memory.rmt import RecurrentMemoryConfig
 from farfield.memory.settings import MemorySettings, MixerMemory, StackMemory, Wrapped
 from farfield.memory.titans import Titans, TitansConfig
 
 __all__ = [
+    "AmortizedContextsConfig",
+    "AutoCompressorConfig",
     "Infini",
     "InfiniConfig",
     "KeyValueMemoryConfig",
     "MemoryConfig",
     "MemorySettings",
     "MixerMemory",
+    "RecurrentMemoryConfig",
     "StackMemory",
     "Titans",
     "TitansConfig",
@@ -29,4 +35,12 @@ __all__ = [
     "Wrapped",
 ]
 
-MemoryConfig = Annotated[KeyValueMemoryConfig | InfiniConfig | TitansConfig, Field(discriminator="kind")]
+MemoryConfig = Annotated[
+    KeyValueMemoryConfig
+    | InfiniConfig
+    | TitansConfig
+    | RecurrentMemoryConfig
+    | AutoCompressorConfig
+    | AmortizedContextsConfig,
+    Field(discriminator="kind"),
+]

@@ -63,6 +63,13 @@ class MemorySettings(Config, abc.ABC):
         """Whether its state grows with the length for as long as a document goes on."""
         return False
 
+    def outdated(self) -> str | None:
+        """Why a state that is carried over steps of training cannot be read after some of them; None: it can.
+
+        In words that begin with the name of a setting.
+        """
+        return None
+
 
 class MixerMemory(MemorySettings):
     """A memory around the mixers of some layers.
@@ -131,7 +138,10 @@ class Wrapped(Mixer):
 
 
 class Stack(Protocol):
-    """The layers of a language model, with or without a memory around them: the call of `Decoder`."""
+    """The layers of a language model, with or without a memory around them: the call of `Decoder`.
+
+    With one, `stack` are the layers, and the memory's own weights are below `memory`.
+    """
 
     checkpointing: bool
 
@@ -144,6 +154,11 @@ class Stack(Protocol):
 
 class StackMemory(MemorySettings):
     """A memory around the stack of layers."""
+
+    @property
+    def freezes(self) -> bool:
+        """Whether it is trained alone: layers, embedding and head stay as they are."""
+        return False
 
     @abc.abstractmethod
     def check(self, architecture: DecoderConfig) -> None:

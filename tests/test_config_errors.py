@@ -230,6 +230,26 @@ TYPED = {
         [*TRAIN, "memory=titans", "memory.max_rate=0"],
         "memory.max_rate: 0 given. Input should be greater than 0.",
     ),
+    "fewer vectors than a segment leaves": (
+        [*TRAIN, "memory=autocompressor", "memory.limit=49"],
+        "memory.limit: 49 given, but a segment leaves 50 vectors. At least as many.",
+    ),
+    "segments shorter than nothing": (
+        [*TRAIN, "memory=autocompressor", "memory.spread=512"],
+        "memory.spread: 512 given, but segments have 512 tokens. At most 511.",
+    ),
+    "a bank of broken entries": (
+        [*TRAIN, "memory=mac", "memory.limit=100"],
+        "memory.limit: 100 given, but a segment leaves 24 vectors. Nearest multiple: 96.",
+    ),
+    "heads of the memory": (
+        [*TRAIN, "memory=mac", "memory.heads=7"],
+        "memory.heads: 7 does not divide the width 256. Nearest that does: 8.",
+    ),
+    "no gradient through anything": (
+        [*TRAIN, "memory=rmt", "memory.bptt=0"],
+        "memory.bptt: 0 given. Input should be greater than or equal to 1.",
+    ),
     "a name that leads out": (
         [*TRAIN, "name=../x"],
         "name: '../x' names no folder. Use letters, digits, '_', '-', '.', '=', beginning with a letter or digit.",

@@ -292,6 +292,10 @@ class LanguageModel(nn.Module):
             self.decoder = config.memory.build(self.decoder, architecture)
         self.output = None if architecture.tied else nn.Linear(architecture.width, config.vocabulary, bias=False)
         self.reset_parameters()
+        if isinstance(config.memory, StackMemory) and config.memory.freezes:
+            own = {id(parameter) for parameter in self.decoder.get_submodule("memory").parameters()}
+            for parameter in self.parameters():
+                parameter.requires_grad_(id(parameter) in own)
 
     def _mixer(self, index: int) -> Mixer:
         """The mixer of layer `index`, with the memory around it where it has one."""

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contract import families
-from farfield.architectures import KeyedMixer, Mixer, MixerSettings, build_mixer, mixer_kinds
+from farfield.architectures import KeyedMixer, Mixer, MixerSettings, Rows, State, build_mixer, mixer_kinds
+from farfield.architectures.decoder import Decoder
 from farfield.architectures.external import ExternalConfig
+from farfield.architectures.feedforward import NoFeedForwardConfig
 from farfield.config import Config, read
-from farfield.memory import KeyValueMemoryConfig, MemoryConfig, MixerMemory
+from farfield.memory import KeyValueMemoryConfig, MemoryConfig, MixerMemory, StackMemory
 from farfield.model import ModelConfig
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
@@ -73,6 +76,26 @@ class _Memory(Config):
     memory: MemoryConfig
 
 
+class StackAsMixer(Mixer):
+    """Layers with a memory around them, called as a mixer is: vectors in, vectors out, one state."""
+
+    def __init__(self, stack: Any) -> None:
+        super().__init__()
+        self.stack = stack
+
+    @property
+    def mixer(self) -> Mixer:
+        """The mixer of the one layer."""
+        return next(self.stack.mixers())  # type: ignore[no-any-return]
+
+    def start(self, batch: int) -> State:
+        return self.stack.start(batch)[0]  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        y, (state,), _ = self.stack(x, rows, (state,))
+        return y, state
+
+
 @dataclass(frozen=True)
 class Subject:
     """Settings of a mixer, its place in the stack, and the memory around it."""
@@ -80,7 +103,7 @@ class Subject:
     name: str
     settings: MixerSettings
     width: int
-    memory: MixerMemory | None = None
+    memory: MixerMemory | StackMemory | None = None
     layer: int = 0
     depth: int = 1
 
@@ -91,25 +114,40 @@ class Subject:
 
     def build(self, dtype: torch.dtype = torch.float64, settings: MixerSettings | None = None) -> Mixer:
         """The mixer with weights that are always the same, none of them at a special value."""
-        settings = settings or self.settings
-        torch.manual_seed(1)
-        mixer = settings.build(self.width, self.layer, self.depth)
-        if self.memory is not None:
-            mixer = self.memory.build(mixer, self.settings, self.width)
+        mixer = self.fresh(1, settings)
         with torch.no_grad():
             for parameter in mixer.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape)
         return mixer.to(dtype)
 
+    def fresh(self, seed: int, settings: MixerSettings | None = None) -> Mixer:
+        """The mixer with fresh weights, the memory around it where there is one."""
+        torch.manual_seed(seed)
+        mixer = (settings or self.settings).build(self.width, self.layer, self.depth)
+        if isinstance(self.memory, StackMemory):
+            architecture = self.model().decoder
+            return StackAsMixer(self.memory.build(Decoder(architecture, lambda index: mixer), architecture))
+        return mixer if self.memory is None else self.memory.build(mixer, self.settings, self.width)
+
+    def parameters(self) -> int:
+        """Number of weights, as the settings say."""
+        place = self.width, self.layer, self.depth
+        if isinstance(self.memory, StackMemory):
+            model = self.model()
+            return model.parameters() - model.vocabulary * self.width
+        own = 0 if self.memory is None else self.memory.parameters(self.settings, *place)
+        return self.settings.parameters(*place) + own
+
     def model(self) -> ModelConfig:
-        """The settings of a model all of whose layers are this one."""
+        """The settings of a model all of whose layers are this one, without a feed-forward."""
+        layer = {"mixer": self.settings, "feedforward": NoFeedForwardConfig()}
         return ModelConfig.model_validate(
             {
                 "architecture": {
                     "width": self.width,
                     "depth": self.depth,
                     "pattern": ("layer",),
-                    "layers": {"layer": {"mixer": self.settings}},
+                    "layers": {"layer": layer},
                 },
                 "memory": self.memory,
                 "vocabulary": 7,

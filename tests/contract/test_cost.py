@@ -19,18 +19,24 @@ from farfield.architectures import Rows, build_mixer
 from farfield.architectures.ops import attention as op
 from farfield.architectures.ops.backend import choose
 from farfield.architectures.ops.layouts import DENSE
-from farfield.memory import KeyValueMemoryConfig
+from farfield.memory import KeyValueMemoryConfig, StackMemory
 
 SHORT = 2048
 
 
-def _reads_very_many(subject: Subject) -> bool:
-    """A memory that reads very many keys looks at all there are, up to DENSE for each: linear from there on."""
+def _stands_for_length(subject: Subject) -> bool:
+    """Whether two lengths tell how the work grows.
+
+    A memory that reads very many keys looks at all there are, up to DENSE for each: linear from there on. Segments with
+    a memory in front cost the same each, whatever is in them: one of them stands for all.
+    """
     memory = subject.memory
-    return isinstance(memory, KeyValueMemoryConfig) and DENSE * memory.count * memory.unit >= SHORT
+    if isinstance(memory, StackMemory):
+        return subject.name == "retnet+rmt"
+    return not isinstance(memory, KeyValueMemoryConfig) or DENSE * memory.count * memory.unit < SHORT
 
 
-LINEAR = [subject for subject in SUBJECTS if "linear" in subject.settings.computed and not _reads_very_many(subject)]
+LINEAR = [subject for subject in SUBJECTS if "linear" in subject.settings.computed and _stands_for_length(subject)]
 
 
 class Made(TorchDispatchMode):

@@ -15,9 +15,7 @@ from farfield.config import ConfigError
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_11_parameters_are_as_many_as_the_settings_say(subject: Subject) -> None:
     built = sum(parameter.numel() for parameter in subject.build().parameters())
-    place = subject.width, subject.layer, subject.depth
-    own = subject.memory.parameters(subject.settings, *place) if subject.memory else 0
-    assert built == subject.settings.parameters(*place) + own
+    assert built == subject.parameters()
 
 
 @clause(dtype=(*DTYPES, torch.bfloat16), packed=(False, True))
@@ -35,14 +33,7 @@ def test_11_every_parameter_gets_a_finite_gradient(subject: Subject, dtype: torc
 def test_fresh_weights_depend_on_the_seed_alone_and_give_sensible_sizes(subject: Subject) -> None:
     """Building draws from torch's generator and nothing else; the answer is neither nothing nor an explosion."""
 
-    def fresh() -> torch.nn.Module:
-        torch.manual_seed(5)
-        mixer = subject.settings.build(subject.width, subject.layer, subject.depth)
-        if subject.memory is None:
-            return mixer
-        return subject.memory.build(mixer, subject.settings, subject.width)
-
-    first, second = fresh(), fresh()
+    first, second = subject.fresh(5), subject.fresh(5)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert all(parameter.isfinite().all() for parameter in first.parameters())
     x, cotangent = sample(2, 63, subject.width, torch.float32)

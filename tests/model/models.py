@@ -58,6 +58,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "depth": 3,
         "memory": {**MEMORY, "combine": "gate"},
     },
+    "recurrent": {
+        "pattern": ["experts", "gelu"],
+        "depth": 2,
+        "memory": {"kind": "recurrent", "segment": 7, "tokens": 2},
+    },
+    "summaries": {
+        "pattern": ["retnet", "attention", "longformer"],
+        "depth": 3,
+        "memory": {"kind": "summaries", "segment": 9, "tokens": 2, "limit": 5, "bptt": None},
+    },
 }
 
 

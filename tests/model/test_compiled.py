@@ -17,7 +17,15 @@ from farfield.model import ModelConfig
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(
     ("name", "whole"),
-    [("attention", True), ("alibi", True), ("retnet", True), ("memory-above", False), ("cla", True), ("lckv", False)],
+    [
+        ("attention", True),
+        ("alibi", True),
+        ("retnet", True),
+        ("memory-above", False),
+        ("cla", True),
+        ("lckv", False),
+        ("summaries", False),
+    ],
 )
 def test_a_compiled_decoder_learns_the_same(name: str, whole: bool) -> None:
     model = model_of(name)

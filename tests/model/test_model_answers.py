@@ -189,6 +189,10 @@ def scored(positions: Tensor) -> Tensor:
     return torch.where(positions < 0, IGNORED, targets)
 
 
+EXPERTS = ("experts", "recurrent")
+"""Models with a mixture of experts among their layers."""
+
+
 @pytest.mark.parametrize("piece", [63, 1000])
 @pytest.mark.parametrize("name", MODELS)
 def test_loss_in_pieces_is_the_whole_loss_with_gradients(name: str, piece: int) -> None:
@@ -200,7 +204,7 @@ def test_loss_in_pieces_is_the_whole_loss_with_gradients(name: str, piece: int) 
     assert loss.tokens == int((targets != IGNORED).sum())
     assert_close(loss.nll.detach(), expected.detach(), 1e-10)
     assert torch.equal(loss.total, sum(loss.auxiliary.values(), loss.nll))
-    assert set(loss.auxiliary) == ({"balance"} if name == "experts" else set())
+    assert set(loss.auxiliary) == ({"balance"} if name in EXPERTS else set())
     ours, theirs = gradients(model, loss.nll), gradients(model, expected)
     for weight in theirs:
         assert_close(ours[weight], theirs[weight], 1e-9, weight)

@@ -142,7 +142,8 @@ def test_work_of_a_decoded_token(name: str, tokens: int) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_work_never_shrinks_but_where_a_segment_ends(name: str) -> None:
     config = config_of(name)
-    work = [config.flops(tokens) for tokens in range(0, 400, MEMORY["segment"])]
+    segment = getattr(config.memory, "segment", MEMORY["segment"])
+    work = [config.flops(tokens) for tokens in range(0, 400, segment)]
     assert all(after >= before for before, after in itertools.pairwise(work))
     kinds = {LAYERS[layer]["mixer"]["kind"] for layer in MODELS[name]["pattern"]}
     if "attention" not in kinds:

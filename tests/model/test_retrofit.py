@@ -75,6 +75,20 @@ def test_what_a_memory_has_learnt_stays_with_its_kind() -> None:
     )
 
 
+def test_vectors_in_front_of_segments_have_to_be_learnt() -> None:
+    """They are not made up; what has learnt them goes on with other segments, and without them."""
+    memory = {"kind": "recurrent", "segment": 4, "tokens": 2}
+    with pytest.raises(ConfigError) as mistake:
+        retrofit(model_of("longformer"), read(One, {"memory": memory}).memory)
+    assert str(mistake.value).startswith("memory.name: 'rmt' has weights of its own")
+    model = model_of("recurrent")
+    longer, none = retrofit(model, read(One, {"memory": memory}).memory), retrofit(model, None)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(longer.state_dict()[name], weight)
+        if "decoder.memory" not in name:
+            assert torch.equal(none.state_dict()[name.replace("decoder.stack.", "decoder.")], weight)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "text"),
     [

@@ -17,6 +17,7 @@ from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.config import ConfigError, TrainingError
 from farfield.data import TextData, open_source
 from farfield.encoding import EncoderModel
+from farfield.memory import StackMemory
 from farfield.model import LanguageModel, ModelConfig
 from farfield.pretrained import (
     BEST,
@@ -109,8 +110,17 @@ def _check(settings: TrainSettings) -> None:
             "Use training.carry=true, or data.order=shuffled."
         )
     _check_fill(settings)
+    memory = settings.memory
+    if isinstance(memory, StackMemory) and memory.freezes and settings.start is None:
+        raise ConfigError(
+            "memory.frozen: true given, but layers with fresh weights would never learn. "
+            "Use start=<a run without the memory>, or memory.frozen=false."
+        )
     if isinstance(settings.architecture, EncoderConfig) or not settings.training.carry:
         return
+    outdated = None if memory is None else memory.outdated()
+    if outdated is not None:
+        raise ConfigError(f"memory.{outdated}, or training.carry=false.")
     for name, layer in settings.architecture.layers.items():
         outdated = layer.mixer.resolved().outdated()
         if outdated is not None:

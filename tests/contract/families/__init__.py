@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from contract.families import hashes, linear, readouts, scans, segments, selections
+from contract.families import hashes, linear, prefixes, readouts, scans, segments, selections
 
-FAMILIES = (hashes, linear, readouts, scans, segments, selections)
+FAMILIES = (hashes, linear, prefixes, readouts, scans, segments, selections)
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
 FORMULAS: dict[str, Callable[..., Any]] = {}

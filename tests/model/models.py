@@ -77,7 +77,7 @@ def mapping(
     """The settings of a model as a configuration file gives them; `more` of the architecture."""
     layers = {name: LAYERS[name] for name in pattern}
     architecture = {"width": width, "depth": depth, "pattern": pattern, "layers": layers, "tied": tied, **more}
-    memory = memory and {"kind": "key_value", **memory}
+    memory = None if memory is None else {"kind": "key_value", **memory}
     return {"architecture": architecture, "memory": memory, "vocabulary": VOCABULARY}
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from farfield.memory.autocompressor import AutoCompressorConfig
 from farfield.memory.infini import Infini, InfiniConfig
 from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
+from farfield.memory.longmem import LongMemConfig
 from farfield.memory.mac import AmortizedContextsConfig
 from farfield.memory.rmt import RecurrentMemoryConfig
 from farfield.memory.settings import MemorySettings, MixerMemory, StackMemory, Wrapped
@@ -24,6 +25,7 @@ __all__ = [
     "Infini",
     "InfiniConfig",
     "KeyValueMemoryConfig",
+    "LongMemConfig",
     "MemoryConfig",
     "MemorySettings",
     "MixerMemory",
@@ -41,6 +43,7 @@ MemoryConfig = Annotated[
     | TitansConfig
     | RecurrentMemoryConfig
     | AutoCompressorConfig
-    | AmortizedContextsConfig,
+    | AmortizedContextsConfig
+    | LongMemConfig,
     Field(discriminator="kind"),
 ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.attention import columns
 from farfield.architectures.block_keys import labels
-from farfield.architectures.mixer import KeyedMixer, KeyValue, in_steps
+from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyValue, in_steps
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.units import Chosen, Grouped, Units
 from farfield.architectures.ops.written import Near, Written
@@ -95,11 +95,23 @@ class WithMemory(Wrapped):
 
     def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MemoryState)
-        config = self.config
         heads, inner = self.mixer.project(x, rows, state.mixer)
         keys, values = (heads.keys, heads.values)
-        if not config.gradient:
+        if not self.config.gradient:
             keys, values = keys.detach(), values.detach()
+        found, after = self.attended(x, heads, keys, values, rows, replace(state, mixer=inner))
+        return self.mixer.finish(found.out, x, rows), after
+
+    def attended(
+        self, x: Tensor, heads: Heads, keys: Tensor, values: Tensor, rows: Rows, state: MemoryState
+    ) -> tuple[Attended, MemoryState]:
+        """The near field of `heads` joined with what their queries read, and the state behind it.
+
+        Args:
+            x: (B, T, D) what `heads` were projected from, into the mixer's state in `state`.
+            keys, values: (B, G, T, W) what is kept of the call.
+        """
+        config = self.config
         state = self._cast(state, keys.dtype)
         asking, fresh, units = heads.queries.detach(), None, state.units
         if units.asked is not None:
@@ -110,10 +122,9 @@ class WithMemory(Wrapped):
             fresh, units = self.units(self.mixer, x, heads.queries, keys, rows, bank, units)
         reads = self.read(heads.queries, asking, keys, values, rows, state, fresh)
         near = rows.segmented(config.segment) if self.mixer.reach is None else rows
-        found, inner = self.mixer.attend(heads, near, inner, reads)
+        found, inner = self.mixer.attend(heads, near, state.mixer, reads)
         initial = None if state.initial is None else state.initial.written(keys, values, rows)
-        after = MemoryState(inner, state.bank.append(keys, values, rows), units, initial)
-        return self.mixer.finish(found.out, x, rows), after
+        return found, MemoryState(inner, state.bank.append(keys, values, rows), units, initial)
 
     @staticmethod
     def _cast(state: MemoryState, dtype: torch.dtype) -> MemoryState:

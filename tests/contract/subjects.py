@@ -126,7 +126,11 @@ class Subject:
         mixer = (settings or self.settings).build(self.width, self.layer, self.depth)
         if isinstance(self.memory, StackMemory):
             architecture = self.model().decoder
-            return StackAsMixer(self.memory.build(Decoder(architecture, lambda index: mixer), architecture))
+            above = [
+                mixer,
+                *((settings or self.settings).build(self.width, n, self.depth) for n in range(1, self.depth)),
+            ]
+            return StackAsMixer(self.memory.build(Decoder(architecture, lambda index: above[index]), architecture))
         return mixer if self.memory is None else self.memory.build(mixer, self.settings, self.width)
 
     def parameters(self) -> int:
@@ -158,7 +162,7 @@ class Subject:
         """Bytes of one row's state, as the settings say."""
         if self.memory is None:
             return self.settings.state_bytes(self.width, tokens, self.layer, self.depth, element)
-        assert self.depth == 1
+        assert self.depth == 1 or isinstance(self.memory, StackMemory)
         return self.model().state_bytes(tokens, element) - 8  # the model's own position
 
 
@@ -211,7 +215,8 @@ def _own() -> list[Subject]:
         memory = read(_Memory, {"memory": values}).memory
         for kind in kinds:
             width = 16 if kind in AROUND else 64
-            found.append(Subject(f"{kind}+{name}", settings_of(kind, **AROUND.get(kind, {})), width, memory))
+            settings, depth = settings_of(kind, **AROUND.get(kind, {})), families.DEPTHS.get(name, 1)
+            found.append(Subject(f"{kind}+{name}", settings, width, memory, depth=depth))
     return found
 
 

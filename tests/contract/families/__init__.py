@@ -6,6 +6,7 @@ PLACES       by the name of a subject: layer and depth, where they are not 0 of 
 DEFINITIONS  an op, and the definition that stands for it in clauses 3 and 4, see contract.definitions
 CHOICES      methods that choose, see contract.definitions
 MEMORIES     by name: the kinds of mixers that a memory is put around, and its settings as a file gives them
+DEPTHS       by the same name: layers that it needs, where it is not one
 REMEMBERED   by the same name: the answer (T, D) of mixer and memory to one document (T, D), see contract.dense
 """
 
@@ -14,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from contract.families import hashes, linear, prefixes, readouts, scans, segments, selections
+from contract.families import hashes, ladders, linear, prefixes, readouts, scans, segments, selections
 
-FAMILIES = (hashes, linear, prefixes, readouts, scans, segments, selections)
+FAMILIES = (hashes, ladders, linear, prefixes, readouts, scans, segments, selections)
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
 FORMULAS: dict[str, Callable[..., Any]] = {}
@@ -24,6 +25,7 @@ PLACES: dict[str, tuple[int, int]] = {}
 DEFINITIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
 CHOICES: list[tuple[type, str]] = []
 MEMORIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {}
+DEPTHS: dict[str, int] = {}
 REMEMBERED: dict[str, Callable[..., Any]] = {}
 for family in FAMILIES:
     EXTRA |= getattr(family, "EXTRA", {})
@@ -32,4 +34,5 @@ for family in FAMILIES:
     DEFINITIONS |= getattr(family, "DEFINITIONS", {})
     CHOICES += getattr(family, "CHOICES", [])
     MEMORIES |= getattr(family, "MEMORIES", {})
+    DEPTHS |= getattr(family, "DEPTHS", {})
     REMEMBERED |= getattr(family, "REMEMBERED", {})

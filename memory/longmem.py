@@ -236,7 +236,7 @@ class LongMem(nn.Module):
             side.append(after)
             told.append(own)
         losses = Auxiliary.of_layers(told).losses
-        y: Tensor = self.stack.norm(h)
+        y = rows.masked(self.stack.norm(h))
         return y, (LongMemState(tuple(layers), tuple(side)),), Auxiliary(losses, auxiliary.metrics)
 
     def _backbone(

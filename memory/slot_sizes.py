@@ -17,7 +17,7 @@ from farfield.architectures.mixer import KeyedSettings
 if TYPE_CHECKING:
     from farfield.memory.key_value import KeyValueMemoryConfig
 
-__all__ = ["Keep", "check", "counted", "mistakes", "flops", "state_bytes"]
+__all__ = ["Keep", "check", "counted", "flops", "mistakes", "state_bytes"]
 
 Keep = Literal["newest", "sinks", "heavy", "snap", "norm", "merge"]
 
@@ -64,7 +64,8 @@ def mistakes(config: KeyValueMemoryConfig) -> Iterator[str]:
     if config.pool % 2 == 0:
         yield f"pool: {config.pool} given; an odd number has a middle."
     if config.budget is None and config.initial + config.recent > config.capacity:
-        yield f"capacity: {config.capacity} slots do not hold {config.initial} initial and {config.recent} recent tokens."
+        first, last = config.initial, config.recent
+        yield f"capacity: {config.capacity} slots do not hold {first} initial and {last} recent tokens."
     if config.when == "segment" and config.observe > config.segment and keep == "snap":
         yield f"observe: {config.observe} queries of a segment of {config.segment}. At most {config.segment}."
 

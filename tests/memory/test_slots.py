@@ -24,10 +24,10 @@ from farfield.memory.slots import SlotsState
 from farfield.model import LanguageModel, ModelConfig
 
 POLICIES: dict[str, dict[str, Any]] = {
-    "sinks": {"keep": "sinks", "first": 2},
+    "sinks": {"keep": "sinks", "initial": 2},
     "heavy": {"keep": "heavy", "recent": 2},
     "snap": {"keep": "snap", "recent": 1, "observe": 2, "pool": 3},
-    "norm": {"keep": "norm", "first": 1, "recent": 1},
+    "norm": {"keep": "norm", "initial": 1, "recent": 1},
     "merge": {"keep": "merge", "threshold": 0.3},
 }
 CHOOSING = [name for name in POLICIES if name != "merge"]
@@ -272,7 +272,7 @@ def merged_lists(
 @pytest.mark.parametrize(
     ("name", "memory"),
     [
-        ("sinks", {"keep": "sinks", "first": 2, "capacity": 7, "position": "index"}),
+        ("sinks", {"keep": "sinks", "initial": 2, "capacity": 7, "position": "index"}),
         ("heavy", {"keep": "heavy", "recent": 2, "capacity": 6, "position": "index"}),
         ("heavy", {"keep": "heavy", "recent": 2, "capacity": 6, "position": "original"}),
         ("snap", {"keep": "snap", "observe": 3, "capacity": 6, "position": "original", "pool": 3}),
@@ -344,16 +344,16 @@ def test_a_state_never_has_more_bytes_than_its_budget(architecture: str, policy:
 
 def test_a_budget_that_is_too_small_is_told_in_one_line() -> None:
     with pytest.raises(ConfigError) as mistake:
-        model_of(1000, keep="sinks", first=4)
+        model_of(1000, keep="sinks", initial=4)
     told = str(mistake.value)
     least = int(told.split("At least ")[1].rstrip("."))
     assert told == (
         "memory.budget: 1000 bytes a row do not hold what stands beside the slots, and 4 of them, in each of 3 layers. "
         f"At least {least}."
     )
-    assert model_of(least, keep="sinks", first=4).stack.layers[0].mixer.config.capacity == 4
+    assert model_of(least, keep="sinks", initial=4).stack.layers[0].mixer.config.capacity == 4
     with pytest.raises(ConfigError):
-        model_of(least - 3, keep="sinks", first=4)
+        model_of(least - 3, keep="sinks", initial=4)
 
 
 # What is declared
@@ -460,16 +460,30 @@ def test_decoding_within_a_segment_leaves_the_bank_where_it_is(policy: str) -> N
             "top: 3 given, but with keep 'sinks' it says nothing; it is for newest. Leave it at 32.",
         ),
         (
-            {"first": 4},
-            "first: 4 given, but with keep 'newest' it says nothing; it is for sinks, heavy, snap, norm. "
-            "Leave it at 0.",
+            {"recent": 4},
+            "recent: 4 given, but with keep 'newest' it says nothing; it is for heavy, snap, norm. Leave it at 0.",
+        ),
+        (
+            {"keep": "norm", "unit": 4},
+            "unit: 4 given, but with keep 'norm' it says nothing; it is for newest. Leave it at 1.",
+        ),
+        (
+            {"keep": "norm", "combine": "grouped"},
+            "combine: grouped is for landmarks, and slots have none. Use joint or gate.",
+        ),
+        (
+            {"keep": "norm", "position": "capped"},
+            "position: capped is for keep 'newest'. Allowed with 'norm': none, original, index.",
         ),
         (
             {"keep": "merge", "when": "call"},
             "when: call given, but with keep 'merge' it says nothing; it is for sinks, heavy, snap, norm. "
             "Leave it at segment.",
         ),
-        ({"position": "index"}, "position: index is for slots, and keep 'newest' has none. Use none or original."),
+        (
+            {"position": "index"},
+            "position: index is for slots, and keep 'newest' has none. Allowed: none, original, first, capped.",
+        ),
         (
             {"keep": "merge", "position": "index"},
             "position: index needs slots in an order, and merged ones have none. Use none or original.",
@@ -480,8 +494,8 @@ def test_decoding_within_a_segment_leaves_the_bank_where_it_is(policy: str) -> N
         ),
         ({"keep": "snap", "pool": 4}, "pool: 4 given; an odd number has a middle."),
         (
-            {"keep": "norm", "capacity": 7, "first": 4, "recent": 4},
-            "capacity: 7 slots do not hold the 4 first and 4 recent tokens.",
+            {"keep": "norm", "capacity": 7, "initial": 4, "recent": 4},
+            "capacity: 7 slots do not hold 4 initial and 4 recent tokens.",
         ),
         ({"keep": "snap", "segment": 8}, "observe: 16 queries of a segment of 8. At most 8."),
     ],

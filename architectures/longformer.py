@@ -215,6 +215,7 @@ class Longformer(LendingMixer):
         self.field: WindowField = config.near_field(width, layer, depth)
         self.scale, self.backend, self.globals = self.field.scale, config.backend, config.globals
         self.window, self.dilations = self.field.window, self.field.dilations
+        self.apart = config.globals
         self.reach = config.reach(layer, depth)
         self.ring = config.ring(self.heads, layer, depth)
         self.extent = self.globals, self.ring

@@ -274,6 +274,9 @@ class KeyedMixer(Mixer):
     slopes: Tensor | None = None
     """ALiBi's (H,), float64, where scores fall with distance."""
 
+    apart: int = 0
+    """Positions at the start of a document whose queries are projected by weights of their own and read no memory."""
+
     kv_heads: int
     head_width: int
     scale: float

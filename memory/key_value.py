@@ -18,6 +18,9 @@ between.
     landmark  block        a landmark          the query          top         where it stood   grouped
     xl        token        -                   -                  all         where it stood   joint
 
+With `keep` other than newest, a policy says which tokens stay in at most `capacity` slots a head of keys, and all of
+them are read: see `policies`, `slots` and, for slots that are means of tokens, `merging`.
+
 knn are Memorizing Transformers (https://arxiv.org/abs/2203.08913), fot Focused Transformer (https://arxiv.org/abs/2307.03170),
 infllm InfLLM (https://arxiv.org/abs/2402.04617), landmark Landmark Attention (https://arxiv.org/abs/2305.16300), xl
 Transformer-XL (https://arxiv.org/abs/1901.02860). See configs/memory/.
@@ -39,8 +42,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from farfield.architectures.mixer import KeyedMixer, KeyedSettings, Mixer, MixerSettings
+from farfield.memory import slot_sizes
+from farfield.memory.camelot import Merging
+from farfield.memory.choosing import Choosing
 from farfield.memory.newest import MemoryState, WithMemory
-from farfield.memory.settings import MixerMemory
+from farfield.memory.settings import MixerMemory, Wrapped
+from farfield.memory.slots import WithSlots
 
 __all__ = ["KeyValueMemoryConfig", "MemoryState", "WithMemory"]
 
@@ -55,9 +62,26 @@ class KeyValueMemoryConfig(MixerMemory):
     paper: str | None = Field(None, description="where these settings were published; null: Memorizing Transformers")
 
     # What is kept
-    capacity: int = Field(8192, ge=1, description="tokens that are kept a layer; the oldest is forgotten first")
+    keep: slot_sizes.Keep = Field(
+        "newest",
+        description="which tokens stay; newest: the last; sinks: the first and the last; heavy: the most attended; "
+        "snap: what the last queries attend to; norm: the smallest keys; merge: means of tokens that are alike",
+    )
+    capacity: int = Field(8192, ge=1, description="tokens that are kept a layer, or slots a head of keys")
+    budget: int | None = Field(
+        None, ge=1, description="bytes a row that all layers' states have together, in float32, instead of capacity"
+    )
     segment: int = Field(32, ge=1, description="tokens in a segment; a segment is written when it is complete")
-    initial: int = Field(0, ge=0, description="first tokens of a document that are always read, beside the capacity")
+    initial: int = Field(
+        0, ge=0, description="first tokens of a document that always stay, beside the capacity or as slots within it"
+    )
+    recent: int = Field(0, ge=0, description="heavy, snap, norm: newest tokens of the complete segments that stay")
+    observe: int = Field(16, ge=1, description="snap: last queries of a segment that say what stays")
+    pool: int = Field(5, ge=1, description="snap: neighbours over which the attention is averaged, an odd number")
+    threshold: float = Field(0.9, ge=-1, le=1, description="merge: cosine above which a token is added to a slot")
+    when: Literal["segment", "call"] = Field(
+        "segment", description="where slots are chosen anew; call: where a call ends, so that splits matter"
+    )
 
     # What is found, and how
     unit: int = Field(1, ge=1, description="tokens in a unit of the search; divides segment, capacity and initial")
@@ -67,15 +91,19 @@ class KeyValueMemoryConfig(MixerMemory):
     representatives: int = Field(4, ge=1, description="representative: tokens of a unit, those it attends to most")
     query: Literal["token", "mean"] = Field("token", description="what asks: a token's query, or its stretch's mean")
     stretch: int = Field(512, ge=1, description="mean: tokens in a stretch, whose queries so far are averaged")
-    ahead: bool = Field(False, description="mean: the rest of the stretch counts too, as published; not causal")
+    ahead: bool = Field(
+        False,
+        description="mean: the rest of the stretch counts too; merge: so does what later tokens of a segment find; "
+        "as published, not causal",
+    )
     shared: bool = Field(False, description="one selection for all heads, by the mean of their scores")
     top: Literal["all"] | int = Field(32, description="units that a token reads, a head at a time; all: without search")
 
     # How it is read
-    position: Literal["none", "original", "first", "capped"] = Field(
+    position: Literal["none", "original", "first", "capped", "index"] = Field(
         "none",
         description="where keys stand: none: nowhere; original: where they stood; first: at the near field's first "
-        "token; capped: one near field away",
+        "token; capped: one near field away; index: of slots, where they stand among what is kept",
     )
     combine: Literal["joint", "gate", "grouped"] = Field(
         "joint",
@@ -92,7 +120,8 @@ class KeyValueMemoryConfig(MixerMemory):
 
     @model_validator(mode="after")
     def _consistent(self) -> KeyValueMemoryConfig:
-        for mistake in (*_of_units(self), *_of_softmax(self), *_of_negatives(self)):
+        own = () if self.keep != "newest" else (*_of_units(self), *_of_softmax(self), *_of_negatives(self))
+        for mistake in (*slot_sizes.mistakes(self), *own):
             raise ValueError(f".{mistake}")  # a path of its own: see farfield.config
         return self
 
@@ -102,11 +131,11 @@ class KeyValueMemoryConfig(MixerMemory):
 
     @property
     def causal(self) -> bool:
-        return not (self.averages and self.ahead)
+        return not (self.ahead and (self.averages or self.keep == "merge"))
 
     @property
     def split_exact(self) -> bool:
-        return not (self.averages and self.ahead)
+        return self.causal and self.when == "segment"
 
     @property
     def row_independent(self) -> bool:
@@ -154,15 +183,24 @@ class KeyValueMemoryConfig(MixerMemory):
 
     def check(self, mixer: MixerSettings, width: int, layer: int, depth: int) -> None:
         reach = _keyed(mixer).reach(layer, depth)
+        if self.keep != "newest":
+            slot_sizes.check(self, _keyed(mixer), width, layer, depth)
         if reach is not None and self.segment > reach + 1:
             raise ValueError(
                 f"segment: {self.segment} is longer than the window of {reach} tokens allows; tokens would be lost "
                 f"between window and memory. At most {reach + 1}."
             )
 
-    def build(self, mixer: Mixer, settings: MixerSettings, width: int) -> WithMemory:
+    def at(self, mixer: MixerSettings, width: int, layer: int, depth: int) -> KeyValueMemoryConfig:
+        return slot_sizes.counted(self, _keyed(mixer), width, layer, depth)
+
+    def build(self, mixer: Mixer, settings: MixerSettings, width: int) -> Wrapped:
         assert isinstance(mixer, KeyedMixer)
-        return WithMemory(mixer, self, _keyed(settings).sizes(width)[0], width)
+        heads = _keyed(settings).sizes(width)[0]
+        if self.keep == "newest":
+            return WithMemory(mixer, self, heads, width)
+        keeper = Merging(mixer, self) if self.keep == "merge" else Choosing(mixer, self, heads)
+        return WithSlots(mixer, self, keeper, heads)
 
     def parameters(self, mixer: MixerSettings, width: int, layer: int, depth: int) -> int:
         heads, kv_heads, head_width = _keyed(mixer).sizes(width)
@@ -172,6 +210,8 @@ class KeyValueMemoryConfig(MixerMemory):
         self, mixer: MixerSettings, width: int, tokens: int, layer: int, depth: int, element: int = 4
     ) -> int:
         keyed = _keyed(mixer)
+        if self.keep != "newest":
+            return slot_sizes.state_bytes(self, keyed, width, tokens, layer, depth, element)
         heads, kv_heads, head_width = keyed.sizes(width)
         near = tokens
         if keyed.reach(layer, depth) is None:
@@ -189,6 +229,8 @@ class KeyValueMemoryConfig(MixerMemory):
 
     def flops(self, mixer: MixerSettings, width: int, tokens: int, layer: int, depth: int) -> int:
         keyed = _keyed(mixer)
+        if self.keep != "newest":
+            return slot_sizes.flops(self, keyed, width, tokens, layer, depth)
         heads, kv_heads, head_width = keyed.sizes(width)
         near = tokens if keyed.reach(layer, depth) is not None else tokens % self.segment
         kept = min(tokens, self.slots)

@@ -108,6 +108,10 @@ class MixerMemory(MemorySettings):
     def check(self, mixer: MixerSettings, width: int, layer: int, depth: int) -> None:
         """Raise ValueError, in one line that begins with the name of a setting, where it does not fit the mixer."""
 
+    def at(self, mixer: MixerSettings, width: int, layer: int, depth: int) -> MixerMemory:
+        """The settings for one layer: what depends on the stack is settled in them."""
+        return self
+
     @abc.abstractmethod
     def build(self, mixer: Mixer, settings: MixerSettings, width: int) -> Mixer:
         """`mixer`, which `settings` describe, with the memory around it; the wrapped one is its `mixer`."""

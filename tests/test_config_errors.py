@@ -250,6 +250,20 @@ TYPED = {
         [*TRAIN, "memory=rmt", "memory.bptt=0"],
         "memory.bptt: 0 given. Input should be greater than or equal to 1.",
     ),
+    "slots of an even pool": (
+        [*TRAIN, "architecture=attention", "memory=snapkv", "memory.pool=4"],
+        "memory.pool: 4 given; an odd number has a middle.",
+    ),
+    "slots around a window": (
+        [*TRAIN, "architecture=longformer", "memory=camelot"],
+        "memory.keep: merge would count tokens twice that are in a window and in a slot's mean. Use it around layers "
+        "without a window.",
+    ),
+    "a budget for no slot": (
+        [*TRAIN, "architecture=attention", "size=tiny", "memory=sinks", "memory.budget=100"],
+        "memory.budget: 100 bytes a row do not hold what stands beside the slots, and 4 of them, in each of 2 layers. "
+        "At least 137848.",
+    ),
     "a name that leads out": (
         [*TRAIN, "name=../x"],
         "name: '../x' names no folder. Use letters, digits, '_', '-', '.', '=', beginning with a letter or digit.",

@@ -5,6 +5,7 @@
     Banded     by document, distance, dilation and position    packed rows, windows: a band of blocks, never T by T
     Labelled   by document and position, columns in any order  global tokens, gathered from where they stand
     Selected   each query names its keys by index              what a memory found
+    Given      a mask                                          what a bank of few keys holds
 
 More of them, for runs of columns that need no mask, stand in `runs`. With an `alibi`, scores fall with distance: it
 says where queries and keys stand, whatever the layout counts by, and each block's mask is numbers that are added.
@@ -33,6 +34,7 @@ __all__ = [
     "Block",
     "Causal",
     "Full",
+    "Given",
     "Labelled",
     "Layout",
     "Selected",
@@ -293,6 +295,34 @@ class Labelled:
         same = self.query_document[:, at, None] == self.key_document[:, None]
         visible = (same & (self.key_position[:, None] <= self.query_position[:, at, None]))[:, None]
         return biased(visible, self.alibi, at, slice(None))
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A query sees the keys where `visible` (B or 1, H or 1, T, S) is true."""
+
+    visible: Tensor
+    alibi: Alibi | None = None
+
+    def mask(self, time: int, keys: int) -> Tensor:
+        return biased(self.visible, self.alibi, slice(0, time), slice(0, keys))
+
+    def select(self, heads: Tensor) -> Layout:
+        visible = self.visible if self.visible.shape[1] == 1 else self.visible.index_select(1, heads)
+        return Given(visible, None if self.alibi is None else self.alibi.select(heads))
+
+    def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return masked_forward(self._blocks(q.shape[2]), kernel, q, k, v, scale)
+
+    def backward(
+        self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    ) -> Gradients:
+        return masked_backward(self._blocks(q.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+
+    def _blocks(self, time: int) -> Iterator[Block]:
+        for begin in range(0, time, BLOCK):
+            at = slice(begin, min(begin + BLOCK, time))
+            yield at, slice(None), biased(self.visible[:, :, at], self.alibi, at, slice(None))
 
 
 @dataclass(frozen=True, eq=False)

@@ -304,7 +304,8 @@ class LanguageModel(nn.Module):
         mixer = settings.build(architecture.width, index, architecture.depth)
         if not isinstance(memory, MixerMemory) or index not in _places(architecture, memory):
             return mixer
-        return memory.build(mixer, settings, architecture.width)
+        place = architecture.width, index, architecture.depth
+        return memory.at(settings, *place).build(mixer, settings, architecture.width)
 
     def reset_parameters(self) -> None:
         """Logits begin with variance 1: the head sees normalised vectors."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farfield.architectures import Rows
-from farfield.memory.segments import Step, joined, steps
+from farfield.memory.segments import Step, joined, parted, steps
 
 
 def drawn(runs: list[list[int]], begins: list[int]) -> torch.Tensor:
@@ -93,3 +93,19 @@ def test_gradients_reach_what_was_taken() -> None:
     y = joined([2 * step.take(x) for step in found], found, rows)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(gradient, 2 * rows.real[..., None].expand_as(x).double())
+
+
+def test_parted_at_once_is_what_each_step_takes() -> None:
+    """Values and gradients, of slices and of rows that differ."""
+    for positions in (whole(2, 11)[0], positions_of("5 -1 5", "-2 9")):
+        rows = Rows.at(positions)
+        taken = steps(rows, 4)
+        x = torch.randn(2, 11, 3, dtype=torch.float64).requires_grad_()
+        found, expected = parted(x, taken), [step.take(x) for step in taken]
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        weights = [torch.randn_like(piece) for piece in expected]
+        ours, theirs = (
+            torch.autograd.grad(sum((w * p).sum() for w, p in zip(weights, pieces, strict=True)), x)[0]
+            for pieces in (found, expected)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from contract.families import hashes, ladders, linear, prefixes, readouts, scans, segments, selections
+from contract.families import hashes, ladders, linear, prefixes, readouts, scans, segments, selections, slots
 
-FAMILIES = (hashes, ladders, linear, prefixes, readouts, scans, segments, selections)
+FAMILIES = (hashes, ladders, linear, prefixes, readouts, scans, segments, selections, slots)
 
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {}
 FORMULAS: dict[str, Callable[..., Any]] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor
@@ -22,7 +22,7 @@ from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.config import Config
 
-__all__ = ["MemorySettings", "MixerMemory", "Stack", "StackMemory", "Wrapped"]
+__all__ = ["Beginning", "MemorySettings", "MixerMemory", "Stack", "StackMemory", "Wrapped"]
 
 
 class MemorySettings(Config, abc.ABC):
@@ -154,6 +154,14 @@ class Stack(Protocol):
     def start(self, batch: int) -> tuple[State, ...]: ...
 
     def __call__(self, x: Tensor, rows: Rows, states: Any) -> tuple[Tensor, tuple[State, ...], Auxiliary]: ...
+
+
+@runtime_checkable
+class Beginning(Protocol):
+    """A memory around layers that have been trained, whose own weights begin as some of theirs."""
+
+    def begin(self) -> None:
+        """Takes them over."""
 
 
 class StackMemory(MemorySettings):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from farfield.benchmarks.memories.plan import Variant, variants
+from farfield.benchmarks.memories.plan import WHOLE, Variant, variants
 from farfield.compose import option
 from farfield.config import read
 from farfield.model import LanguageModel, ModelConfig, ModelState
@@ -120,11 +120,13 @@ VOCABULARY = 16
 
 
 def _model(variant: Variant | None, task: Task) -> LanguageModel:
-    """One layer, without a feed-forward, with the memory around it."""
-    mixer = {"kind": "longformer", "window": task.window, "globals": 0, "conv": 0}
+    """The layer, without a feed-forward, with the memory around it; two of them for a side network."""
+    mixer: dict[str, Any] = {"kind": "longformer", "window": task.window, "globals": 0, "conv": 0}
+    if variant is not None and variant.name in WHOLE:
+        mixer = {"kind": "attention", "conv": 0}
     architecture = {
         "width": task.width,
-        "depth": 1,
+        "depth": 2 if variant is not None and variant.name == "longmem" else 1,
         "pattern": ["layer"],
         "layers": {"layer": {"mixer": mixer, "feedforward": {"kind": "none"}}},
     }

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from farfield.api import load
-from farfield.benchmarks.memories.plan import Variant, memory_of, variants
+from farfield.architectures.architecture import ArchitectureConfig
+from farfield.benchmarks.memories.plan import WHOLE, Variant, memory_of, variants
 from farfield.compose import compose
-from farfield.config import DataError, read
+from farfield.config import Config, DataError, read
 from farfield.data.files import pieces, scan
 from farfield.generation import TextModel
 from farfield.model import LanguageModel
@@ -207,11 +208,27 @@ def compare(task: Task, out: Path) -> Iterator[Read]:
             yield Read(_label("none", trained), "none", None, trained, state, edges, found)
             bar.step(note="none")
             for name, wanted in by_name.items():
+                if trained and name in WHOLE:
+                    continue
                 words = [f"memory={name}", *(f"memory.{word}" for word in wanted[-1].words)]
                 with_it = task.tuned(out, name, words) if trained else plain
                 for one in _reads(with_it, wanted, trained, tokens, edges):
                     yield one
                     bar.step(note=one.label)
+
+
+def _whole(model: TextModel) -> ArchitectureConfig:
+    """The layers with full attention in the place of the windows that memories stand around."""
+    mapping = model.config.architecture.mapping()
+    far = mapping["layers"]["far"]["mixer"]
+    for name in ("window", "dilation", "globals"):
+        del far[name]
+    far["kind"] = "attention"
+    return read(_One, {"architecture": mapping}).architecture
+
+
+class _One(Config):
+    architecture: ArchitectureConfig
 
 
 def _label(name: str, trained: bool) -> str:
@@ -227,7 +244,7 @@ def _reads(
         memory = memory_of(variant)
         if memory.trained and not trained:
             continue
-        with_it = retrofit(model.model, memory)
+        with_it = retrofit(model.model, memory, architecture=_whole(model) if variant.name in WHOLE else None)
         label = _label(variant.label, trained)
         state, found = with_it.config.state_bytes(length), bits(with_it, tokens, edges)
         yield Read(label, variant.name, variant.size, trained, state, edges, found)

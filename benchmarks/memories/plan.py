@@ -14,12 +14,22 @@ from farfield.compose import group_options, option
 from farfield.config import Config, ConfigError, read, unknown
 from farfield.memory import MemoryConfig
 
-__all__ = ["Variant", "chosen", "memory_of", "variants"]
+__all__ = ["WHOLE", "Variant", "chosen", "memory_of", "variants"]
 
 SIZES = ("capacity", "limit")
 
-FITS: dict[str, tuple[str, ...]] = {}
-"""Further settings by name; {segment} in them stands for the number."""
+FITS: dict[str, tuple[str, ...]] = {
+    "autocompressor": ("segment={four}", "tokens={eighth}", "spread={half}"),
+    "heavy_hitter": ("recent={segment}",),
+    "infllm": ("unit={quarter}", "initial={quarter}", "stretch={segment}"),
+    "landmark": ("unit={quarter}",),
+    "mac": ("segment={four}", "tokens={eighth}"),
+    "rmt": ("segment={four}", "tokens={eighth}"),
+}
+"""Further settings by name, in shares and multiples of the segment that goes with the window."""
+
+WHOLE = ("camelot",)
+"""Memories that stand around full attention only, whose near field is then the open segment."""
 
 
 class _One(Config):
@@ -65,9 +75,10 @@ def variants(name: str, sizes: Sequence[int], window: int, layers: str = "layers
     """
     plain: dict[str, Any] = option("memory", name)
     segment = window + 1
+    shares = {"segment": segment, "four": 4 * segment, "half": segment // 2, "quarter": segment // 4}
     words = [f"segment={segment}"] if "segment" in plain else []
     words += [layers] if "layers" in plain else []
-    words += [word.format(segment=segment) for word in FITS.get(name, ())]
+    words += [word.format(**shares, eighth=segment // 8) for word in FITS.get(name, ())]
     key = next((key for key in SIZES if key in plain), None)
     if key is None:
         return [Variant(name, tuple(words))]

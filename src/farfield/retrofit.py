@@ -14,32 +14,47 @@ import contextlib
 import torch
 from torch import Tensor
 
+from farfield.architectures.architecture import ArchitectureConfig
 from farfield.config import ConfigError, read
 from farfield.memory import MemoryConfig, Wrapped
+from farfield.memory.settings import Beginning
 from farfield.model import LanguageModel, ModelConfig
 
 __all__ = ["retrofit"]
 
 
-def retrofit(model: LanguageModel, memory: MemoryConfig | None, fresh: bool = False) -> LanguageModel:
+def retrofit(
+    model: LanguageModel,
+    memory: MemoryConfig | None,
+    fresh: bool = False,
+    architecture: ArchitectureConfig | None = None,
+) -> LanguageModel:
     """A model with the weights of `model` and `memory` around its layers, on the same device and in the same mode.
 
     Args:
         model: what it is made of; it stays as it is.
         memory: what stands around its layers; None for nothing.
         fresh: give the memory weights of its own where `model` has not learnt them, to be trained.
+        architecture: other layers with weights of the same names and shapes, such as full attention in the place of a
+            window; None for those of `model`.
 
     Raises:
         ConfigError: the memory does not fit the layers, or has weights of its own that `model` has not learnt.
     """
-    config = {**model.config.mapping(), "memory": None if memory is None else memory.mapping()}
+    layers = model.config.architecture if architecture is None else architecture
+    config = {
+        "architecture": layers.mapping(),
+        "memory": None if memory is None else memory.mapping(),
+        "vocabulary": model.config.vocabulary,
+    }
     # Weights that are all replaced take none of the caller's random numbers.
     with contextlib.nullcontext() if fresh else torch.random.fork_rng(devices=[]):
         made = LanguageModel(read(ModelConfig, config))
     weights = _named(model)
     missing = [name for name, new in _named(made).items() if name not in weights or weights[name].shape != new.shape]
     if missing and not fresh:
-        assert memory is not None, missing
+        if memory is None or architecture is not None:
+            raise ConfigError(f"architecture: it has weights that the model has not learnt: {', '.join(missing[:3])}.")
         raise ConfigError(
             f"memory.name: '{memory.name}' has weights of its own, and this model was not trained with them. "
             f"Train one: farfield train ... memory={memory.name}."
@@ -50,6 +65,8 @@ def retrofit(model: LanguageModel, memory: MemoryConfig | None, fresh: bool = Fa
         for name, tensor in _named(made).items():
             if name not in missing:
                 tensor.copy_(weights[name])
+    if missing and isinstance(made.stack, Beginning):
+        made.stack.begin()
     return made
 
 

@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -56,6 +56,15 @@ class LongMemConfig(StackMemory):
     keeps: int = Field(-2, description="backbone layer whose keys and values are kept; negative counts from the top")
     frozen: bool = Field(True, description="whether the backbone's weights stay as they are in training")
 
+    @model_validator(mode="after")
+    def _whole(self) -> LongMemConfig:
+        for name in ("segment", "capacity"):
+            given: int = getattr(self, name)
+            if given % self.unit:
+                near = max(1, round(given / self.unit)) * self.unit
+                raise ValueError(f".{name}: {given} is no multiple of the unit of {self.unit} tokens. Nearest: {near}.")
+        return self
+
     @property
     def trained(self) -> bool:
         return True
@@ -72,7 +81,7 @@ class LongMemConfig(StackMemory):
             capacity=self.capacity,
             segment=self.segment,
             unit=self.unit,
-            key="mean",
+            key="mean" if self.unit > 1 else "raw",
             top=self.top,
             combine="gate",
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.table import Table
 
 from farfield.benchmarks.memories import cost, perplexity, pictures, recall
 from farfield.benchmarks.memories.plan import chosen
@@ -41,46 +42,53 @@ HELP = {
 def main(words: Sequence[str] | None = None) -> int:
     """0, or 2 after one line on what cannot be used."""
     given = _parser().parse_args(words)
+    kind = KINDS[given.what]
+    path = given.json or given.out / f"{given.what}.json"
+    picture = given.picture or given.out / f"{given.what}.png"
+    rows: list[Any] = []
     try:
-        memories = chosen(given.memories)
-        rows, told, table = {"perplexity": _perplexity, "recall": _recall, "cost": _cost}[given.what](given, memories)
+        task = _changed(kind.begun(given, chosen(given.memories)), given)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for row in kind.compare(task, given.out / given.what):
+            rows.append(row)  # written as they come: a stopped comparison has told what it has measured
+            content = {**provenance(), "task": _plain(task), "rows": [asdict(row) for row in rows]}
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except FarfieldError as error:
         sys.stderr.write(f"farfield: {error}\n")
         return 2
-    path = given.json or given.out / f"{given.what}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {**provenance(), "task": told, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    kind.draw(rows, picture)
     console = Console(width=160, highlight=False)
-    console.print(table)
-    console.print(f"wrote {path} and {given.picture or given.out / f'{given.what}.png'}")
+    console.print(kind.table(rows))
+    console.print(f"wrote {path} and {picture}")
     return 0
 
 
-Shown = tuple[Sequence[Any], dict[str, Any], Any]
-"""Rows of a result, the task as plain values, and the table."""
+@dataclass(frozen=True)
+class Kind:
+    """A comparison: its task with what must be given, its rows as they come, and how they are shown."""
+
+    begun: Callable[[argparse.Namespace, tuple[str, ...]], Any]
+    compare: Callable[[Any, Path], Iterable[Any]]
+    draw: Callable[[Sequence[Any], Path], Path]
+    table: Callable[[Sequence[Any]], Table]
 
 
-def _perplexity(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
-    begun = perplexity.Task(given.books, given.documents, memories, (512, 2048, 8192), cache=given.out / "data")
-    task = _changed(begun, given)
-    rows = list(perplexity.compare(task, given.out / "perplexity"))
-    pictures.draw_perplexity(rows, given.picture or given.out / "perplexity.png")
-    return rows, _plain(task), pictures.table_perplexity(rows)
+def _read(given: argparse.Namespace, memories: tuple[str, ...]) -> perplexity.Task:
+    return perplexity.Task(given.books, given.documents, memories, (512, 2048, 8192), cache=given.out / "data")
 
 
-def _recall(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
-    task = _changed(recall.Task(memories), given)
-    rows = list(recall.compare(task, given.out / "recall"))
-    pictures.draw_recall(rows, given.picture or given.out / "recall.png")
-    return rows, _plain(task), pictures.table_recall(rows)
-
-
-def _cost(given: argparse.Namespace, memories: tuple[str, ...]) -> Shown:
-    task = _changed(cost.Task(memories), given)
-    rows = list(cost.compare(task))
-    pictures.draw_cost(rows, given.picture or given.out / "cost.png")
-    return rows, _plain(task), pictures.table_cost(rows)
+KINDS = {
+    "perplexity": Kind(_read, perplexity.compare, pictures.draw_perplexity, pictures.table_perplexity),
+    "recall": Kind(
+        lambda given, memories: recall.Task(memories), recall.compare, pictures.draw_recall, pictures.table_recall
+    ),
+    "cost": Kind(
+        lambda given, memories: cost.Task(memories),
+        lambda task, out: cost.compare(task),
+        pictures.draw_cost,
+        pictures.table_cost,
+    ),
+}
 
 
 T = TypeVar("T", perplexity.Task, recall.Task, cost.Task)

@@ -1,7 +1,9 @@
 """States on disk: safetensors with a checksum, written whole or not at all.
 
-save_state(state, Path("conversation.safetensors"))
-state = load_state(Path("conversation.safetensors"), model.start(batch))
+save_state(state, Path("conversation.safetensors"), maker)
+state = load_state(Path("conversation.safetensors"), model.start(batch), maker)
+
+`maker` stands for the model, whose settings and weights a state is worth nothing without.
 """
 
 from __future__ import annotations
@@ -24,23 +26,25 @@ __all__ = ["CHECKSUM", "alike", "checksum", "load_state", "save_state"]
 
 S = TypeVar("S", bound=State)
 
-CHECKSUM = "sha256"  # its key in the metadata of a safetensors file
+CHECKSUM, MAKER = "sha256", "maker"  # their keys in the metadata of a safetensors file
 
 
-def save_state(state: State, file: Path) -> None:
-    """Writes the compacted state to `file`: another file is never half replaced."""
+def save_state(state: State, file: Path, maker: str = "") -> None:
+    """Writes the compacted state to `file`, with what stands for its model: another file is never half replaced."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.compact().tensors().items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata={CHECKSUM: checksum(tensors)})
+        save_file(tensors, temporary, metadata={CHECKSUM: checksum(tensors), MAKER: maker})
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_state(file: Path, like: S) -> S:
+def load_state(file: Path, like: S, maker: str = "") -> S:
     """The state in `file`, built as `like` is: the empty state of the same model, on the device of `like`.
+
+    Two models may have states of the same shapes: only a `maker`, given here and when it was saved, tells them apart.
 
     Raises:
         ModelError: no such file, a damaged one, or the state of another model.
@@ -49,12 +53,14 @@ def load_state(file: Path, like: S) -> S:
         raise ModelError(f"{file}: no such file.")
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
-            said = (opened.metadata() or {}).get(CHECKSUM)
+            said = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError):
         raise ModelError(f"{file}: cut short or damaged; prefill anew.") from None
-    if said != checksum(tensors):
+    if said.get(CHECKSUM) != checksum(tensors):
         raise ModelError(f"{file}: damaged: its checksum does not fit; prefill anew.")
+    if maker and said.get(MAKER) and said[MAKER] != maker:
+        raise ModelError(f"{file}: the state of another model, or of other settings or weights; prefill anew.")
     wanted = like.tensors()
     if set(wanted) != set(tensors) or not all(alike(wanted[name], tensors[name]) for name in wanted):
         raise ModelError(f"{file}: the state of another model.")

@@ -221,6 +221,7 @@ class LongMem(nn.Module):
         side = tuple(self._beside(name).mixer.start(batch) for name in self.memory)
         return (LongMemState(self.stack.start(batch), side),)
 
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # what is read is decided by numbers
     def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
         if self.span is None or rows.time <= self.span:
             return self._step(x, rows, states)

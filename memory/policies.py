@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from farfield.architectures.ops.alibi import Alibi
+from farfield.memory.ties import earliest
 
 __all__ = ["attention_received", "kept", "pooled", "protected", "smallness"]
 
@@ -77,8 +78,10 @@ def protected(position: Tensor, end: Tensor, first: int, recent: int) -> Tensor:
 
 
 def kept(score: Tensor, capacity: int) -> Tensor:
-    """The columns (B, P, n) of the best min(N, capacity) of scores (B, P, N), ascending; those of -inf come last."""
-    count, columns = min(capacity, score.shape[2]), score.shape[2]
-    best = score.topk(count, dim=2)
-    nothing = best.values.isneginf()
-    return torch.where(nothing, best.indices + columns, best.indices).sort(dim=2).values % columns
+    """The columns (B, P, n) of the best min(N, capacity) of scores (B, P, N), ascending; those of -inf come last.
+
+    Of equal scores the earliest columns stay.
+    """
+    columns = score.shape[2]
+    values, index = earliest(score, min(capacity, columns))
+    return torch.where(values.isneginf(), index + columns, index).sort(dim=2).values % columns

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from farfield.architectures.ops.layouts import BLOCK
 from farfield.architectures.ops.written import Span, Written
+from farfield.memory.ties import earliest
 
 __all__ = ["best", "largest"]
 
@@ -54,7 +55,8 @@ def best(
                 visible = visible.any(1, keepdim=True)
             begin = edge.start - span.columns.start
             scores[..., begin : begin + edge.stop - edge.start].masked_fill_(~visible, -math.inf)
-        values, index = largest(scores, min(count, span.width))
+        # Tokens of equal keys have equal values, and either will do; units of equal keys are different tokens.
+        values, index = (largest if where.unit == 1 else earliest)(scores, min(count, span.width))
         missing = (0, count - index.shape[-1])
         there = values != -math.inf
         if missing[1]:

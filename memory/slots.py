@@ -101,6 +101,7 @@ class WithSlots(Wrapped):
             open_ = KeyValueBuffer.empty(batch, mixer.kv_heads, mixer.head_width, like)
         return SlotsState(mixer.start(batch), self.keeper.start(batch, like), open_)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         return in_steps(self._call, x, rows, state, self.mixer.span)
 

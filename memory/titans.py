@@ -163,6 +163,7 @@ class Titans(Wrapped):
             conv = ConvolutionState.empty(batch, self.taps.shape[1], self.taps.shape[0], weight)
         return TitansState(self.mixer.start(batch), Learnt(*empty), conv)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, TitansState)
         memory, learnt, conv = self.remember(x, rows, state)

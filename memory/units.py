@@ -30,6 +30,7 @@ from farfield.architectures.mixer import KeyedMixer
 from farfield.architectures.ops.alibi import alike
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
+from farfield.memory.ties import earliest
 
 if TYPE_CHECKING:
     from farfield.memory.key_value import KeyValueMemoryConfig
@@ -197,7 +198,7 @@ class UnitKeys(nn.Module):
 
     def chosen(self, received: Tensor) -> Tensor:
         """Which tokens represent a unit, (B, H, N, representatives), by what they received (B, H, N, U)."""
-        return received.topk(min(self.config.representatives, self.config.unit), dim=-1).indices
+        return earliest(received, min(self.config.representatives, self.config.unit))[1]
 
 
 @torch.no_grad()

@@ -4,8 +4,6 @@ One softmax mixer with a window, alone and with each memory around it, has read 
 reads on: token by token (decoding) and in one call of `PIECE` tokens (prefill). Time is the least of some repeats, in
 one process, and the mixer alone is measured beside every memory. Bytes are counted, not timed: those that operations
 take (read) and those that they make and no view of what they took (written), a token.
-
-search    exact search in the bank against the matrix product and the top-k that it needs, of the same sizes
 """
 
 from __future__ import annotations

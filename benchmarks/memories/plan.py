@@ -20,8 +20,9 @@ SIZES = ("capacity", "limit")
 
 FITS: dict[str, tuple[str, ...]] = {
     "autocompressor": ("segment={four}", "tokens={eighth}", "spread={half}"),
-    "heavy_hitter": ("recent={segment}",),
+    "heavy_hitter": ("recent={half}",),
     "infllm": ("unit={quarter}", "initial={quarter}", "stretch={segment}"),
+    "key_norm": ("recent={quarter}",),
     "landmark": ("unit={quarter}",),
     "mac": ("segment={four}", "tokens={eighth}"),
     "rmt": ("segment={four}", "tokens={eighth}"),

@@ -7,6 +7,7 @@ of four by its key. Memories of bounded size are asked with room for everything 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.settings import NeedleSuite
 from farfield.config import read
 from farfield.generation import TextModel
+from farfield.memory import StackMemory
 from farfield.progress import Bar
 from farfield.retrofit import retrofit
 
@@ -81,12 +83,19 @@ def compare(task: Task, out: Path) -> Iterator[Found]:
     with Bar("recall", total=sum(map(len, every.values())), unit="memories") as bar:
         for name, wanted in every.items():
             words = [f"memory={name}", *(f"memory.{word}" for word in wanted[-1].words)]
+            if name != "none" and _freezes(wanted[-1]):  # it learns beside a model that has been trained
+                words.append(f"start={json.dumps(str(out / 'runs' / 'none'), ensure_ascii=False)}")
             model = train_model(task.words(words, name in WHOLE), out / "runs", name)
             for variant in wanted:
                 memory = None if name == "none" else memory_of(variant)
                 with_it = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
                 yield _asked(with_it, variant, task, out / "results")
                 bar.step(note=variant.label)
+
+
+def _freezes(variant: Variant) -> bool:
+    memory = memory_of(variant)
+    return isinstance(memory, StackMemory) and memory.freezes
 
 
 def _asked(model: TextModel, variant: Variant, task: Task, out: Path) -> Found:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from farfield.architectures.saved_state import load_state, save_state
 from farfield.config import Config, ModelError, read
-from farfield.model import LanguageModel, Loss, ModelConfig, ModelState
+from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
 from farfield.tokenizers import Decoder, Tokenizer
 
 __all__ = [
@@ -300,6 +302,18 @@ class TextModel(nn.Module):
     ) -> Loss:
         """The loss of predicting `targets` (B, T), where -100 is not scored."""
         return self.model.loss(tokens, targets, state, positions=positions)
+
+    def save_state(self, state: ModelState, path: str | Path) -> None:
+        """Writes a state, with what stands for this model; see `load_state`."""
+        save_state(state, Path(path).expanduser(), fingerprint(self.model))
+
+    def load_state(self, path: str | Path) -> ModelState:
+        """The state in a file that `save_state` of a model with these settings and weights wrote.
+
+        Raises:
+            ModelError: no such file, a damaged one, or the state of another model.
+        """
+        return load_state(Path(path).expanduser(), self.start(1), fingerprint(self.model))
 
     def generate(
         self,

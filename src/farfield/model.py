@@ -12,6 +12,8 @@ Shapes: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +29,7 @@ from farfield.architectures.decoder import Decoder, DecoderConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
+from farfield.architectures.saved_state import checksum
 from farfield.config import Config, ModelError
 from farfield.memory import MemoryConfig, MixerMemory, StackMemory
 
@@ -39,6 +42,7 @@ __all__ = [
     "check_positions",
     "check_targets",
     "check_tokens",
+    "fingerprint",
 ]
 
 
@@ -405,6 +409,13 @@ class LanguageModel(nn.Module):
             raise ModelError(f"tokens: {tokens.shape[0]} rows given, but the state has {state.position.shape[0]}.")
         if kinds(state.layers) != self._state_kinds:
             raise ModelError("state: made by a model of other layers.")
+
+
+def fingerprint(model: LanguageModel) -> str:
+    """What stands for a model: its settings and its weights."""
+    settings = json.dumps(model.config.mapping(), sort_keys=True)
+    weights = checksum({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    return hashlib.sha256(f"{settings} {weights}".encode()).hexdigest()
 
 
 def check_tokens(tokens: Tensor, positions: Tensor | None, vocabulary: int) -> None:

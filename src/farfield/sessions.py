@@ -17,7 +17,6 @@ by layer while the layers below compute. What a session has read stays on record
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,12 +29,12 @@ from pydantic import Field
 from torch import Tensor
 
 from farfield.architectures.arriving import ArrivingStates
-from farfield.architectures.saved_state import alike, checksum
+from farfield.architectures.saved_state import alike
 from farfield.architectures.state import State
 from farfield.config import ModelError
 from farfield.generation import Decoding, GenerationConfig, TextModel, decode, prefill
 from farfield.memory.store import DamagedError, Found, Part, Session, StateStore, StoreConfig, token_ids
-from farfield.model import LanguageModel, ModelState
+from farfield.model import LanguageModel, ModelState, fingerprint
 from farfield.truncation import check_truncation, truncated
 
 __all__ = ["Reply", "Sessions", "SessionsConfig", "fingerprint", "open_sessions"]
@@ -292,13 +291,6 @@ def open_sessions(
     except BaseException:
         store.close()
         raise
-
-
-def fingerprint(model: LanguageModel) -> str:
-    """What stands for a model: its settings and its weights."""
-    settings = json.dumps(model.config.mapping(), sort_keys=True)
-    weights = checksum({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
-    return hashlib.sha256(f"{settings} {weights}".encode()).hexdigest()
 
 
 def _layer(empty: S, part: Part, model: LanguageModel) -> S:

@@ -120,7 +120,11 @@ class KeyValueMemoryConfig(MixerMemory):
 
     @model_validator(mode="after")
     def _consistent(self) -> KeyValueMemoryConfig:
-        own = () if self.keep != "newest" else (*_of_units(self), *_of_softmax(self), *_of_negatives(self))
+        own = (
+            ()
+            if self.keep != "newest"
+            else (*_of_units(self), *_of_softmax(self), *_of_negatives(self), *_of_idle(self))
+        )
         for mistake in (*slot_sizes.mistakes(self), *own):
             raise ValueError(f".{mistake}")  # a path of its own: see farfield.config
         return self
@@ -233,7 +237,7 @@ class KeyValueMemoryConfig(MixerMemory):
             return slot_sizes.flops(self, keyed, width, tokens, layer, depth)
         heads, kv_heads, head_width = keyed.sizes(width)
         near = tokens if keyed.reach(layer, depth) is not None else tokens % self.segment
-        kept = min(tokens, self.slots)
+        kept = min(tokens // self.segment * self.segment, self.capacity)
         searching = kv_heads if self.shared and self.key != "representative" else heads
         searched = 0 if self.everything else 2 * searching * head_width * (kept // self.unit)
         reading = 4 * heads * head_width * (min(self.count * self.unit, kept) + min(self.initial, tokens))
@@ -289,6 +293,19 @@ def _of_negatives(config: KeyValueMemoryConfig) -> Iterator[str]:
         yield f"{given} are told apart by gradients: they need gradient=true."
     if config.position == "original":
         yield f"{given} are other documents, without places in this one. Allowed for position: none, first, capped."
+
+
+def _of_idle(config: KeyValueMemoryConfig) -> Iterator[str]:
+    """What is given and says nothing beside the other settings."""
+    needed = {
+        "representatives": (config.key == "representative", "key=representative"),
+        "stretch": (config.query == "mean", "query=mean"),
+        "doubling": (config.negatives > 1, "several negatives"),
+    }
+    for name, (used, what) in needed.items():
+        given, default = getattr(config, name), KeyValueMemoryConfig.model_fields[name].default
+        if given != default and not used:
+            yield f"{name}: {given} given, but it says nothing without {what}. Leave it at {default}."
 
 
 def _keyed(mixer: MixerSettings) -> KeyedSettings:

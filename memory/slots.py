@@ -98,7 +98,7 @@ class WithSlots(Wrapped):
         mixer, like = self.mixer, next(self.mixer.parameters())
         open_ = None
         if self.segment != FAR:
-            open_ = KeyValueBuffer.empty(batch, mixer.kv_heads, mixer.head_width, like)
+            open_ = KeyValueBuffer.empty(batch, mixer.kv_heads, mixer.head_width, like, self.config.segment)
         return SlotsState(mixer.start(batch), self.keeper.start(batch, like), open_)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers

@@ -22,6 +22,8 @@ from farfield.architectures import longformer as longformer_file
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.state import KeyValueBuffer, NoState
+from farfield.config import ConfigError
+from farfield.config import read as settings_read
 from farfield.memory import KeyValueMemoryConfig, WithMemory
 from farfield.memory.newest import MemoryState
 from farfield.memory.units import UnitState
@@ -487,3 +489,18 @@ def test_a_call_allocates_in_proportion_to_its_length(kind: str) -> None:
         sizes.append(largest.bytes)
     assert sizes[1] <= 2.1 * sizes[0]
     assert sizes[1] < 8 * 2000 * 2000 / 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what", "default"),
+    [
+        ("representatives", 9, "key=representative", 4),
+        ("stretch", 9, "query=mean", 512),
+        ("doubling", 5, "several negatives", 0),
+    ],
+)
+def test_a_setting_that_says_nothing_is_told(name: str, value: int, what: str, default: int) -> None:
+    with pytest.raises(ConfigError) as mistake:
+        settings_read(KeyValueMemoryConfig, {name: value}, "memory")
+    text = f"memory.{name}: {value} given, but it says nothing without {what}. Leave it at {default}."
+    assert str(mistake.value) == text

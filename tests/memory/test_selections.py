@@ -268,7 +268,6 @@ def test_the_rows_double_with_the_steps() -> None:
         found.append(memory.documents)
     assert found == [2, 2, 4, 8, 12, 12]
     assert crossing(12).documents == 12
-    assert crossing(1, doubling=100).documents == 1
 
 
 # Settings that do not fit

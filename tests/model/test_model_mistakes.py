@@ -269,7 +269,7 @@ MEMORIES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "combine": (
         ["attention"],
         {"combine": "gates"},
-        "combine: unknown choice 'gates'. Did you mean 'gate'? Known: gate, joint.",
+        "combine: unknown choice 'gates'. Did you mean 'gate'? Known: gate, grouped, joint.",
     ),
 }
 

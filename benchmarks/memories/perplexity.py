@@ -62,6 +62,7 @@ class Task:
     row: int = 1024
     batch: int = 8
     more: int = 60
+    rate: float = 5e-4
     threads: int | None = None
     cache: Path = Path(".farfield/data")
 
@@ -91,7 +92,8 @@ class Task:
     def tuned(self, out: Path, name: str, memory: Sequence[str]) -> TextModel:
         """The model without a memory, trained for `more` steps with one, or, as a control, without."""
         begun = f"start={json.dumps(str(out / 'none'), ensure_ascii=False)}"
-        return train_model([*self.words(self.more, memory), begun], out, f"{name}-trained")
+        gently = f"training.optimizer.learning_rate={self.rate}"  # what has been learnt is not to be shaken off
+        return train_model([*self.words(self.more, memory), begun, gently], out, f"{name}-trained")
 
     def variants(self, name: str) -> list[Variant]:
         """The memory in all its sizes."""

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+from farfield.memory.ties import coarse
+
 __all__ = ["consolidated", "found", "slot_of"]
 
 
@@ -31,7 +33,10 @@ def found(keys: Tensor, slots: Tensor, count: Tensor, threshold: float) -> Tenso
     if not slots.shape[2]:
         return torch.full(keys.shape[:3], -1, dtype=torch.int64, device=keys.device)
     kind = torch.promote_types(keys.dtype, torch.float32)
-    cosine = normalize(keys.to(kind), dim=-1) @ normalize(slots.to(kind), dim=-1).transpose(-1, -2)
+    slots = slots.to(kind)
+    length = torch.linalg.vector_norm(slots, dim=-1).clamp(min=1e-12)
+    # Products are divided, not slots: a decoded token reads the bank and copies none of it.
+    cosine = coarse(normalize(keys.to(kind), dim=-1) @ slots.transpose(-1, -2) / length[:, :, None])
     best = cosine.masked_fill((count == 0)[:, :, None], -2.0).max(-1)
     return torch.where(best.values > threshold, best.indices, -1 - best.indices)
 

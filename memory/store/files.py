@@ -85,7 +85,7 @@ class StateFile(Sequence[Part]):
         try:
             opened: Any = safe_open(file, framework="pt", device="cpu")
             said, names = opened.metadata() or {}, list(opened.keys())
-        except (SafetensorError, OSError):
+        except (SafetensorError, OSError, RuntimeError):  # of torch, where a file goes while it is opened
             what = "cut short or damaged" if file.is_file() else "no such file"
             raise DamagedError(f"{file}: {what}; prefill anew.") from None
         if said.get("format") != FORMAT or said.get("key") != key:
@@ -110,7 +110,7 @@ class StateFile(Sequence[Part]):
         """
         try:
             part = {name.partition(".")[2]: self._opened.get_tensor(name).clone() for name in self._names[index]}
-        except (SafetensorError, OSError):
+        except (SafetensorError, OSError, RuntimeError):  # of torch, where a file goes while it is opened
             raise DamagedError(f"{self.file}: cut short or damaged; prefill anew.") from None
         if checksum(part) != self._checksums[index]:
             raise DamagedError(f"{self.file}: damaged: its checksum does not fit; prefill anew.")

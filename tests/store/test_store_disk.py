@@ -258,3 +258,17 @@ def test_an_error_of_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert store.find(SEED, text(0)) is None
     store.close()
     assert not list((tmp_path / "states").iterdir())
+
+
+def test_a_file_that_goes_while_it_is_opened_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that looked it up just before the writer evicted it reads anew."""
+
+    def gone(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("unable to open file in read-only mode: No such file or directory (2)")
+
+    with StateStore(tmp_path, StoreConfig(memory=0)) as store:
+        store.put(SEED, text(1), parts_of(text(1)))
+        store.flush()
+        assert store.find(SEED, text(1)) is not None
+        monkeypatch.setattr("farfield.memory.store.files.safe_open", gone)
+        assert store.find(SEED, text(1)) is None

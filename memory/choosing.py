@@ -89,17 +89,20 @@ class Choosing:
         """Queries (B, H, T, W) at `rows` and the slots, turned by the rule of positions."""
         if bank.turned is None:
             return Seen(queries, bank.keys)
-        alibi = fading(self.mixer, queries, self._places(bank, open_), rows)
+        alibi = None
+        if self.mixer.slopes is not None:
+            alibi = fading(self.mixer, queries, self._places(bank, open_), rows)
         return Seen(turned_queries(self.mixer, queries, rows, open_.start), bank.turned, alibi)
 
     def _visible(self, rows: Rows, bank: Slots) -> Tensor | None:
         """Which slots are there and not in the near field: (B, 1 or H, T, N); None where that is all of them."""
         if self.mixer.reach is None and rows.begin is not None:
             return None
-        there = (by_heads(bank.position, self.heads) >= 0)[:, :, None]
+        there = by_heads(bank.position >= 0, self.heads)[:, :, None].expand(-1, -1, rows.time, -1)
         if self.mixer.reach is None:
-            return there.expand(-1, -1, rows.time, -1)
-        return there & ~near_slots(self.mixer, rows.positions, bank.position, self.heads)
+            return there
+        near, first = near_slots(self.mixer, rows.positions, bank.position, self.heads)
+        return there & ~torch.nn.functional.pad(near, (first, 0))
 
     @torch.no_grad()
     def heard(self, heads: Heads, open_: Open, bank: Slots, lse: Tensor) -> Slots:
@@ -150,10 +153,14 @@ class Choosing:
         total = attention_received(seen.queries, seen.keys, lse, visible & listening, self.mixer.scale, seen.alibi)
         if self.mixer.reach is None:
             return total
-        near = near_slots(self.mixer, rows.positions, bank.position, self.heads)
-        near = near & (by_heads(bank.position, self.heads) >= 0)[:, :, None] & listening
-        standing = self._standing(queries, bank.keys, bank.position, rows, open_)
-        return total + attention_received(standing.queries, standing.keys, lse, near, self.mixer.scale, standing.alibi)
+        near, first = near_slots(self.mixer, rows.positions, bank.position, self.heads)
+        if not near.shape[3]:
+            return total
+        keys, place = bank.keys[:, :, first:], bank.position[:, :, first:]
+        near = near & by_heads(place >= 0, self.heads)[:, :, None] & listening
+        standing = self._standing(queries, keys, place, rows, open_)
+        got = attention_received(standing.queries, standing.keys, lse, near, self.mixer.scale, standing.alibi)
+        return total + torch.nn.functional.pad(got, (first, 0))
 
     def _standing(self, queries: Tensor, keys: Tensor, position: Tensor, rows: Rows, open_: Open) -> Seen:
         """Queries at `rows` and keys at `position` (B, P, N) as the near field sees them."""

@@ -39,7 +39,7 @@ FOREVER = 2**62  # tokens, of which nothing is forgotten
 
 @dataclass(frozen=True, eq=False)
 class MemoryState(State):
-    """The mixer's state, and the newest tokens' keys and values before rotation: bank and open segment in one.
+    """The mixer's state, and the newest tokens' keys and values as `Placing` keeps them: bank and open segment in one.
 
     With what units are found by, and the first tokens of the document, where the settings have them.
     """
@@ -73,8 +73,11 @@ class WithMemory(Wrapped):
         super().__init__()
         self.mixer, self.config = mixer, config
         self.gate = nn.Parameter(torch.zeros(heads)) if config.combine == "gate" else None
-        self.units = UnitKeys(config, mixer, heads, width) if config.unit_keys or config.averages else None
-        self.placing = Placing(mixer, config.position, config.segment)
+        made_of_keys = config.unit_keys and config.key != "landmark"
+        self.placing = Placing(mixer, config.position, config.segment, made_of_keys)
+        self.units = None
+        if config.unit_keys or config.averages:
+            self.units = UnitKeys(config, mixer, self.placing, heads, width)
         self.near = None if mixer.reach is None else Near(mixer.near, *mixer.extent)
         self.documents = config.documents(0)
 
@@ -109,10 +112,11 @@ class WithMemory(Wrapped):
 
         Args:
             x: (B, T, D) what `heads` were projected from, into the mixer's state in `state`.
-            keys, values: (B, G, T, W) what is kept of the call.
+            keys, values: (B, G, T, W) what is kept of the call, before rotation.
         """
         config = self.config
         state = self._cast(state, keys.dtype)
+        keys = self.placing.kept(keys, rows.positions)
         asking, fresh, units = heads.queries.detach(), None, state.units
         if units.asked is not None:
             asking, total = asked_for(asking, rows, config.stretch, units.asked, config.ahead)
@@ -146,7 +150,7 @@ class WithMemory(Wrapped):
 
         Args:
             queries: (B, H, T, W) that read; asking: (B, H, T, W) by which it is found what they read.
-            keys, values: the call's own (B, G, T, W).
+            keys, values: the call's own (B, G, T, W), as they are kept.
             fresh: what the units that the call completes are found by.
         """
         if not self._reaches(rows):

@@ -76,13 +76,27 @@ def by_heads(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == 1 else x.repeat_interleave(heads // x.shape[1], 1)
 
 
-def near_slots(mixer: KeyedMixer, query: Tensor, position: Tensor, heads: int) -> Tensor:
-    """Which slots at positions (B, P, N) the near field of queries at (B, T) holds: bool (B, 1 or H, T, N)."""
-    several, count = position.shape[1:]
-    near: Tensor = mixer.near(query, position.flatten(1)).unflatten(3, (several, count))
+def near_slots(mixer: KeyedMixer, query: Tensor, position: Tensor, heads: int) -> tuple[Tensor, int]:
+    """Which slots at positions (B, P, N), ascending, the near field of queries at (B, T) holds; from which column on.
+
+    Bool (B, 1 or H, T, N - first), and the first column: near fields hold none before it.
+    """
+    several, first = position.shape[1], _first_near(mixer, query, position)
+    near: Tensor = mixer.near(query, position[:, :, first:].flatten(1))
+    near = near.unflatten(3, (several, position.shape[2] - first))
     if several == 1:
-        return near[:, :, :, 0]
+        return near[:, :, :, 0], first
     if near.shape[1] == 1:
-        return near[:, 0].transpose(1, 2).repeat_interleave(heads // several, 1)
+        return near[:, 0].transpose(1, 2).repeat_interleave(heads // several, 1), first
     head = torch.arange(heads, device=position.device)
-    return near[:, head, :, head // (heads // several)].transpose(0, 1)
+    return near[:, head, :, head // (heads // several)].transpose(0, 1), first
+
+
+def _first_near(mixer: KeyedMixer, query: Tensor, position: Tensor) -> int:
+    """The first column of positions (B, P, N) that a near field of queries at (B, T) may reach back to."""
+    beginning, back = mixer.extent
+    if beginning or back is None or not position.shape[2]:
+        return 0
+    earliest = torch.where(query >= 0, query, 1 << 62).amin(1) - back
+    columns = (position >= earliest[:, None, None]).flatten(0, 1).any(0).nonzero()
+    return int(columns[0]) if len(columns) else position.shape[2]

@@ -5,6 +5,9 @@
     first       keys at the first token of the query's near field: the open segment's, or the window's
     capped      keys one near field away, all of them: a segment, or a window and its own token
 
+Keys at `original` positions are turned once, when they are written, and kept so; but where they are scaled as well
+(xPos), or units are found by what is made of them, each call turns them anew.
+
 Of the last two a distance (B, T) for each query is all there is: queries are turned by it, and keys not at all, so that
 a bank is searched and read as it is kept. `first` is Focused Transformer's (https://arxiv.org/abs/2307.03170), where
 memory keys stand at position 0 of the local context; `capped` is InfLLM's (https://arxiv.org/abs/2402.04617).
@@ -33,6 +36,16 @@ class Placing:
     mixer: KeyedMixer
     position: str
     segment: int
+    raw: bool = False  # keys are needed as they were before rotation
+
+    @property
+    def once(self) -> bool:
+        """Whether keys are kept as they are read."""
+        return self.position != "original" or (self.mixer.span is None and not self.raw)
+
+    def kept(self, keys: Tensor, position: Tensor) -> Tensor:
+        """Keys (B, G, S, W) at `position` (B, S) of their documents, as the memory keeps them."""
+        return self.mixer.rotate(keys, position) if self.position == "original" and self.once else keys
 
     def queries(self, queries: Tensor, rows: Rows) -> Tensor:
         """Queries (B, H, T, W) as the memory's keys need them."""
@@ -45,11 +58,11 @@ class Placing:
         return self.mixer.rotate(queries, distance, distance)
 
     def keys(self, keys: Tensor, position: Tensor, document: Tensor, rows: Rows) -> Tensor:
-        """Keys (B, G, S, W) that stand at `position` (B, S) of `document` (B, S), -1 where nobody sees them.
+        """Kept keys (B, G, S, W) as queries meet them, at `position` (B, S) of `document` (B, S), -1 where nobody does.
 
         xPos counts from a reference: the first position that the call has of the document.
         """
-        if self.position != "original":
+        if self.once:
             return keys
         reference = torch.where(document == 0, rows.following, 0)
         return self.mixer.rotate(keys, position, torch.where(document >= 0, reference - position, 0))

@@ -1,8 +1,9 @@
 """Exact search: the columns of a bank whose keys match each query best, by products and the largest of them.
 
 Products go over the columns that a block of queries may see, not over the bank and the call; masks over those of them
-that not all of the block see. The largest k of n scores are found among the k runs of `RUN` columns with the largest
-maxima: exact, and one pass over the scores instead of a selection among all of them.
+that not all of the block see. The largest k of n scores are found in the k groups of `GROUP` columns with the largest
+maxima: exact, and one pass over the scores instead of a selection among all of them. The columns of a group stand far
+apart, so that the maxima of neighbouring groups are found together.
 
 Shapes: B batch, T queries, H heads of queries, G heads of keys, S columns, W width of a head, N columns found.
 """
@@ -21,10 +22,11 @@ from farfield.memory.ties import earliest
 
 __all__ = ["best", "largest"]
 
-RUN = 32  # columns whose maximum stands for them
+GROUP = 16  # columns whose maximum stands for them
+MANY = 1 << 15  # scores from which on groups pay
 ROOM = 1 << 20  # scores of a block of queries, so that they stay in the cache
 LEAST = 16  # queries in a block
-TALL = 8192  # keys that are very many
+WIDE, LARGE = 64, 1 << 20  # width of a head, and numbers of its keys, from which on they do not stay in the cache
 
 
 def best(
@@ -45,7 +47,8 @@ def best(
         if not span.width:
             found.append(_nothing(queries, span, count, shared))
             continue
-        scores = _scores(queries[:, :, span.at], keys[:, :, span.columns], shared)
+        asking = queries if time == 1 else queries[:, :, span.at]
+        scores = _scores(asking, keys[:, :, span.columns], shared)
         if where.alibi is not None:
             added = where.alibi.added(span.at, span.columns)
             scores = scores * scale + (added.mean(1, keepdim=True) if shared else added)
@@ -57,9 +60,9 @@ def best(
             scores[..., begin : begin + edge.stop - edge.start].masked_fill_(~visible, -math.inf)
         # Tokens of equal keys have equal values, and either will do; units of equal keys are different tokens.
         values, index = (largest if where.unit == 1 else earliest)(scores, min(count, span.width))
-        missing = (0, count - index.shape[-1])
-        there = values != -math.inf
-        if missing[1]:
+        there = values != -math.inf if span.edges else torch.ones_like(index, dtype=torch.bool)
+        if index.shape[-1] < count:
+            missing = (0, count - index.shape[-1])
             index, there = (torch.nn.functional.pad(x, missing) for x in (index, there))
         found.append((index + span.columns.start if span.columns.start else index, there))
     if len(found) == 1:
@@ -72,14 +75,13 @@ def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     columns = scores.shape[-1]
     if count >= columns:
         return scores, torch.arange(columns, device=scores.device).expand(scores.shape)
-    runs = columns // RUN
-    if runs < 8 * count:
+    groups = columns // GROUP
+    if groups < 4 * count or scores.numel() < MANY:
         found = scores.topk(count, dim=-1, sorted=False)
         return found.values, found.indices
-    whole = runs * RUN
-    among = scores[..., :whole].unflatten(-1, (runs, RUN))
-    leading = among.amax(-1).topk(count, dim=-1, sorted=False).indices
-    place = leading[..., None] * RUN + torch.arange(RUN, device=scores.device)
+    whole = groups * GROUP
+    leading = scores[..., :whole].unflatten(-1, (GROUP, groups)).amax(-2).topk(count, dim=-1, sorted=False).indices
+    place = leading[..., None, :] + torch.arange(0, whole, groups, device=scores.device)[:, None]
     place = place.flatten(-2)
     if whole < columns:
         rest = torch.arange(whole, columns, device=scores.device).expand(*place.shape[:-1], -1)
@@ -101,8 +103,8 @@ def _scores(queries: Tensor, keys: Tensor, shared: bool) -> Tensor:
 
 
 def _products(queries: Tensor, keys: Tensor) -> Tensor:
-    """(B, G, n, S): few queries and very many keys are multiplied the other way round, which CPUs do twice as fast."""
-    if queries.shape[2] < LEAST and keys.shape[2] >= TALL:
+    """(B, G, n, S): few queries and large keys the other way round, which CPUs do up to five times as fast."""
+    if queries.shape[2] < LEAST and keys.shape[3] >= WIDE and keys.shape[2] * keys.shape[3] >= LARGE:
         return (keys @ queries.transpose(-1, -2)).transpose(-1, -2).contiguous()
     return queries @ keys.transpose(-1, -2)
 

@@ -30,6 +30,7 @@ from farfield.architectures.mixer import KeyedMixer
 from farfield.architectures.ops.alibi import alike
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
+from farfield.memory.placing import Placing
 from farfield.memory.ties import earliest
 
 if TYPE_CHECKING:
@@ -93,9 +94,11 @@ def completed(rows: Rows, unit: int) -> Completed:
 class UnitKeys(nn.Module):
     """The keys (B, K, N, W) that units are found by. See the file's head."""
 
-    def __init__(self, config: KeyValueMemoryConfig, mixer: KeyedMixer, heads: int, width: int) -> None:
+    def __init__(
+        self, config: KeyValueMemoryConfig, mixer: KeyedMixer, placing: Placing, heads: int, width: int
+    ) -> None:
         super().__init__()
-        self.config, self.heads = config, heads
+        self.config, self.placing, self.heads = config, placing, heads
         channels = mixer.kv_heads * mixer.head_width
         self.landmark = nn.Linear(width, channels, bias=False) if config.key == "landmark" else None
 
@@ -118,11 +121,13 @@ class UnitKeys(nn.Module):
         """Keys of the units that the call completes, and the state behind the call, its `asked` aside.
 
         Args:
-            x: (B, T, D). queries: (B, H, T, W). keys: (B, G, T, W). bank: the keys (B, G, P, W) before the call.
+            x: (B, T, D). queries: (B, H, T, W). keys: (B, G, T, W). bank: the keys (B, G, P, W) before the call, kept
+                as the call's are.
         """
         assert state.keys is not None
         done = completed(rows, self.config.unit)
         found = self._found(mixer, x, queries, keys, rows, bank, state, done)
+        found = self.placing.kept(found, (done.number + 1) * self.config.unit - 1)
         if not self.config.gradient:
             found = found.detach()
         after = state.keys

@@ -172,6 +172,8 @@ class Written:
     def spans(self, time: int, keys: int, block: int) -> Iterator[Span]:
         """Blocks of at most `block` queries."""
         if self.begin is not None:
+            if time == 1:  # a decoded token waits for this
+                return iter((self._span(slice(0, 1), self.begin, self.begin, keys),))
             return self._runs(self.begin, time, keys, block)
         return self._blocks(time, keys, block)
 
@@ -194,9 +196,8 @@ class Written:
 
     def _span(self, at: slice, early: int, late: int, keys: int) -> Span:
         """Of queries at positions `early` to `late`."""
-        written = [position // self.segment * self.segment for position in (early, late)]
-        low, left = (self._column(max(self.first, end - self.capacity), keys) for end in written)
-        right, high = (self._column(end, keys) for end in written)
+        low, right = self._bounds(early, keys)
+        left, high = (low, right) if late == early else self._bounds(late, keys)
         if self.near is not None:
             reach = self.near.reach
             left = high if reach is None else max(left, self._column(self.near.prefix, keys))
@@ -205,6 +206,11 @@ class Written:
         left, right = max(low, min(left, high)), max(low, min(right, high))
         edges = [slice(low, high)] if left >= right else [slice(low, left), slice(right, high)]
         return Span(at, slice(low, high), [edge for edge in edges if edge.stop > edge.start])
+
+    def _bounds(self, position: int, keys: int) -> tuple[int, int]:
+        """The first column that a query at `position` sees, and the one behind the last."""
+        end = position // self.segment * self.segment
+        return self._column(max(self.first, end - self.capacity), keys), self._column(end, keys)
 
     def _column(self, position: int, keys: int, whole: bool = False) -> int:
         """The first column that stands at `position` or behind; `whole`: the first that reaches it."""

@@ -1,4 +1,4 @@
-"""python -m farfield.benchmarks.memories perplexity | recall | cost: see the files of these names."""
+"""python -m farfield.benchmarks.memories perplexity | recall | cost | search: see the files of these names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from farfield.benchmarks.memories import cost, perplexity, pictures, recall
+from farfield.benchmarks.memories import cost, perplexity, pictures, recall, search
 from farfield.benchmarks.memories.plan import chosen
 from farfield.benchmarks.provenance import provenance
 from farfield.config import FarfieldError
@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
     picture = given.picture or given.out / f"{given.what}.png"
     rows: list[Any] = []
     try:
-        task = _changed(kind.begun(given, chosen(given.memories)), given)
+        task = _changed(kind.begun(given, chosen(getattr(given, "memories", ()))), given)
         path.parent.mkdir(parents=True, exist_ok=True)
         for row in kind.compare(task, given.out / given.what):
             rows.append(row)  # written as they come: a stopped comparison has told what it has measured
@@ -88,10 +88,16 @@ KINDS = {
         pictures.draw_cost,
         pictures.table_cost,
     ),
+    "search": Kind(
+        lambda given, memories: search.Task(),
+        lambda task, out: search.compare(task),
+        pictures.draw_search,
+        pictures.table_search,
+    ),
 }
 
 
-T = TypeVar("T", perplexity.Task, recall.Task, cost.Task)
+T = TypeVar("T", perplexity.Task, recall.Task, cost.Task, search.Task)
 
 
 def _changed(task: T, given: argparse.Namespace) -> T:
@@ -112,9 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         ("perplexity", perplexity.Task, "bits a token on long documents, by memory size and place"),
         ("recall", recall.Task, "needles and pairs at 1, 4, 16 and 64 windows"),
         ("cost", cost.Task, "time and bytes of a token, against memory size"),
+        ("search", search.Task, "the exact search beside the product and top-k that it needs"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("--memories", nargs="+", default=[], metavar="NAME", help="default: all there are")
+        if name != "search":
+            verb.add_argument("--memories", nargs="+", default=[], metavar="NAME", help="default: all there are")
         verb.add_argument("--sizes", type=int, nargs="+", metavar="TOKENS", help="tokens that memories hold")
         verb.add_argument("--out", type=Path, default=Path("results/memories"), help="runs, tables and pictures")
         verb.add_argument("--json", type=Path, help="where the figures go; default: in --out")

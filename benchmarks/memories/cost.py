@@ -24,7 +24,7 @@ from farfield.config import read
 from farfield.model import LanguageModel, ModelConfig, ModelState
 from farfield.progress import Bar
 
-__all__ = ["Cost", "Task", "compare"]
+__all__ = ["Cost", "Moved", "Task", "compare", "moved"]
 
 PIECE = 512  # tokens of a call of prefill
 DECODED = 64  # tokens that are decoded one by one
@@ -100,7 +100,7 @@ def _cost(variant: Variant, size: int, task: Task) -> Cost:
     plain, wrapped = _model(None, task), _model(variant, task)
     decode, prefill = _times(wrapped, size, task.repeats)
     plain_decode, plain_prefill = _times(plain, size, task.repeats)
-    moved, state = _moved(wrapped, size)
+    counted, state = moved(variant, size, task)
     return Cost(
         variant.name,
         size,
@@ -108,8 +108,8 @@ def _cost(variant: Variant, size: int, task: Task) -> Cost:
         prefill,
         plain_decode,
         plain_prefill,
-        moved.read // DECODED,
-        moved.written // DECODED,
+        counted.read // DECODED,
+        counted.written // DECODED,
         state,
     )
 
@@ -162,11 +162,12 @@ def _times(model: LanguageModel, size: int, repeats: int) -> tuple[float, float]
 
 
 @torch.no_grad()
-def _moved(model: LanguageModel, size: int) -> tuple[Moved, int]:
-    """What decoding moves after `size` tokens, and the bytes of the state there."""
+def moved(variant: Variant, size: int, task: Task) -> tuple[Moved, int]:
+    """What decoding `DECODED` tokens moves after `size` tokens, and the bytes of the state there."""
+    model = _model(variant, task)
     before = _filled(model, size)
     _, state = model.hidden(torch.zeros(1, 1, dtype=torch.int64), before)  # room for more is made once
-    with Moved() as moved:
+    with Moved() as counted:
         for _ in range(DECODED):
             _, state = model.hidden(torch.zeros(1, 1, dtype=torch.int64), state)
-    return moved, before.bytes
+    return counted, before.bytes

@@ -13,12 +13,22 @@ from farfield.benchmarks.grid import short
 from farfield.benchmarks.memories.cost import Cost
 from farfield.benchmarks.memories.perplexity import Read
 from farfield.benchmarks.memories.recall import NEEDLES, TIMES, Found
+from farfield.benchmarks.memories.search import Searched
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_cost", "draw_perplexity", "draw_recall", "table_cost", "table_perplexity", "table_recall"]
+__all__ = [
+    "draw_cost",
+    "draw_perplexity",
+    "draw_recall",
+    "draw_search",
+    "table_cost",
+    "table_perplexity",
+    "table_recall",
+    "table_search",
+]
 
 MARKERS = "osDv^P*X"
 
@@ -146,6 +156,31 @@ def draw_cost(costs: Sequence[Cost], path: Path) -> Path:
             panel.plot([one.size for one in mine], [getattr(one, field) * unit for one in mine], **_line(place, name))
         panel.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=title)
     _finish(figure, list(panels.ravel()), path)
+    return path
+
+
+def table_search(found: Sequence[Searched]) -> Table:
+    """How many times as long as the product and top-k the search takes."""
+    table = Table("tokens held", title="A call of queries, four heads of 64: the search beside the product and top-k")
+    for head in ("queries", "search, ms", "product and top-k, ms", "ratio"):
+        table.add_column(head, justify="right")
+    for one in found:
+        times = [f"{seconds * 1e3:.3f}" for seconds in (one.seconds, one.plain)]
+        table.add_row(f"{one.size:,}", f"{one.queries:,}", *times, f"{one.ratio:.2f}")
+    return table
+
+
+def draw_search(found: Sequence[Searched], path: Path) -> Path:
+    """The ratio against the bank, a line for each number of queries."""
+    figure = _figure(6.5, 4.0)
+    panel = figure.subplots()
+    panel.axhline(1.0, color="black", linewidth=0.8)
+    for place, queries in enumerate(dict.fromkeys(one.queries for one in found)):
+        mine = [one for one in found if one.queries == queries]
+        label = f"{queries:,} quer{'y' if queries == 1 else 'ies'}"
+        panel.plot([one.size for one in mine], [one.ratio for one in mine], **_line(place, label))
+    panel.set(xscale="log", ylim=(0, None), xlabel="tokens held", ylabel="search over product and top-k")
+    _finish(figure, [panel], path)
     return path
 
 

@@ -138,6 +138,27 @@ def test_cost_counts_what_a_token_moves(tmp_path: Path) -> None:
     assert min(large.decode, large.prefill, large.plain_decode, large.plain_prefill) > 0
 
 
+@pytest.mark.parametrize("name", chosen([]))
+def test_no_memory_copies_its_bank_for_a_token(name: str) -> None:
+    """Of what a larger bank holds more, a decoded token writes less than a half more: keys alone would be a half."""
+    found = []
+    for size in (256, 1024):
+        counted, state = cost.moved(variants(name, [size], 63)[0], size, cost.Task((name,), width=128))
+        found.append((counted.written / cost.DECODED, state))
+    (few, small), (many, large) = found
+    assert many - few <= (large - small) / 2.5 + 0.05 * few
+
+
+def test_the_search_is_timed_beside_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["search", "--sizes", "128", "256", "--repeats", "1", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "product and top-k" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "search.json").read_text())["rows"]
+    assert [row["size"] for row in rows] == [128] * 4 + [256] * 4
+    assert all(row["seconds"] > 0 and row["plain"] > 0 for row in rows)
+    assert (tmp_path / "search.png").stat().st_size > 1000
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--memories", "kn"]) == 2
     assert capsys.readouterr().err.startswith("farfield: --memories: unknown memory 'kn'. Did you mean 'knn'?")

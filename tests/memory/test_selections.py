@@ -392,6 +392,15 @@ DECODED: dict[str, dict[str, Any]] = {
         "position": "capped",
         "initial": 32,
     },
+    "xl": {"top": "all", "position": "original"},
+    "landmark": {
+        "unit": 32,
+        "key": "landmark",
+        "top": 2,
+        "position": "original",
+        "combine": "grouped",
+        "gradient": True,
+    },
 }
 
 

@@ -102,9 +102,12 @@ T = TypeVar("T", perplexity.Task, recall.Task, cost.Task, search.Task)
 
 def _changed(task: T, given: argparse.Namespace) -> T:
     """The task with what was given in the place of its defaults."""
-    told = {name: getattr(given, name, None) for name in vars(task) if name not in ("memories", "cache")}
-    told["sizes"] = tuple(given.sizes) if given.sizes else None
-    return replace(task, **{name: value for name, value in told.items() if value is not None})
+    changed: dict[str, Any] = {}
+    for name in vars(task):
+        value = getattr(given, name, None)
+        if value is not None and name not in ("memories", "cache"):
+            changed[name] = tuple(value) if isinstance(value, list) else value
+    return replace(task, **changed)
 
 
 def _plain(task: Any) -> dict[str, Any]:
@@ -123,6 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text, description=text)
         if name != "search":
             verb.add_argument("--memories", nargs="+", default=[], metavar="NAME", help="default: all there are")
+        if name in ("perplexity", "recall"):
+            verb.add_argument(
+                "--set", dest="told", nargs="+", metavar="KEY=VALUE", help="further settings of the memories"
+            )
         verb.add_argument("--sizes", type=int, nargs="+", metavar="TOKENS", help="tokens that memories hold")
         verb.add_argument("--out", type=Path, default=Path("results/memories"), help="runs, tables and pictures")
         verb.add_argument("--json", type=Path, help="where the figures go; default: in --out")

@@ -65,6 +65,7 @@ class Task:
     rate: float = 5e-4
     threads: int | None = None
     cache: Path = Path(".farfield/data")
+    told: tuple[str, ...] = ()
 
     def words(self, steps: int, memory: Sequence[str]) -> list[str]:
         """`farfield train` of the small model with a memory, as the command line takes it."""
@@ -98,7 +99,7 @@ class Task:
     def variants(self, name: str) -> list[Variant]:
         """The memory in all its sizes."""
         far = [4 * pattern + 2 for pattern in range(self.patterns)]
-        return variants(name, self.sizes, self.window, f"layers=[{','.join(map(str, far))}]")
+        return variants(name, self.sizes, self.window, f"layers=[{','.join(map(str, far))}]", self.told)
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def compare(task: Task, out: Path) -> Iterator[Read]:
                 if trained and name in WHOLE:
                     continue
                 words = [f"memory={name}", *(f"memory.{word}" for word in wanted[-1].words)]
-                with_it = task.tuned(out, name, words) if trained else plain
+                with_it = task.tuned(out, wanted[-1].place, words) if trained else plain
                 for one in _reads(with_it, wanted, trained, tokens, edges):
                     yield one
                     bar.step(note=one.label)

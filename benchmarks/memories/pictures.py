@@ -12,7 +12,7 @@ from rich.table import Table
 from farfield.benchmarks.grid import short
 from farfield.benchmarks.memories.cost import Cost
 from farfield.benchmarks.memories.perplexity import Read
-from farfield.benchmarks.memories.recall import NEEDLES, TIMES, Found
+from farfield.benchmarks.memories.recall import NEEDLES, Found
 from farfield.benchmarks.memories.search import Searched
 
 if TYPE_CHECKING:
@@ -94,11 +94,12 @@ def _line(place: int, name: str) -> dict[str, Any]:
 def table_recall(found: Sequence[Found]) -> Table:
     """Shares of the questions that are answered, by task and row length in windows."""
     table = Table("memory", title=f"Answered of {found[0].questions} questions, by row length in windows")
+    lengths = list(found[0].rates[next(iter(NEEDLES))])
     for name in NEEDLES:
-        for times in TIMES:
+        for times in lengths:
             table.add_column(f"{name} {times}x", justify="right")
     for one in found:
-        cells = [one.rates[name][times] for name in NEEDLES for times in TIMES]
+        cells = [one.rates[name][times] for name in NEEDLES for times in lengths]
         table.add_row(one.label, *("-" if rate is None else f"{100 * rate:.0f}%" for rate in cells))
     return table
 
@@ -108,13 +109,14 @@ def draw_recall(found: Sequence[Found], path: Path) -> Path:
     figure = _figure(9.0, 1.6 + 0.32 * len(found))
     panels = figure.subplots(1, len(NEEDLES), sharey=True)
     for panel, name in zip(panels, NEEDLES, strict=True):
-        rates = [[one.rates[name][times] or 0.0 for times in TIMES] for one in found]
+        lengths = list(found[0].rates[name])
+        rates = [[one.rates[name][times] or 0.0 for times in lengths] for one in found]
         panel.imshow(rates, cmap="cividis", vmin=0, vmax=1, aspect="auto")
         for row, line in enumerate(rates):
             for column, rate in enumerate(line):
                 colour = "black" if rate > 0.55 else "white"
                 panel.text(column, row, f"{100 * rate:.0f}", ha="center", va="center", color=colour, fontsize=8)
-        panel.set_xticks(range(len(TIMES)), [f"{times}x" for times in TIMES])
+        panel.set_xticks(range(len(lengths)), [f"{times}x" for times in lengths])
         panel.set_yticks(range(len(found)), [one.label for one in found])
         panel.set(title=f"{name}, %", xlabel="row, windows")
     figure.savefig(path, format="png", dpi=150)

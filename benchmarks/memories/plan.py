@@ -19,15 +19,15 @@ __all__ = ["WHOLE", "Variant", "chosen", "memory_of", "variants"]
 SIZES = ("capacity", "limit")
 
 FITS: dict[str, tuple[str, ...]] = {
-    "autocompressor": ("segment={four}", "tokens={eighth}", "spread={half}"),
+    "autocompressor": ("segment={stack}", "tokens={few}", "spread={half}"),
     "heavy_hitter": ("recent={half}",),
     "infllm": ("unit={quarter}", "initial={quarter}", "stretch={segment}"),
     "key_norm": ("recent={quarter}",),
     "landmark": ("unit={quarter}",),
-    "mac": ("segment={four}", "tokens={eighth}"),
-    "rmt": ("segment={four}", "tokens={eighth}"),
+    "mac": ("segment={stack}", "tokens={few}"),
+    "rmt": ("segment={stack}", "tokens={few}"),
 }
-"""Further settings by name, in shares and multiples of the segment that goes with the window."""
+"""Further settings by name, in shares of the segment that goes with the window or, `stack` and `few`, the stack."""
 
 WHOLE = ("camelot",)
 """Memories that stand around full attention only, whose near field is then the open segment."""
@@ -39,16 +39,25 @@ class _One(Config):
 
 @dataclass(frozen=True)
 class Variant:
-    """A memory of one size in tokens, with its settings as words; size None: there is only one."""
+    """A memory of one size in tokens, with its settings as words; size None: there is only one.
+
+    `told` are those of its settings that were asked for, beside what fits a window.
+    """
 
     name: str
     words: tuple[str, ...]
     size: int | None = None
+    told: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """What tables and pictures call it."""
-        return self.name if self.size is None else f"{self.name} {self.size:,}"
+        return " ".join([self.name, *([] if self.size is None else [f"{self.size:,}"]), *self.told])
+
+    @property
+    def place(self) -> str:
+        """The name of its folder."""
+        return "-".join([self.name, *(word.replace("=", "-") for word in self.told)])
 
 
 def chosen(names: Sequence[str]) -> tuple[str, ...]:
@@ -69,18 +78,28 @@ def memory_of(variant: Variant) -> MemoryConfig:
     return read(_One, {"memory": option("memory", variant.name, variant.words)}).memory
 
 
-def variants(name: str, sizes: Sequence[int], window: int, layers: str = "layers=all") -> list[Variant]:
+def variants(
+    name: str,
+    sizes: Sequence[int],
+    window: int,
+    layers: str = "layers=all",
+    told: Sequence[str] = (),
+    windows: int = 4,
+) -> list[Variant]:
     """The memory at each of the sizes, in tokens, with segments that fit a window of `window` tokens.
 
-    `layers` says around which layers a memory stands that stands around layers.
+    `layers` says around which layers a memory stands that stands around layers; `told` are further settings. Segments
+    of a memory that stands around the stack have so many `windows`.
     """
     plain: dict[str, Any] = option("memory", name)
     segment = window + 1
-    shares = {"segment": segment, "four": 4 * segment, "half": segment // 2, "quarter": segment // 4}
+    shares = {"segment": segment, "half": segment // 2, "quarter": segment // 4}
+    shares |= {"stack": windows * segment, "few": max(4, windows * segment // 32)}
     words = [f"segment={segment}"] if "segment" in plain else []
     words += [layers] if "layers" in plain else []
-    words += [word.format(**shares, eighth=segment // 8) for word in FITS.get(name, ())]
+    words += [word.format(**shares) for word in FITS.get(name, ())]
+    words += told
     key = next((key for key in SIZES if key in plain), None)
     if key is None:
-        return [Variant(name, tuple(words))]
-    return [Variant(name, (*words, f"{key}={size}"), size) for size in sizes]
+        return [Variant(name, tuple(words), None, tuple(told))]
+    return [Variant(name, (*words, f"{key}={size}"), size, tuple(told)) for size in sizes]

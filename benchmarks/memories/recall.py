@@ -2,7 +2,8 @@
 
 A model of two layers with a window is trained on pairs in rows of four windows, once for each memory, and once without.
 Then it is asked in rows of 1, 4, 16 and 64 windows: `needle` for the one value there is among filler, `recall` for one
-of four by its key. Memories of bounded size are asked with room for everything and with room for four windows.
+of four by its key. Memories of bounded size are asked with room for everything and with room for four windows. Those
+around the stack have segments of one window, of which a row of training has four.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Task:
     samples: int = 20
     threads: int | None = 1
     seed: int = 0
+    told: tuple[str, ...] = ()
 
     def words(self, memory: Sequence[str], whole: bool) -> list[str]:
         """`farfield train` of the small model, as the command line takes it; `whole`: without windows of its own."""
@@ -79,18 +81,29 @@ class Found:
 
 def compare(task: Task, out: Path) -> Iterator[Found]:
     """Trains with each memory, then asks; runs and results stand in `out`, and neither is made twice."""
-    every = {"none": [Variant("none", ())], **{name: variants(name, task.sizes, task.window) for name in task.memories}}
+    every = {"none": [Variant("none", ())]}
+    every |= {name: variants(name, task.sizes, task.window, told=task.told, windows=1) for name in task.memories}
     with Bar("recall", total=sum(map(len, every.values())), unit="memories") as bar:
         for name, wanted in every.items():
-            words = [f"memory={name}", *(f"memory.{word}" for word in wanted[-1].words)]
-            if name != "none" and _freezes(wanted[-1]):  # it learns beside a model that has been trained
-                words.append(f"start={json.dumps(str(out / 'runs' / 'none'), ensure_ascii=False)}")
-            model = train_model(task.words(words, name in WHOLE), out / "runs", name)
+            model = _trained(wanted[-1], task, out / "runs")
             for variant in wanted:
                 memory = None if name == "none" else memory_of(variant)
                 with_it = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
                 yield _asked(with_it, variant, task, out / "results")
                 bar.step(note=variant.label)
+
+
+def _trained(variant: Variant, task: Task, out: Path) -> TextModel:
+    """The model that is asked: trained with the memory, so that a window learns what it is for.
+
+    Memories around full attention are put on a model that was trained without: they stand for what it would read.
+    """
+    if variant.name in WHOLE:
+        return train_model(task.words(["memory=none"], True), out, "attention")
+    words = [f"memory={variant.name}", *(f"memory.{word}" for word in variant.words)]
+    if variant.name != "none" and _freezes(variant):  # it learns beside a model that has been trained
+        words.append(f"start={json.dumps(str(out / 'none'), ensure_ascii=False)}")
+    return train_model(task.words(words, False), out, variant.place)
 
 
 def _freezes(variant: Variant) -> bool:
@@ -100,7 +113,7 @@ def _freezes(variant: Variant) -> bool:
 
 def _asked(model: TextModel, variant: Variant, task: Task, out: Path) -> Found:
     rates: dict[str, dict[int, float | None]] = {}
-    place = variant.name if variant.size is None else f"{variant.name}-{variant.size}"
+    place = variant.place if variant.size is None else f"{variant.place}-{variant.size}"
     lengths = [times * (task.window + 1) for times in TIMES]
     for name, needles in NEEDLES.items():
         suite = read(

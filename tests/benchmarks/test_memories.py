@@ -129,6 +129,18 @@ def test_recall_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert all(rate is not None and 0 <= rate <= 1 for rates in one.rates.values() for rate in rates.values())
 
 
+def test_settings_can_be_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory around full attention is put on a model that was trained without, once for all of its settings."""
+    monkeypatch.setattr(recall, "TIMES", (1, 2))
+    words = ["recall", "--memories", "camelot", "--sizes", "16", "--window", "15", "--steps", "2", "--width", "32"]
+    words += ["--depth", "1", "--batch", "2", "--samples", "2", "--out", str(tmp_path)]
+    for threshold in ("0.5", "0.9"):
+        assert main([*words, "--set", f"threshold={threshold}", "--json", str(tmp_path / f"{threshold}.json")]) == 0
+        rows = json.loads((tmp_path / f"{threshold}.json").read_text())["rows"]
+        assert [row["label"] for row in rows] == ["none", f"camelot 16 threshold={threshold}"]
+    assert sorted(path.name for path in (tmp_path / "recall/runs").iterdir()) == ["attention", "none"]
+
+
 def test_cost_counts_what_a_token_moves(tmp_path: Path) -> None:
     """A larger bank is read further; no call writes as much as a bank holds."""
     small, large = cost.compare(cost.Task(("knn",), sizes=(256, 4096), width=64, window=15, repeats=1))

@@ -1,12 +1,14 @@
-"""python -m farfield.benchmarks.memories perplexity | recall | cost | search: see the files of these names."""
+"""python -m farfield.benchmarks.memories perplexity | recall | cost | search: see the files of these names.
+
+`show` joins what several processes have measured into one table and picture.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ from rich.table import Table
 
 from farfield.benchmarks.memories import cost, perplexity, pictures, recall, search
 from farfield.benchmarks.memories.plan import chosen
-from farfield.benchmarks.provenance import provenance
+from farfield.benchmarks.memories.results import joined, kind_of, write_joined, write_rows
 from farfield.config import FarfieldError
 
 __all__ = ["main"]
@@ -42,25 +44,35 @@ HELP = {
 def main(words: Sequence[str] | None = None) -> int:
     """0, or 2 after one line on what cannot be used."""
     given = _parser().parse_args(words)
-    kind = KINDS[given.what]
-    path = given.json or given.out / f"{given.what}.json"
-    picture = given.picture or given.out / f"{given.what}.png"
-    rows: list[Any] = []
     try:
-        task = _changed(kind.begun(given, chosen(getattr(given, "memories", ()))), given)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for row in kind.compare(task, given.out / given.what):
-            rows.append(row)  # written as they come: a stopped comparison has told what it has measured
-            content = {**provenance(), "task": _plain(task), "rows": [asdict(row) for row in rows]}
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        rows, path = _joined(given) if given.what == "show" else _compared(given)
     except FarfieldError as error:
         sys.stderr.write(f"farfield: {error}\n")
         return 2
+    kind, picture = KINDS[kind_of(rows)], given.picture or path.with_suffix(".png")
     kind.draw(rows, picture)
     console = Console(width=160, highlight=False)
     console.print(kind.table(rows))
     console.print(f"wrote {path} and {picture}")
     return 0
+
+
+def _compared(given: argparse.Namespace) -> tuple[list[Any], Path]:
+    """What is measured, and the file that it stands in."""
+    kind, path, rows = KINDS[given.what], given.json or given.out / f"{given.what}.json", []
+    task = _changed(kind.begun(given, chosen(getattr(given, "memories", ()))), given)
+    for row in kind.compare(task, given.out / given.what):
+        rows.append(row)  # written as they come: a stopped comparison has told what it has measured
+        write_rows(path, task, rows)
+    return rows, path
+
+
+def _joined(given: argparse.Namespace) -> tuple[list[Any], Path]:
+    """What was measured before."""
+    rows = joined(given.files)
+    path = given.json or given.files[0].with_name(f"{kind_of(rows)}-joined.json")
+    write_joined(path, given.files, rows)
+    return list(rows), path
 
 
 @dataclass(frozen=True)
@@ -110,10 +122,6 @@ def _changed(task: T, given: argparse.Namespace) -> T:
     return replace(task, **changed)
 
 
-def _plain(task: Any) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(task).items()}
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m farfield.benchmarks.memories", description=__doc__)
     verbs = parser.add_subparsers(dest="what", required=True)
@@ -133,12 +141,16 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--sizes", type=int, nargs="+", metavar="TOKENS", help="tokens that memories hold")
         verb.add_argument("--out", type=Path, default=Path("results/memories"), help="runs, tables and pictures")
         verb.add_argument("--json", type=Path, help="where the figures go; default: in --out")
-        verb.add_argument("--picture", type=Path, help="where the picture goes; default: in --out")
+        verb.add_argument("--picture", type=Path, help="where the picture goes; default: beside the figures")
         if name == "perplexity":
             verb.add_argument("--books", type=Path, required=True, help="a folder of texts to train on")
             verb.add_argument("--documents", type=Path, required=True, help="a folder of long texts to read")
         for number in sorted(HELP.keys() & {field.name for field in fields(task)}):
             verb.add_argument(f"--{number}", type=int, metavar="N", help=HELP[number])
+    show = verbs.add_parser("show", help="join results into one table and picture", description="join results")
+    show.add_argument("files", type=Path, nargs="+", metavar="FILE", help="of one comparison")
+    show.add_argument("--json", type=Path, help="where the joined figures go; default: beside the first file")
+    show.add_argument("--picture", type=Path, help="where the picture goes; default: beside the joined figures")
     return parser
 
 

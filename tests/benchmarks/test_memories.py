@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from farfield.benchmarks.memories import cost, perplexity, recall
 from farfield.benchmarks.memories.__main__ import main
 from farfield.benchmarks.memories.perplexity import Read, bits, buckets, documents_of
 from farfield.benchmarks.memories.plan import WHOLE, chosen, memory_of, variants
+from farfield.benchmarks.memories.recall import Found
+from farfield.benchmarks.memories.results import joined, write_rows
 from farfield.compose import group_options
 from farfield.config import ConfigError, DataError, read
 from farfield.model import LanguageModel, ModelConfig
@@ -139,6 +142,35 @@ def test_settings_can_be_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         rows = json.loads((tmp_path / f"{threshold}.json").read_text())["rows"]
         assert [row["label"] for row in rows] == ["none", f"camelot 16 threshold={threshold}"]
     assert sorted(path.name for path in (tmp_path / "recall/runs").iterdir()) == ["attention", "none"]
+
+
+def test_results_of_several_processes_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The control that both have once, what was trained last; nothing that differs, nothing of another comparison."""
+    rows = [
+        Read(name, name.split(",")[0], size, "trained" in name, 8, (0, 10, 40), ((bits, 4.0), (3.0, 2.0)))
+        for name, size, bits in [("none", None, 5.0), ("none, trained", None, 4.5), ("knn 9", 9, 4.0), ("xl 9", 9, 3.0)]
+    ]
+    task = recall.Task(())
+    files = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for file, kept in zip(files, (rows[:3], [*rows[:2], rows[3]], [replace(rows[0], state_bytes=9)]), strict=True):
+        write_rows(file, task, kept)
+    assert joined(files[:2]) == [rows[0], rows[2], rows[3], rows[1]]
+    assert main(["show", *map(str, files[:2])]) == 0
+    assert "perplexity-joined.png" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "perplexity-joined.json").read_text())["parts"]) == 2
+    assert joined([tmp_path / "perplexity-joined.json"]) == joined(files[:2])
+    found = Found("none", "none", None, 5, {"needle": {1: 0.5, 4: None}, "recall": {1: 1.0, 4: 0.0}})
+    write_rows(tmp_path / "recall.json", task, [found])
+    assert joined([tmp_path / "recall.json"]) == [found]
+    (tmp_path / "no.json").write_text("{}")
+    for wrong, message in (
+        (files[::2], f"{files[2]}: has another figure for none than a file before it. Join one of them."),
+        ([files[0], tmp_path / "recall.json"], "files of one comparison can be joined; "),
+        ([tmp_path / "no.json"], f"{tmp_path}/no.json: has no rows."),
+        ([tmp_path / "absent.json"], f"{tmp_path}/absent.json: cannot be read: "),
+    ):
+        assert main(["show", *map(str, wrong)]) == 2
+        assert capsys.readouterr().err.startswith(f"farfield: {message}")
 
 
 def test_cost_counts_what_a_token_moves(tmp_path: Path) -> None:

@@ -38,7 +38,11 @@ def test_a_compiled_decoder_learns_the_same(name: str, whole: bool) -> None:
 @pytest.mark.parametrize("name", ["heavy_hitter", "infllm", "infini", "titans"])
 def test_a_compiled_memory_learns_the_same(name: str) -> None:
     """Also where numbers decide what is kept and found, outside of the graph."""
-    words = {"infllm": ["unit=4", "initial=4", "stretch=8"], "heavy_hitter": ["capacity=16", "recent=4"], "titans": ["head_width=8"]}
+    words = {
+        "infllm": ["unit=4", "initial=4", "stretch=8"],
+        "heavy_hitter": ["capacity=16", "recent=4"],
+        "titans": ["head_width=8"],
+    }
     memory = option("memory", name, ["segment=8", *words.get(name, [])])
     mapping = config_of("attention").mapping()
     torch.manual_seed(3)

@@ -145,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "perplexity":
             verb.add_argument("--books", type=Path, required=True, help="a folder of texts to train on")
             verb.add_argument("--documents", type=Path, required=True, help="a folder of long texts to read")
+            verb.add_argument(
+                "--rate", type=float, metavar="R", help="learning rate of training with a memory attached"
+            )
         for number in sorted(HELP.keys() & {field.name for field in fields(task)}):
             verb.add_argument(f"--{number}", type=int, metavar="N", help=HELP[number])
     show = verbs.add_parser("show", help="join results into one table and picture", description="join results")

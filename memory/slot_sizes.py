@@ -65,7 +65,10 @@ def mistakes(config: KeyValueMemoryConfig) -> Iterator[str]:
         yield f"pool: {config.pool} given; an odd number has a middle."
     if config.budget is None and config.initial + config.recent > config.capacity:
         first, last = config.initial, config.recent
-        yield f"capacity: {config.capacity} slots do not hold {first} initial and {last} recent tokens."
+        yield (
+            f"capacity: {config.capacity} slots do not hold {first} initial and {last} recent tokens. "
+            f"At least {first + last}."
+        )
     if config.when == "segment" and config.observe > config.segment and keep == "snap":
         yield f"observe: {config.observe} queries of a segment of {config.segment}. At most {config.segment}."
 

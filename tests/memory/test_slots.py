@@ -495,7 +495,7 @@ def test_decoding_within_a_segment_leaves_the_bank_where_it_is(policy: str) -> N
         ({"keep": "snap", "pool": 4}, "pool: 4 given; an odd number has a middle."),
         (
             {"keep": "norm", "capacity": 7, "initial": 4, "recent": 4},
-            "capacity: 7 slots do not hold 4 initial and 4 recent tokens.",
+            "capacity: 7 slots do not hold 4 initial and 4 recent tokens. At least 8.",
         ),
         ({"keep": "snap", "segment": 8}, "observe: 16 queries of a segment of 8. At most 8."),
     ],

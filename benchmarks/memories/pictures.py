@@ -81,7 +81,10 @@ def _draw_reads(shown: Sequence[Read], names: Sequence[str], panels: Sequence[Ax
         middles = [(low + high) / 2 for low, high in itertools.pairwise(control.edges)]
         by_size.plot([one.size or one.edges[-1] for one in mine], [one.mean() for one in mine], **_line(place, name))
         by_place.plot(middles, mine[-1].gains(control), **_line(place, name))
+    sizes = sorted({one.size or one.edges[-1] for one in shown if one.memory != "none"})
     by_size.set(xscale="log", xlabel="memory, tokens", ylabel="bits a token", title=how)
+    by_size.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    by_size.minorticks_off()
     by_place.set(xscale="log", xlabel="position in the document, tokens", ylabel="gain, bits", title=f"largest, {how}")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from farfield.architectures.state import State
 from farfield.config import ModelError
 
-__all__ = ["CHECKSUM", "alike", "checksum", "load_state", "save_state"]
+__all__ = ["CHECKSUM", "alike", "checksum", "load_state", "load_tensors", "save_state", "save_tensors"]
 
 S = TypeVar("S", bound=State)
 
@@ -31,7 +31,12 @@ CHECKSUM, MAKER = "sha256", "maker"  # their keys in the metadata of a safetenso
 
 def save_state(state: State, file: Path, maker: str = "") -> None:
     """Writes the compacted state to `file`, with what stands for its model: another file is never half replaced."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.compact().tensors().items()}
+    save_tensors(state.compact().tensors(), file, maker)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, maker: str) -> None:
+    """Writes tensors by name to `file`, with their checksum and what stands for their model."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -49,6 +54,20 @@ def load_state(file: Path, like: S, maker: str = "") -> S:
     Raises:
         ModelError: no such file, a damaged one, or the state of another model.
     """
+    tensors = load_tensors(file, maker, "the state", "prefill")
+    wanted = like.tensors()
+    if set(wanted) != set(tensors) or not all(alike(wanted[name], tensors[name]) for name in wanted):
+        raise ModelError(f"{file}: the state of another model.")
+    device = next(iter(wanted.values())).device if wanted else torch.device("cpu")
+    return like.restored({name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def load_tensors(file: Path, maker: str, what: str, do: str) -> dict[str, Tensor]:
+    """The tensors in a file that `save_tensors` wrote, on the CPU; errors call them `what`, and say to `do` it anew.
+
+    Raises:
+        ModelError: no such file, a damaged one, or one of another model.
+    """
     if not file.is_file():
         raise ModelError(f"{file}: no such file.")
     try:
@@ -56,16 +75,12 @@ def load_state(file: Path, like: S, maker: str = "") -> S:
             said = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError):
-        raise ModelError(f"{file}: cut short or damaged; prefill anew.") from None
+        raise ModelError(f"{file}: cut short or damaged; {do} anew.") from None
     if said.get(CHECKSUM) != checksum(tensors):
-        raise ModelError(f"{file}: damaged: its checksum does not fit; prefill anew.")
+        raise ModelError(f"{file}: damaged: its checksum does not fit; {do} anew.")
     if maker and said.get(MAKER) and said[MAKER] != maker:
-        raise ModelError(f"{file}: the state of another model, or of other settings or weights; prefill anew.")
-    wanted = like.tensors()
-    if set(wanted) != set(tensors) or not all(alike(wanted[name], tensors[name]) for name in wanted):
-        raise ModelError(f"{file}: the state of another model.")
-    device = next(iter(wanted.values())).device if wanted else torch.device("cpu")
-    return like.restored({name: tensor.to(device) for name, tensor in tensors.items()})
+        raise ModelError(f"{file}: {what} of another model, or of other settings or weights; {do} anew.")
+    return tensors
 
 
 def alike(empty: Tensor, saved: Tensor) -> bool:

@@ -12,6 +12,10 @@ bank's entries only (in training: a function of a seed, the steps done, and the 
 aggregates a large bank as a tree: groups of so many entries each become one, until one group is left. The tree is that
 of the bank's limit, from the newest entry on, however many entries there are: rows do not depend on one another.
 
+That is one document's stream. The bank of a set of documents, each read from its own start, is the same state: it holds
+what each document `left`, and behind that the entry of a question, which is then the newest and asks. See
+`farfield.amortized`.
+
 State: limit D numbers, the keys and values of the open segment, and the layers'.
 Shapes: B batch, L time of a step, M vectors of a segment, S vectors in the bank, D width, H heads.
 """
@@ -28,7 +32,7 @@ from torch import Tensor, nn
 from farfield.architectures.decoder import DecoderConfig
 from farfield.architectures.feedforward import GELUConfig
 from farfield.architectures.mixer import head_sizes
-from farfield.architectures.state import KeyValueBuffer, State
+from farfield.architectures.state import KeyValueBuffer, State, static
 from farfield.memory.cross_attention import CrossAttention, some
 from farfield.memory.drawn import Drawn
 from farfield.memory.framed import Frame, Place
@@ -107,10 +111,14 @@ class AmortizedContextsConfig(PrefixSettings):
 
 @dataclass(frozen=True, eq=False)
 class AmortizedState(State):
-    """The bank (B, S, D), the newest vectors last, and the keys and values of the open segment for the encoder."""
+    """The bank (B, S, D), the newest vectors last, and the keys and values of the open segment for the encoder.
+
+    `drawn` says whether gradients reach a share of the entries only, where the settings have one.
+    """
 
     bank: Tensor
     seen: KeyValueBuffer
+    drawn: bool = static()
 
 
 class AmortizedContexts(Prefix):
@@ -128,13 +136,38 @@ class AmortizedContexts(Prefix):
         self.random = Drawn(DRAWN, 0, FINE - 1) if config.lift < 1 else None
 
     def start(self, batch: int) -> AmortizedState:
-        bank = self.written.new_zeros(batch, self.config.limit, self.written.shape[1])
-        seen = KeyValueBuffer.empty(batch, self.heads, self.head_width, self.written, self.config.segment)
-        return AmortizedState(bank, seen)
+        return self.holding(self.written.new_zeros(batch, 0, self.written.shape[1]))
+
+    def holding(self, vectors: Tensor, drawn: bool = True) -> AmortizedState:
+        """The state whose bank holds these vectors (B, S, D), the newest last, at most the limit; nothing is open."""
+        bank = nn.functional.pad(vectors, (0, 0, self.config.limit - vectors.shape[1], 0))
+        seen = KeyValueBuffer.empty(len(bank), self.heads, self.head_width, self.written, self.config.segment)
+        return AmortizedState(bank, seen, drawn)
+
+    def left(self, state: AmortizedState, length: Tensor) -> tuple[Tensor, Tensor]:
+        """What documents of `length` (B,) tokens leave when they end: an open segment leaves its vectors too.
+
+        Returns:
+            vectors (B, S, D), the newest last, and how many of them, the last ones, are a row's own (B,).
+        """
+        config, bank = self.config, state.bank
+        opened = length % config.segment > 0
+        if bool(opened.any()):
+            longer = torch.cat((bank[:, config.tokens :], self._entry(state.seen).to(bank.dtype)), 1)
+            bank = torch.where(opened[:, None, None], longer, bank)
+        segments = length.add(config.segment - 1).div(config.segment, rounding_mode="floor")
+        count = (segments * config.tokens).clamp(max=config.limit)
+        return bank[:, config.limit - int(count.max()) :], count
+
+    def lifted(self, number: Tensor) -> Tensor:
+        """Which of the entries, or documents, of these numbers (N,) gradients reach (N,), where a share is set."""
+        if self.random is None or not self.training:
+            return torch.ones_like(number, dtype=torch.bool)
+        return self.random.values[number % DRAWN] < self.config.lift * FINE
 
     def opened(self, state: AmortizedState, place: Place) -> AmortizedState:
         bank = place.begins.choose(torch.zeros_like(state.bank), state.bank) if place.begins.any else state.bank
-        return AmortizedState(bank, state.seen.detach() if place.opens.every else state.seen)
+        return AmortizedState(bank, state.seen.detach() if place.opens.every else state.seen, state.drawn)
 
     def before(self, state: AmortizedState, place: Place, count: int) -> Tensor:
         held = (place.number * self.config.tokens).clamp(max=self.config.limit)
@@ -176,12 +209,16 @@ class AmortizedContexts(Prefix):
         keys, values = self.encoder.keys(tokens)
         seen = state.seen.cast(keys.dtype).append(keys, values, place.within)
         if not place.ends.any:
-            return AmortizedState(state.bank, seen)
-        keys, values, valid = seen.read()
-        queries = self.written.expand(len(tokens), -1, -1)
-        entry = self.encoder(queries, keys, values, None if valid is None else some(valid)).to(state.bank.dtype)
-        if self.random is not None and self.training:
-            lifted = self.random.values[place.number % DRAWN] < self.config.lift * FINE
-            entry = torch.where(lifted[:, None, None], entry, entry.detach())
+            return AmortizedState(state.bank, seen, state.drawn)
+        entry = self._entry(seen).to(state.bank.dtype)
+        if self.random is not None and self.training and state.drawn:
+            entry = torch.where(self.lifted(place.number)[:, None, None], entry, entry.detach())
         bank = place.ends.choose(torch.cat((state.bank[:, self.config.tokens :], entry), 1), state.bank)
-        return AmortizedState(bank, seen)
+        return AmortizedState(bank, seen, state.drawn)
+
+    def _entry(self, seen: KeyValueBuffer) -> Tensor:
+        """The vectors (B, M, D) of what has been seen of a segment; they mean nothing in rows that have seen none."""
+        keys, values, valid = seen.read()
+        queries = self.written.expand(len(keys), -1, -1)
+        found: Tensor = self.encoder(queries, keys, values, None if valid is None else some(valid))
+        return found

@@ -11,7 +11,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from farfield.amortized import AmortizedBank, amortize, asked, open_bank
 from farfield.architectures.saved_state import load_state, save_state
 from farfield.config import Config, ModelError, read
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
@@ -200,17 +201,24 @@ def _held(text: str, stops: Sequence[str]) -> int:
 
 
 def stream(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]], config: GenerationConfig
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    config: GenerationConfig,
+    bank: AmortizedBank | None = None,
 ) -> Generator[Piece, None, list[Generated]]:
     """Pieces of text as they come, from prompts as text or ids; the generator returns all answers at its end.
 
+    With a bank, each prompt asks it before it is read.
+
     Raises:
-        ModelError: no prompts, or an empty one.
+        ModelError: no prompts, an empty one, or the bank of another model.
     """
     if any(not stop for stop in config.stop):
         raise ModelError("generation.stop: an empty text ends every answer before it begins.")
     ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-    return (yield from decode(Decoding(model, *prefill(model, ids), config), tokenizer, ids))
+    state = None if bank is None else asked(model, bank, ids)
+    return (yield from decode(Decoding(model, *prefill(model, ids, state), config), tokenizer, ids))
 
 
 def decode(
@@ -242,10 +250,14 @@ def decode(
 
 
 def generate(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str | Sequence[int]], config: GenerationConfig
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    config: GenerationConfig,
+    bank: AmortizedBank | None = None,
 ) -> list[Generated]:
     """All answers at once; see `stream`."""
-    pieces = stream(model, tokenizer, prompts, config)
+    pieces = stream(model, tokenizer, prompts, config, bank)
     while True:
         try:
             next(pieces)
@@ -315,6 +327,37 @@ class TextModel(nn.Module):
         """
         return load_state(Path(path).expanduser(), self.start(1), fingerprint(self.model))
 
+    def amortize(
+        self,
+        documents: Mapping[str, str | Sequence[int]] | Iterable[str | Sequence[int]],
+        bank: AmortizedBank | None = None,
+        batch: int = 8,
+    ) -> AmortizedBank:
+        """What documents leave in a memory of amortized contexts, behind what `bank` holds already.
+
+        Args:
+            documents: text or ids, by name; without names they get the number that they have in the bank, from 1.
+            bank: of this model; it stays as it is. batch: documents that are read at once.
+
+        Raises:
+            ModelError: one text in the place of several, or as `farfield.amortized.amortize` says.
+        """
+        if isinstance(documents, str):
+            raise ModelError("documents: one text given, where a list or a mapping is needed, as in [text].")
+        first = 1 if bank is None else len(bank) + 1
+        pairs = documents.items() if isinstance(documents, Mapping) else enumerate(documents, first)
+        encode = self.tokenizer.encode
+        ids = {str(name): encode(one) if isinstance(one, str) else list(one) for name, one in pairs}
+        return amortize(self.model, ids, bank, batch)
+
+    def open_bank(self, path: str | Path) -> AmortizedBank:
+        """The bank in a file that `AmortizedBank.save` wrote.
+
+        Raises:
+            ModelError: no such file, a damaged one, or the bank of another model.
+        """
+        return open_bank(self.model, path)
+
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -325,10 +368,14 @@ class TextModel(nn.Module):
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        bank: AmortizedBank | None = None,
     ) -> Any:
-        """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0."""
+        """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0.
+
+        With a `bank` of documents, each prompt asks it before it is read; see `amortize`.
+        """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [answer.text for answer in generate(self.model, self.tokenizer, prompts, config)]
+        texts = [answer.text for answer in generate(self.model, self.tokenizer, prompts, config, bank)]
         return texts[0] if isinstance(prompt, str) else texts

@@ -15,8 +15,8 @@ KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass
 ARCHITECTURES = ", ".join(usage.options("architecture"))
 KNOWN = "architecture, data, memory, name, objective, resume, root, seed, size, start, training"
 KNOWN_TO_QUERY = (
-    "Known: device, document, generation, index, memory, model, prompt, question, retrieval, root, session, sessions, "
-    "store. "
+    "Known: bank, device, document, documents, generation, index, memory, model, prompt, question, retrieval, root, "
+    "session, sessions, store. "
     "A question with '=' in it is given as question='...'."
 )
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."
@@ -242,6 +242,30 @@ TYPED = {
         [*TRAIN, "memory=mac", "memory.limit=100"],
         "memory.limit: 100 given, but a segment leaves 24 vectors. Nearest multiple: 96.",
     ),
+    "sets of documents without a place for them": (
+        ["train", "data=facts", "memory=rmt"],
+        "memory.name: 'rmt' keeps no sets of documents, and this data has them. Use memory=mac.",
+    ),
+    "sets of documents without a memory": (
+        ["train", "data=facts"],
+        "memory.name: 'none' keeps no sets of documents, and this data has them. Use memory=mac.",
+    ),
+    "more documents than the bank has room for": (
+        ["train", "data=facts", "memory=mac", "memory.limit=192"],
+        "memory.limit: 192 given, but 8 documents and a question leave 216 vectors. At least as many.",
+    ),
+    "questions that are cut": (
+        ["train", "data=facts", "memory=mac", "training.cut=2"],
+        "training.cut: 2 given, but rows that ask sets of documents are read whole.",
+    ),
+    "more questions than documents": (
+        ["train", "data=facts", "memory=mac", "data.questions=5"],
+        "data.questions: 5 given, but a set may have 4 documents. At most 4.",
+    ),
+    "sets of no documents": (
+        ["train", "data=facts", "memory=mac", "data.documents=[0,3]"],
+        "data.documents: [0, 3] given. The least is 1 or more, and the most no less.",
+    ),
     "heads of the memory": (
         [*TRAIN, "memory=mac", "memory.heads=7"],
         "memory.heads: 7 does not divide the width 256. Nearest that does: 8.",
@@ -283,6 +307,14 @@ TYPED = {
     "a document that nobody reads": (
         ["query", "why", "index=handbook", "document=book.txt"],
         "document: 'book.txt' given, but no model that would read it. Add model=runs/<name>.",
+    ),
+    "documents that nobody amortizes": (
+        ["query", "why", "index=handbook", "documents=notes"],
+        "documents: 'notes' given, but no model that would read it. Add model=runs/<name>.",
+    ),
+    "a bank beside an index": (
+        ["query", "why", "model=runs/x", "index=handbook", "bank=bank.safetensors"],
+        "index: 'handbook' given, and a bank of documents is asked. Give one of them.",
     ),
     "a session that is kept nowhere": (
         ["query", "why", "model=runs/x", "session=alice"],

@@ -26,7 +26,7 @@ Ids = NDArray[np.int32]
 Split = Literal["train", "test"]
 
 # One stream of random numbers for each purpose, whatever the seed.
-STREAMS = {"sample": 1, "recall": 2, "noise": 3}
+STREAMS = {"sample": 1, "recall": 2, "noise": 3, "facts": 4}
 
 
 @dataclass(frozen=True, eq=False)

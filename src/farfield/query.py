@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from farfield.amortized import AmortizedBank
 from farfield.api import open_model
 from farfield.config import ConfigError, DataError
 from farfield.generation import GenerationConfig, TextModel, generate
 from farfield.progress import say
 from farfield.retrieval import Hit, Index, Prompt, PromptConfig, build_prompt, open_index
+from farfield.retrieval.documents import Skipped, find, read_documents, require_files
 from farfield.sessions import Reply, Sessions, open_sessions
 from farfield.settings import QuerySettings
 
@@ -67,6 +69,7 @@ def ask(
     document: str | None = None,
     sessions: Sessions | None = None,
     session: str | None = None,
+    bank: AmortizedBank | None = None,
 ) -> Answered:
     """What `model` writes behind the question and the passages that `index` finds for it.
 
@@ -77,15 +80,18 @@ def ask(
         prompt: the templates and the budget in tokens. generation: how the answer is written; one line by default.
         document: a text before the prompt, outside of its budget.
         sessions: of the same model, where it has read the document already, or talks on in the `session` of this name.
+        bank: of documents that the model has amortized, which the prompt asks before it is read; without sessions.
 
     Raises:
         ConfigError: nothing is asked, or of nobody; the question alone is longer than the budget.
-        ModelError: see `Sessions.say`.
+        ModelError: see `Sessions.say`; the bank is of another model.
     """
     if not question.strip():
         raise ConfigError("question: nothing is asked.")
     if model is None and index is None:
         raise ConfigError("ask: neither a model nor an index is given.")
+    if bank is not None and sessions is not None:
+        raise ConfigError("bank: given with sessions, which keep no banks. Ask the bank without them.")
     hits: list[Hit] = []
     seconds: dict[str, float] = {}
     if index is not None:
@@ -98,7 +104,8 @@ def ask(
     built = build_prompt(hits, question, lambda text: len(tokenizer.encode(text)), prompt or PromptConfig())
     seconds["prompt"] = time.perf_counter() - began
     began = time.perf_counter()
-    reply = _reply(model, sessions, session, document, built.text, generation or GenerationConfig(stop=("\n",)))
+    written = generation or GenerationConfig(stop=("\n",))
+    reply = _reply(model, sessions, session, document, built.text, written, bank)
     seconds["generate"] = time.perf_counter() - began
     return _answered(question, built, reply, seconds)
 
@@ -125,11 +132,12 @@ def _reply(
     document: str | None,
     text: str,
     generation: GenerationConfig,
+    bank: AmortizedBank | None,
 ) -> Reply:
     """What the model writes behind `text`, with what it has read before."""
     if sessions is None:
         ids = [*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)]
-        (answer,) = generate(model.model, model.tokenizer, [ids], generation)
+        (answer,) = generate(model.model, model.tokenizer, [ids], generation, bank)
         return Reply(answer.text, tuple(answer.ids), answer.reason, 0, len(ids), None, {})
     if session is None:
         return sessions.ask(document or "", text, generation)
@@ -147,6 +155,7 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
     began = time.perf_counter()
     model = open_model(settings.model, settings.device, settings.remembered) if settings.model else None
     loaded = time.perf_counter() - began
+    bank, amortized = _bank(settings, model)
     document = None if settings.document is None else _document(settings.document)
     with ExitStack() as stack:
         sessions = None
@@ -161,6 +170,7 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
             document=document,
             sessions=sessions,
             session=settings.session,
+            bank=bank,
         )
     if index is not None:
         index.close()
@@ -170,9 +180,10 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
             f"farfield: the prompt has {answer.prompt_tokens} tokens, and the model was trained on rows of {trained}. "
             "For fewer: retrieval.k, prompt.tokens, or an index of smaller chunks (farfield ingest chunk.size=...)."
         )
-    seconds = {"load model": loaded, **answer.seconds} if model is not None else dict(answer.seconds)
+    stages = {"load model": loaded} if model is not None else {}
+    seconds = {**stages, **amortized, **answer.seconds}
     notices = list(index.notices) if index is not None else []
-    found = _plain(settings, replace(answer, seconds=seconds), notices)
+    found = {**_plain(settings, replace(answer, seconds=seconds), notices), "asked_documents": len(bank or ())}
     return {**found, "text": _text(found)}
 
 
@@ -187,6 +198,8 @@ def _plain(settings: QuerySettings, answer: Answered, notices: list[str]) -> dic
         "model": settings.model,
         "index": settings.index,
         "document": settings.document,
+        "documents": settings.documents,
+        "bank": settings.bank,
         "session": settings.session,
         "prompt_tokens": answer.prompt_tokens,
         "reused_tokens": answer.reused_tokens,
@@ -211,6 +224,55 @@ def _document(path: str) -> str:
     return text.rstrip() + "\n\n"
 
 
+def _bank(settings: QuerySettings, model: TextModel | None) -> tuple[AmortizedBank | None, dict[str, float]]:
+    """The bank that is asked, with the documents that are new to it, and the seconds that took; kept where told to.
+
+    Raises:
+        DataError: no documents. ModelError: no such bank, that of another model, or without room.
+    """
+    if model is None or (settings.documents is None and settings.bank is None):
+        return None, {}
+    began = time.perf_counter()
+    file = None if settings.bank is None else Path(settings.bank).expanduser()
+    kept = None if file is None or (settings.documents is not None and not file.exists()) else model.open_bank(file)
+    texts = {} if settings.documents is None else _texts(settings.documents)
+    bank = model.amortize(texts, kept)
+    if file is not None and len(bank) > len(kept or ()):
+        bank.save(file)
+    return bank, {"amortize": time.perf_counter() - began}
+
+
+def _texts(path: str) -> dict[str, str]:
+    """Documents at `path` by name: their place below it, and their key in a file that holds several.
+
+    Raises:
+        DataError: none there, or a file that cannot be read.
+    """
+    try:
+        found = find(path)
+        require_files(found, path)
+    except DataError as error:
+        raise DataError(f"documents: {str(error).removeprefix('path: ')}") from None
+    texts: dict[str, str] = {}
+    skipped = list(found.skipped)
+    for file in found.files:
+        place = Path(file.name) if file == found.root else file.relative_to(found.root)
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"documents: '{file}' cannot be read: {error.strerror}.") from None
+        for document in read_documents(place, content):
+            if isinstance(document, Skipped):
+                skipped.append(document)
+            else:
+                texts[f"{place.as_posix()}:{document.key}" if document.key else place.as_posix()] = document.text
+    for one in skipped:
+        say(f"farfield: documents: {one}, left out.")
+    if not texts:
+        raise DataError(f"documents: '{path}' holds no text.")
+    return texts
+
+
 def _text(found: Mapping[str, Any]) -> str:
     """The answer, its sources with their spans, and the times, for a terminal."""
     lines = [] if found["answer"] is None else [found["answer"] or "(the model wrote nothing)"]
@@ -224,6 +286,7 @@ def _text(found: Mapping[str, Any]) -> str:
     reused = f" ({found['reused_tokens']} of them before)" if found["reused_tokens"] else ""
     tokens = f"; {found['prompt_tokens']} tokens read{reused}, {found['answer_tokens']} written"
     tokens = tokens if found["model"] else ""
+    tokens += f"; {found['asked_documents']} documents asked" if found["asked_documents"] else ""
     return "\n".join([*lines, "", f"{times}{tokens}"]).lstrip("\n")
 
 

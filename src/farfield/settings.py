@@ -17,10 +17,11 @@ from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.benchmarks.settings import NeedleSuite
 from farfield.config import Config
+from farfield.data.facts import FactsData
 from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConfig
 from farfield.data.settings import DataConfig
 from farfield.generation import GenerationConfig
-from farfield.memory import MemoryConfig
+from farfield.memory import AmortizedContextsConfig, MemoryConfig
 from farfield.model import check_memory
 from farfield.retrieval.prompt import PromptConfig
 from farfield.retrieval.settings import IngestConfig as IngestSettings
@@ -87,6 +88,8 @@ class TrainSettings(Config):
             check_memory(self.architecture, self.memory)
             _check_objective(self.architecture, self.learnt)
             _check_length(self.architecture, self.data.length)
+            if isinstance(self.data, FactsData):
+                _check_sets(self.data, self.memory, self.training)
         except ValueError as error:
             raise ValueError(f".{error}") from None  # a path of its own: see farfield.config
         return self
@@ -108,6 +111,22 @@ def _check_length(architecture: ArchitectureConfig, length: int) -> None:
     longest = architecture.longest if isinstance(architecture, EncoderConfig) else None
     if longest is not None and length > longest:
         raise ValueError(f"data.length: {length} tokens given, but the architecture reads at most {longest}.")
+
+
+def _check_sets(data: FactsData, memory: MemoryConfig | None, training: TrainingConfig) -> None:
+    """Raise ValueError where sets of documents have nowhere to go, or rows that ask them would lose them."""
+    if not isinstance(memory, AmortizedContextsConfig):
+        name = memory.name if memory else "none"
+        raise ValueError(f"memory.name: '{name}' keeps no sets of documents, and this data has them. Use memory=mac.")
+    entries = data.documents[1] * -(-data.length // memory.segment) + 1
+    if entries * memory.tokens > memory.limit:
+        raise ValueError(
+            f"memory.limit: {memory.limit} given, but {data.documents[1]} documents and a question leave "
+            f"{entries * memory.tokens} vectors. At least as many."
+        )
+    for name, given in (("fill", training.fill), ("cut", training.cut)):
+        if given:
+            raise ValueError(f"training.{name}: {given} given, but rows that ask sets of documents are read whole.")
 
 
 class EvaluateSettings(Config):
@@ -160,7 +179,8 @@ class SpeedSettings(Config):
 class QuerySettings(Config):
     """`farfield query`. Without a model the answer is the passages alone; without an index it has no sources.
 
-    With a folder of sessions, a session goes on where it stopped, and a document is read once.
+    With a folder of sessions, a session goes on where it stopped, and a document is read once. With documents, or a
+    bank of them, the question asks the model's memory of amortized contexts.
     """
 
     question: str | None = None
@@ -169,6 +189,8 @@ class QuerySettings(Config):
     index: Text | None = None
     root: Text = "indexes"
     document: Text | None = None
+    documents: Text | None = None
+    bank: Text | None = None
     session: Name | None = None
     sessions: Text | None = None
     store: SessionsConfig = SessionsConfig()
@@ -197,9 +219,13 @@ class QuerySettings(Config):
             raise ValueError(
                 ".model: neither a model nor an index is given. Add model=runs/<name>, index=<name>, or both."
             )
-        for name, given in (("document", self.document), ("sessions", self.sessions), ("session", self.session)):
+        read = ("document", "documents", "bank", "sessions", "session")
+        for name, given in ((name, getattr(self, name)) for name in read):
             if given is not None and self.model is None:
                 raise ValueError(f".{name}: '{given}' given, but no model that would read it. Add model=runs/<name>.")
+        for name, given in (("document", self.document), ("sessions", self.sessions), ("index", self.index)):
+            if given is not None and (self.documents is not None or self.bank is not None):
+                raise ValueError(f".{name}: '{given}' given, and a bank of documents is asked. Give one of them.")
         if self.session is not None and self.sessions is None:
             raise ValueError(f".session: '{self.session}' given, but nowhere to keep it. Add sessions=<folder>.")
         if self.sessions is not None and self.session is None and self.document is None:

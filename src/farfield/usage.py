@@ -37,6 +37,7 @@ VERBS = {
             "farfield train architecture=retnet size=tiny data=needle training.steps=200",
             "farfield train architecture=attention memory=knn memory.top=16 size=tiny data=needle",
             "farfield train -m architecture=retnet,longformer,attention size=tiny data=needle",
+            "farfield train architecture=attention memory=mac size=tiny data=facts",
         ),
         "TrainSettings",
         "farfield.training:train",
@@ -64,10 +65,11 @@ VERBS = {
     ),
     "query": Verb(
         "ask a model, with an index",
-        "nothing but, where it is told to, sessions; prints the answer, its sources and what each stage took",
+        "sessions and a bank where told to, else nothing; prints the answer, its sources and what each stage took",
         (
             "farfield query 'Who signs for it?' model=runs/retnet-text index=handbook",
             "farfield query 'Who is the count?' model=runs/retnet-text document=book.txt sessions=sessions",
+            "farfield query 'Who signs for it?' model=runs/mac documents=handbook bank=handbook.safetensors",
         ),
         "QuerySettings",
         "farfield.query:query_command",

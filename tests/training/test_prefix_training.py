@@ -30,6 +30,37 @@ def test_a_run_in_two_parts_is_the_run_at_once(name: str, tmp_path: Path) -> Non
     assert same(weights(whole / "run"), weights(parts / "run"))
 
 
+FACTS = ["data=facts", "data.vocabulary=64", "data.documents=[2,3]", "data.length=4", "data.questions=2"]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_run_on_sets_of_documents_is_resumed_bit_for_bit(recompute: bool, tmp_path: Path) -> None:
+    """With a share of the documents that gradients reach, drawn anew after every step."""
+    mac = [*MEMORIES["mac"], "memory.limit=8", "memory.segment=5", f"training.recompute={str(recompute).lower()}"]
+    constant = ["training.schedule.warmup=0", "training.schedule.floor=1"]
+    words = [word for word in needle(*mac, *constant) if not word.startswith("data")] + FACTS
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    found = run(whole, [*words, "training.steps=4"])
+    run(parts, [*words, "training.steps=2"])
+    run(parts, [*words, "training.steps=4", "resume=true"])
+    assert [row["loss"] for row in numbers(whole / "run")] == [row["loss"] for row in numbers(parts / "run")]
+    assert same(weights(whole / "run"), weights(parts / "run"))
+    assert found["validation_loss"] > 0
+
+
+def test_a_frozen_model_learns_to_ask_sets_of_documents(tmp_path: Path) -> None:
+    ids = ["data.vocabulary=64"]
+    run(tmp_path / "plain", needle(*ids, "training.steps=1"))
+    words = [word for word in needle(*MEMORIES["mac"]) if not word.startswith("data")] + FACTS
+    words += ["memory.limit=8", "memory.segment=5", "memory.frozen=true", f"start={tmp_path / 'plain' / 'run'}"]
+    run(tmp_path / "short", [*words, "training.steps=1"])
+    run(tmp_path / "long", [*words, "training.steps=6"])
+    short, long = (weights(tmp_path / name / "run") for name in ("short", "long"))
+    for name, tensor in long.items():
+        own = name.startswith("decoder.memory.") and not name.endswith(".seed")
+        assert torch.equal(short[name], tensor) != own, name
+
+
 def test_a_frozen_model_stays_as_it_is_and_its_memory_learns(tmp_path: Path) -> None:
     run(tmp_path / "plain", needle("training.steps=2"))
     plain = weights(tmp_path / "plain" / "run")

@@ -9,7 +9,8 @@ In this folder, `batch` says what a batch is, `layout` how documents are packed,
 what is held out, `settings` how a kind of data is added. Only `tensors` imports torch.
 """
 
-from farfield.data.batch import PADDING, UNSCORED, Batch, Source
+from farfield.data.batch import PADDING, UNSCORED, Batch, Sets, Source
+from farfield.data.facts import FactsData
 from farfield.data.needle import NeedleData
 from farfield.data.prefetch import Prefetch
 from farfield.data.settings import DataConfig, open_source
@@ -20,8 +21,10 @@ __all__ = [
     "UNSCORED",
     "Batch",
     "DataConfig",
+    "FactsData",
     "NeedleData",
     "Prefetch",
+    "Sets",
     "Source",
     "TextData",
     "open_source",

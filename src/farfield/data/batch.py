@@ -10,13 +10,37 @@ from numpy.typing import NDArray
 
 from farfield.tokenizers import Tokenizer
 
-__all__ = ["PADDING", "UNSCORED", "Batch", "Description", "Ids", "Source"]
+__all__ = ["PADDING", "UNSCORED", "Batch", "Description", "Ids", "Sets", "Source"]
 
 UNSCORED = -100  # a target that is not scored
 PADDING = -1  # the position of a place that holds no token
 
 Ids: TypeAlias = NDArray[np.int64]
 Description: TypeAlias = dict[str, str | int | float]
+
+
+@dataclass(frozen=True, eq=False)
+class Sets:
+    """Sets of documents that the rows of a batch ask.
+
+    `tokens` and `positions` (sets, documents, length): each document begins at 0 and has its padding behind it; one of
+    nothing but padding is none. As many rows that stand together ask a set, and `question` (batch,) is how many of a
+    row's first tokens are what it asks.
+    """
+
+    tokens: Ids
+    positions: Ids
+    question: Ids
+
+    def __post_init__(self) -> None:
+        assert self.tokens.shape == self.positions.shape
+        assert len(self.question) % len(self.tokens) == 0
+
+    def part(self, number: int, parts: int) -> Sets:
+        """The sets and the rows of one of so many equal parts of the batch."""
+        sets, rows = len(self.tokens) // parts, len(self.question) // parts
+        own = slice(number * sets, (number + 1) * sets)
+        return Sets(self.tokens[own], self.positions[own], self.question[number * rows : (number + 1) * rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +51,14 @@ class Batch:
         targets     h  e  .  ^  n  d  ^  -100   what a model predicts at a token; ^ ends a document
         positions   0  1  2  3  0  1  2  -1     0 starts a document, or a fresh context; -1 is padding
 
-    targets[t] belongs to the logits at t: no shift is left to do.
+    targets[t] belongs to the logits at t: no shift is left to do. Where there are `sets`, a row is a question, and its
+    answer from a set of documents.
     """
 
     tokens: Ids
     targets: Ids
     positions: Ids
+    sets: Sets | None = None
 
     def __post_init__(self) -> None:
         assert self.tokens.shape == self.targets.shape == self.positions.shape
@@ -45,7 +71,8 @@ class Batch:
     @property
     def read(self) -> int:
         """How many tokens there are, padding left out."""
-        return int(np.count_nonzero(self.positions != PADDING))
+        documents = 0 if self.sets is None else int(np.count_nonzero(self.sets.positions != PADDING))
+        return documents + int(np.count_nonzero(self.positions != PADDING))
 
 
 class Source(Protocol):

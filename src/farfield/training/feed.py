@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 
 from farfield.data import Batch, Prefetch, Source
-from farfield.data.tensors import to_tensors
+from farfield.data.tensors import TensorSets, to_tensors
 from farfield.training.options import TrainingConfig
 
 __all__ = ["Fed", "feed", "shard"]
 
 
 class Fed(NamedTuple):
-    """tokens, targets, positions: (rows, time) int64. `read` is how many of them are no padding."""
+    """tokens, targets, positions: (rows, time) int64. `read` is how many of them are no padding, documents included."""
 
     tokens: Tensor
     targets: Tensor
     positions: Tensor
     read: int
+    sets: TensorSets | None = None
 
     def to(self, device: torch.device) -> Fed:
         """The same on `device`."""
@@ -36,7 +37,7 @@ class Fed(NamedTuple):
         tokens, targets, positions = (
             tensor.to(device, non_blocking=True) for tensor in (self.tokens, self.targets, self.positions)
         )
-        return Fed(tokens, targets, positions, self.read)
+        return Fed(tokens, targets, positions, self.read, None if self.sets is None else self.sets.to(device))
 
 
 def feed(source: Source, training: TrainingConfig, done: int, rank: int, world: int) -> Prefetch[Fed]:
@@ -52,6 +53,7 @@ def shard(batch: Batch, rank: int, world: int) -> Fed:
     """The rows of a batch that belong to device `rank` of `world`."""
     rows = batch.tokens.shape[0] // world
     own = slice(rank * rows, (rank + 1) * rows)
-    mine = Batch(batch.tokens[own], batch.targets[own], batch.positions[own])
+    sets = None if batch.sets is None else batch.sets.part(rank, world)
+    mine = Batch(batch.tokens[own], batch.targets[own], batch.positions[own], sets)
     tensors = to_tensors(mine)
-    return Fed(tensors.tokens, tensors.targets, tensors.positions, mine.read)
+    return Fed(tensors.tokens, tensors.targets, tensors.positions, mine.read, tensors.sets)

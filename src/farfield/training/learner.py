@@ -17,6 +17,7 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
+from farfield.amortized import learning
 from farfield.architectures.mixer import Stepped
 from farfield.architectures.ops.cross_entropy import IGNORED
 from farfield.config import TrainingError
@@ -92,14 +93,18 @@ class Learner(lightning.LightningModule):
         targets = self._scored(batch)
         if isinstance(self.model, EncoderModel):
             return self.model.loss(batch.tokens, targets, positions=batch.positions)
+        positions, sets = batch.positions, batch.sets
+        if sets is not None:
+            asked = batch.tokens, positions, sets.question
+            state, positions = learning(self.model, *asked, sets.tokens, sets.positions)
         time, cut = batch.tokens.shape[1], self.training_config.cut
         if cut is None or cut >= time:
-            return self.model.loss(batch.tokens, targets, state, positions=batch.positions)
+            return self.model.loss(batch.tokens, targets, state, positions=positions)
         found: list[Loss] = []
         for begin in range(0, time, cut):
             at = slice(begin, begin + cut)
             state = state if state is None or not found else state.detach()
-            found.append(self.model.loss(batch.tokens[:, at], targets[:, at], state, positions=batch.positions[:, at]))
+            found.append(self.model.loss(batch.tokens[:, at], targets[:, at], state, positions=positions[:, at]))
             state = found[-1].state
         return Loss.joined(found)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.config import ConfigError, TrainingError
-from farfield.data import TextData, open_source
+from farfield.data import FactsData, TextData, open_source
 from farfield.encoding import EncoderModel
 from farfield.memory import StackMemory
 from farfield.model import LanguageModel, ModelConfig
@@ -205,6 +205,8 @@ def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
 def _tell(settings: TrainSettings, config: ModelConfig) -> None:
     """A line where the memory would never be read: the rows are too short to leave anything to it."""
     needed = config.memory_from()
+    if isinstance(settings.data, FactsData):  # each row asks it
+        return
     if needed is not None and settings.data.length < needed and not settings.training.carry:
         say(
             f"farfield: memory={settings.memory.name if settings.memory else None}: rows of {settings.data.length} "

@@ -217,7 +217,7 @@ def learning(
         if len(which):
             with torch.set_grad_enabled(torch.is_grad_enabled() and lifted):
                 found, own = left(model, documents[:, which].flatten(0, 1), places[:, which].flatten(0, 1))
-            if not lifted:  # what autocast keeps of the weights is without a graph: nothing else may read it
+            if not lifted:  # casts of weights that autocast keeps must have a graph, whatever version of PyTorch it is
                 torch.clear_autocast_cache()
             parts.append((which, found.unflatten(0, (groups, -1)), own.unflatten(0, (groups, -1))))
     bank, count = _joined(parts)

@@ -275,12 +275,26 @@ def reached(model: LanguageModel, lifted: list[bool]) -> list[bool]:
     return [bool(gradient[ids].any()) for ids in DOCUMENTS.values()]
 
 
-@pytest.mark.parametrize("lifted", [[True, False, False, True], [False] * 4, [True] * 4])
+@pytest.mark.parametrize("lifted", [[True, False, False, True], [False, True, True, False], [False] * 4, [True] * 4])
 def test_lift_lets_gradients_reach_some_documents_only(lifted: list[bool]) -> None:
     """Whole documents, also those of more than one segment; in training."""
     model = model_of(lift=0.5)
     assert reached(model.train(), lifted) == lifted
     assert reached(model.eval(), lifted) == [True] * 4
+
+
+@pytest.mark.parametrize("group", [None, 2])
+def test_lift_changes_no_answer(group: int | None) -> None:
+    """The order of documents included, which a tree can tell, though some are read apart."""
+    model = model_of(lift=0.5, group=group)
+    model.decoder.memory.random.values.copy_(torch.tensor([2**20 - 1, 0, 2**20 - 1, 0] * 16))  # type: ignore[union-attr]
+    documents, places = (one[None] for one in padded(list(DOCUMENTS.values())))
+    tokens, positions = padded([[20, 21, 22]])
+    found = []
+    for training in (True, False):
+        state, behind = learning(model.train(training), tokens, positions, torch.tensor([2]), documents, places)
+        found.append(model.hidden(tokens, state, positions=behind)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
 
 
 def test_autocast_remembers_no_weights_without_their_graph() -> None:

@@ -23,6 +23,7 @@ from farfield.architectures.ops.units import Chosen, Grouped, Units
 from farfield.architectures.ops.written import Near, Written
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
+from farfield.config import ModelError
 from farfield.memory.initial import Initial
 from farfield.memory.placing import Placing
 from farfield.memory.search import best
@@ -78,7 +79,9 @@ class WithMemory(Wrapped):
         self.units = None
         if config.unit_keys or config.averages:
             self.units = UnitKeys(config, mixer, self.placing, heads, width)
-        self.near = None if mixer.reach is None else Near(mixer.near, *mixer.extent)
+        self.near = None
+        if mixer.reach is not None:
+            self.near = Near(mixer.near, *mixer.extent, mixer.extent == (0, mixer.reach))
         self.documents = config.documents(0)
 
     def stepped(self, step: int) -> None:
@@ -96,6 +99,18 @@ class WithMemory(Wrapped):
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how far a call reaches is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         return in_steps(self._step, x, rows, state, self.mixer.span)
+
+    def newest(self, state: State, count: int, dropped: Tensor) -> State:
+        """See `Mixer.newest`; of single tokens around a window, whose segments are then counted anew."""
+        assert isinstance(state, MemoryState)
+        if self.config.unit > 1 or self.config.initial or self.units is not None:
+            raise ModelError("units and first tokens of a document cannot be counted anew.")
+        if self.mixer.reach is None:
+            raise ModelError("without a window the open segment cannot be counted anew.")
+        inner, bank = self.mixer.newest(state.mixer, count, dropped), state.bank.newest(count)
+        if self.config.position == "original" and self.placing.once:  # keys are kept where they stood
+            bank = replace(bank, keys=self.mixer.rotate(bank.keys, -dropped[:, None]))
+        return replace(state, mixer=inner, bank=bank)
 
     def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MemoryState)

@@ -33,12 +33,13 @@ class Near:
     """What the near field holds: `sees` gives bool (B, H or 1, T, S) of positions (B, T) and (B, S).
 
     It holds nothing but the first `prefix` positions of a document and the last `reach` before a query; `reach` None:
-    it may hold any.
+    it may hold any. `solid` says that it holds all of the last `reach`, and no first ones.
     """
 
     sees: Callable[[Tensor, Tensor], Tensor]
     prefix: int = 0
     reach: int | None = None
+    solid: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +201,9 @@ class Written:
         left, high = (low, right) if late == early else self._bounds(late, keys)
         if self.near is not None:
             reach = self.near.reach
+            if self.near.solid and reach is not None and early == late and self.unit == 1:
+                high = min(high, self._column(early - reach, keys))  # one query needs no mask
+                return Span(at, slice(min(low, high), high), ())
             left = high if reach is None else max(left, self._column(self.near.prefix, keys))
             right = min(right, self._column(0 if reach is None else early - reach, keys, whole=True))
         low = min(low, high)

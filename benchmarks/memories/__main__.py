@@ -18,7 +18,7 @@ from rich.table import Table
 from farfield.benchmarks.memories import cost, perplexity, pictures, recall, search
 from farfield.benchmarks.memories.plan import chosen
 from farfield.benchmarks.memories.results import joined, kind_of, write_joined, write_rows
-from farfield.config import FarfieldError
+from farfield.config import ConfigError, FarfieldError
 
 __all__ = ["main"]
 
@@ -39,6 +39,10 @@ HELP = {
     "threads": "of the CPU in training",
     "seed": "of training and questions",
 }
+
+
+LEAST = {"more": 0, "seed": 0, "length": 2}
+"""The least that an argument may be, where that is not 1."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -119,7 +123,16 @@ def _changed(task: T, given: argparse.Namespace) -> T:
         value = getattr(given, name, None)
         if value is not None and name not in ("memories", "cache"):
             changed[name] = tuple(value) if isinstance(value, list) else value
+            _check_least(name, changed[name])
     return replace(task, **changed)
+
+
+def _check_least(name: str, value: Any) -> None:
+    """Raise ConfigError where a number is too small to mean anything."""
+    least = LEAST.get(name, 1)
+    for one in value if isinstance(value, tuple) else (value,):
+        if isinstance(one, (int, float)) and (one <= 0 if isinstance(one, float) else one < least):
+            raise ConfigError(f"--{name}: {one} given. {'Above 0' if isinstance(one, float) else f'At least {least}'}.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from farfield.benchmarks.memories.plan import WHOLE, Variant, variants
+from farfield.benchmarks.memories.plan import WHOLE, Variant, checked, variants
 from farfield.compose import option
 from farfield.config import read
 from farfield.model import LanguageModel, ModelConfig, ModelState
@@ -88,6 +88,8 @@ def _bytes(tensor: Tensor) -> int:
 
 def compare(task: Task) -> Iterator[Cost]:
     """Every memory at every size. One that has no size is measured after as many tokens all the same."""
+    for name in task.memories:
+        checked(variants(name, task.sizes, task.window))
     with Bar("cost", total=len(task.memories) * len(task.sizes), unit="measures") as bar:
         for name in task.memories:
             for size in task.sizes:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from farfield.api import load
 from farfield.architectures.architecture import ArchitectureConfig
-from farfield.benchmarks.memories.plan import WHOLE, Variant, memory_of, variants
+from farfield.benchmarks.memories.plan import WHOLE, Variant, checked, memory_of, variants
 from farfield.compose import compose
-from farfield.config import Config, DataError, read
+from farfield.config import Config, DataError, TrainingError, read
 from farfield.data.files import pieces, scan
 from farfield.generation import TextModel
 from farfield.model import LanguageModel
@@ -170,10 +170,20 @@ def documents_of(folder: Path, tokenizer: Tokenizer, length: int) -> Tensor:
 
 
 def train_model(words: Sequence[str], root: Path, name: str) -> TextModel:
-    """The model that `farfield train` with these words makes; a finished run is taken as it is, another goes on."""
+    """The model that `farfield train` with these words makes; a finished run is taken as it is, another goes on.
+
+    Raises:
+        TrainingError: what stands there was trained with other settings.
+    """
     resume = (root / name / "checkpoints").is_dir()
     quoted = json.dumps(str(root), ensure_ascii=False)
-    train(read(TrainSettings, compose("train", [*words, f"root={quoted}", f"name={name}", f"resume={resume}"])))
+    settings = read(TrainSettings, compose("train", [*words, f"root={quoted}", f"name={name}", f"resume={resume}"]))
+    try:
+        train(settings)
+    except TrainingError as error:
+        if resume:
+            raise TrainingError(f"{error} Comparisons of other settings go into another --out.") from None
+        raise
     return load(root / name)
 
 
@@ -199,10 +209,14 @@ def compare(task: Task, out: Path) -> Iterator[Read]:
     Raises:
         ConfigError, DataError: settings or folders that cannot be used.
     """
+    by_name = {name: task.variants(name) for name in task.memories}
+    for wanted in by_name.values():
+        checked(wanted)
+    for folder in (task.books, task.documents):
+        scan(folder)  # what cannot be read is told before anything is trained
     plain = train_model(task.words(task.steps, ["memory=none"]), out, "none")
     tokens = documents_of(task.documents, plain.tokenizer, task.length)
     edges = buckets(task.window, task.length)
-    by_name = {name: task.variants(name) for name in task.memories}
     with Bar("perplexity", total=2 + 2 * sum(map(len, by_name.values())), unit="readings") as bar:
         for trained in (False, True) if task.more else (False,):
             model = task.tuned(out, "none", ["memory=none"]) if trained else plain

@@ -166,26 +166,29 @@ def draw_cost(costs: Sequence[Cost], path: Path) -> Path:
 
 def table_search(found: Sequence[Searched]) -> Table:
     """How many times as long as the product and top-k the search takes."""
-    table = Table("tokens held", title="A call of queries, four heads of 64: the search beside the product and top-k")
-    for head in ("queries", "search, ms", "product and top-k, ms", "ratio"):
+    table = Table("layout", title="A call of queries: the search beside the product and top-k")
+    for head in ("tokens held", "queries", "search, ms", "product and top-k, ms", "ratio"):
         table.add_column(head, justify="right")
     for one in found:
         times = [f"{seconds * 1e3:.3f}" for seconds in (one.seconds, one.plain)]
-        table.add_row(f"{one.size:,}", f"{one.queries:,}", *times, f"{one.ratio:.2f}")
+        table.add_row(one.layout, f"{one.size:,}", f"{one.queries:,}", *times, f"{one.ratio:.2f}")
     return table
 
 
 def draw_search(found: Sequence[Searched], path: Path) -> Path:
-    """The ratio against the bank, a line for each number of queries."""
-    figure = _figure(6.5, 4.0)
-    panel = figure.subplots()
-    panel.axhline(1.0, color="black", linewidth=0.8)
-    for place, queries in enumerate(dict.fromkeys(one.queries for one in found)):
-        mine = [one for one in found if one.queries == queries]
-        label = f"{queries:,} quer{'y' if queries == 1 else 'ies'}"
-        panel.plot([one.size for one in mine], [one.ratio for one in mine], **_line(place, label))
-    panel.set(xscale="log", ylim=(0, None), xlabel="tokens held", ylabel="search over product and top-k")
-    _finish(figure, [panel], path)
+    """The ratio against the bank, a panel for each layout and a line for each number of queries."""
+    layouts = list(dict.fromkeys(one.layout for one in found))
+    figure = _figure(3.6 * len(layouts) + 1.2, 3.8)
+    panels = list(figure.subplots(1, len(layouts), sharey=True, squeeze=False).ravel())
+    for panel, layout in zip(panels, layouts, strict=True):
+        panel.axhline(1.0, color="black", linewidth=0.8)
+        for place, queries in enumerate(dict.fromkeys(one.queries for one in found)):
+            mine = [one for one in found if (one.layout, one.queries) == (layout, queries)]
+            label = f"{queries:,} quer{'y' if queries == 1 else 'ies'}"
+            panel.plot([one.size for one in mine], [one.ratio for one in mine], **_line(place, label))
+        panel.set(xscale="log", ylim=(0, None), xlabel="tokens held", title=layout)
+    panels[0].set_ylabel("search over product and top-k")
+    _finish(figure, panels, path)
     return path
 
 

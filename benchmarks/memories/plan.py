@@ -14,7 +14,7 @@ from farfield.compose import group_options, option
 from farfield.config import Config, ConfigError, read, unknown
 from farfield.memory import MemoryConfig
 
-__all__ = ["WHOLE", "Variant", "chosen", "memory_of", "variants"]
+__all__ = ["WHOLE", "Variant", "checked", "chosen", "memory_of", "variants"]
 
 SIZES = ("capacity", "limit")
 
@@ -90,8 +90,12 @@ def variants(
 
     `layers` says around which layers a memory stands that stands around layers; `told` are further settings. Segments
     of a memory that stands around the stack have so many `windows`.
+
+    Raises:
+        ConfigError: `told` has no KEY=VALUE, no setting of this memory, or one that the comparison sets.
     """
     plain: dict[str, Any] = option("memory", name)
+    _check_told(told, plain, name)
     segment = window + 1
     shares = {"segment": segment, "half": segment // 2, "quarter": segment // 4}
     shares |= {"stack": windows * segment, "few": max(4, windows * segment // 32)}
@@ -103,3 +107,24 @@ def variants(
     if key is None:
         return [Variant(name, tuple(words), None, tuple(told))]
     return [Variant(name, (*words, f"{key}={size}"), size, tuple(told)) for size in sizes]
+
+
+def checked(wanted: Sequence[Variant]) -> None:
+    """Raise ConfigError where a memory cannot have such settings, before anything is trained for it."""
+    for variant in wanted:
+        try:
+            memory_of(variant)
+        except ConfigError as error:
+            told = " ".join(variant.words)
+            raise ConfigError(f"{variant.label}: {error} The comparison asks for {told}.") from None
+
+
+def _check_told(told: Sequence[str], plain: dict[str, Any], name: str) -> None:
+    for word in told:
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
+            raise ConfigError(f"--set: '{word}' given, KEY=VALUE is needed.")
+        if key in (*SIZES, "segment", "layers"):
+            raise ConfigError(f"--set: {key} is set by the comparison. Use --sizes or --window.")
+        if key not in plain:
+            raise ConfigError("--set: " + unknown(f"unknown setting of memory '{name}'", key, sorted(plain)))

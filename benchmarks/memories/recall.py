@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farfield.benchmarks.memories.perplexity import train_model
-from farfield.benchmarks.memories.plan import WHOLE, Variant, memory_of, variants
+from farfield.benchmarks.memories.plan import WHOLE, Variant, checked, memory_of, variants
 from farfield.benchmarks.model_subject import ModelSubject
 from farfield.benchmarks.results import read_result
 from farfield.benchmarks.runner import evaluate
@@ -83,6 +83,8 @@ def compare(task: Task, out: Path) -> Iterator[Found]:
     """Trains with each memory, then asks; runs and results stand in `out`, and neither is made twice."""
     every = {"none": [Variant("none", ())]}
     every |= {name: variants(name, task.sizes, task.window, told=task.told, windows=1) for name in task.memories}
+    for wanted in every.values():
+        checked([variant for variant in wanted if variant.name != "none"])
     with Bar("recall", total=sum(map(len, every.values())), unit="memories") as bar:
         for name, wanted in every.items():
             model = _trained(wanted[-1], task, out / "runs")

@@ -64,7 +64,7 @@ def kind_of(rows: Sequence[Row]) -> str:
 def _named(row: Row) -> tuple[Any, ...]:
     """What no two rows of a comparison share."""
     if isinstance(row, Searched):
-        return row.size, row.queries
+        return row.layout, row.size, row.queries
     return (row.memory, row.size) if isinstance(row, Cost) else (row.label,)
 
 
@@ -75,10 +75,15 @@ def _rows(file: Path) -> list[Row]:
     return [_row(file, mapping) for mapping in rows]
 
 
-def _row(file: Path, mapping: dict[str, Any]) -> Row:
-    kind = next((kind for kind in ROWS.values() if {field.name for field in fields(kind)} == set(mapping)), None)
-    if kind is None:
-        raise DataError(f"{file}: has rows of no comparison of memories.")
+def _row(file: Path, mapping: Any) -> Row:
+    try:
+        return _parsed(mapping)
+    except (AttributeError, StopIteration, TypeError, ValueError):
+        raise DataError(f"{file}: has rows of no comparison of memories.") from None
+
+
+def _parsed(mapping: dict[str, Any]) -> Row:
+    kind = next(kind for kind in ROWS.values() if {field.name for field in fields(kind)} == set(mapping))
     values = dict(mapping)
     if kind is Read:
         values["edges"], values["bits"] = tuple(values["edges"]), tuple(map(tuple, values["bits"]))
@@ -101,5 +106,8 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from None

@@ -411,9 +411,12 @@ class LanguageModel(nn.Module):
             raise ModelError("state: made by a model of other layers.")
 
 
+STATES = 2  # counts up where states of the same settings mean something else than before
+
+
 def fingerprint(model: LanguageModel) -> str:
-    """What stands for a model: its settings and its weights."""
-    settings = json.dumps(model.config.mapping(), sort_keys=True)
+    """What stands for a model and its states: its settings, its weights, and what states of this version mean."""
+    settings = json.dumps([STATES, model.config.mapping()], sort_keys=True)
     weights = checksum({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     return hashlib.sha256(f"{settings} {weights}".encode()).hexdigest()
 

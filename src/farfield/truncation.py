@@ -16,6 +16,8 @@ import torch
 
 from farfield.config import ModelError
 from farfield.memory import StackMemory
+from farfield.memory.newest import WithMemory
+from farfield.memory.settings import Wrapped
 from farfield.model import LanguageModel, ModelState
 
 __all__ = ["check_truncation", "truncated"]
@@ -38,6 +40,9 @@ def truncated(model: LanguageModel, state: ModelState, count: int) -> ModelState
         try:
             layers.append(mixer.newest(kept, count, dropped))
         except ModelError as error:
+            if isinstance(mixer, Wrapped) and memory is not None:
+                reason = error if isinstance(mixer, WithMemory) else _WITHOUT
+                raise ModelError(f"memory '{memory.name}': {reason}") from None
             name = model.config.decoder.pattern[index % len(model.config.decoder.pattern)]
             raise ModelError(f"layer {index} ({name}): {error}") from None
     return ModelState(state.position - dropped, tuple(layers))

@@ -163,11 +163,13 @@ def test_results_of_several_processes_are_joined(tmp_path: Path, capsys: pytest.
     write_rows(tmp_path / "recall.json", task, [found])
     assert joined([tmp_path / "recall.json"]) == [found]
     (tmp_path / "no.json").write_text("{}")
+    (tmp_path / "odd.json").write_text('{"rows": [1]}')
     for wrong, message in (
         (files[::2], f"{files[2]}: has another figure for none than a file before it. Join one of them."),
         ([files[0], tmp_path / "recall.json"], "files of one comparison can be joined; "),
         ([tmp_path / "no.json"], f"{tmp_path}/no.json: has no rows."),
         ([tmp_path / "absent.json"], f"{tmp_path}/absent.json: cannot be read: "),
+        ([tmp_path / "odd.json"], f"{tmp_path}/odd.json: has rows of no comparison of memories."),
     ):
         assert main(["show", *map(str, wrong)]) == 2
         assert capsys.readouterr().err.startswith(f"farfield: {message}")
@@ -198,7 +200,8 @@ def test_the_search_is_timed_beside_what_it_needs(tmp_path: Path, capsys: pytest
     assert main(words) == 0
     assert "product and top-k" in capsys.readouterr().out
     rows = json.loads((tmp_path / "search.json").read_text())["rows"]
-    assert [row["size"] for row in rows] == [128] * 4 + [256] * 4
+    assert [row["size"] for row in rows] == ([128] * 4 + [256] * 4) * 3
+    assert [row["layout"] for row in rows] == ["alone"] * 8 + ["window"] * 8 + ["ragged"] * 8
     assert all(row["seconds"] > 0 and row["plain"] > 0 for row in rows)
     assert (tmp_path / "search.png").stat().st_size > 1000
 
@@ -206,6 +209,19 @@ def test_the_search_is_timed_beside_what_it_needs(tmp_path: Path, capsys: pytest
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--memories", "kn"]) == 2
     assert capsys.readouterr().err.startswith("farfield: --memories: unknown memory 'kn'. Did you mean 'knn'?")
+    for words, message in (
+        (["search", "--sizes", "16"], "--sizes: 16 tokens given, and the best 32 are to be found. At least 32."),
+        (["search", "--repeats", "0"], "--repeats: 0 given. At least 1."),
+        (["cost", "--memories", "xl", "--sizes", "-5"], "--sizes: -5 given. At least 1."),
+        (["recall", "--set", "top"], "--set: 'top' given, KEY=VALUE is needed."),
+        (["recall", "--set", "capacity=5"], "--set: capacity is set by the comparison. Use --sizes or --window."),
+        (["recall", "--memories", "knn", "--set", "topp=3"], "--set: unknown setting of memory 'knn' 'topp'. Did you"),
+        (["recall", "--memories", "landmark", "--sizes", "70"], "landmark 70: memory.capacity: 70 is no multiple of"),
+        (["cost", "--memories", "landmark", "--sizes", "70"], "landmark 70: memory.capacity: 70 is no multiple of"),
+    ):
+        assert main([*words, "--out", str(tmp_path / "untouched")]) == 2
+        assert capsys.readouterr().err.startswith(f"farfield: {message}")
+    assert not (tmp_path / "untouched").exists()
     words = ["perplexity", "--books", str(tmp_path / "no"), "--documents", str(tmp_path), "--out", str(tmp_path)]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith(f"farfield: data.path: '{tmp_path}/no' does not exist.")

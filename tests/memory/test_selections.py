@@ -21,7 +21,7 @@ from farfield.architectures.ops import attention as op
 from farfield.architectures.ops.backend import choose
 from farfield.config import ConfigError, read
 from farfield.memory import KeyValueMemoryConfig, WithMemory
-from farfield.memory.search import largest
+from farfield.memory.search import LARGE, MANY, WIDE, largest
 from farfield.memory.units import asked_for
 
 LAYOUT = ("130", "-3 63 1 1 62", "100 30")
@@ -173,9 +173,46 @@ def test_a_query_asks_by_the_mean_of_its_stretch(stretch: int, sizes: list[int],
 @pytest.mark.parametrize("count", [1, 4, 30])
 def test_the_largest_are_found(columns: int, count: int) -> None:
     scores = torch.randn(2, 3, 4, columns)
+    check_largest(scores, count)
+
+
+@pytest.mark.parametrize("rows", [(1, 4, 8), (2, 2, 3)])
+@pytest.mark.parametrize("columns", [4096, 4103, 9000])
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_the_largest_of_many_are_found_by_groups(columns: int, count: int, rows: tuple[int, ...]) -> None:
+    scores = torch.randn(*rows, columns)
+    assert scores.numel() >= MANY
+    with Made() as made:
+        check_largest(scores, count)
+    assert [name for name in made.names if "amax" in name]
+
+
+def check_largest(scores: Tensor, count: int) -> None:
+    columns = scores.shape[-1]
     values, index = largest(scores, min(count, columns))
+    assert int(index.amax()) < columns
+    assert torch.equal(index.sort(-1).values.diff(dim=-1) > 0, torch.ones_like(index[..., 1:], dtype=torch.bool))
     assert torch.equal(scores.gather(-1, index), values)
     assert torch.equal(values.sort(-1).values, scores.topk(min(count, columns), -1).values.sort(-1).values)
+
+
+def test_few_queries_and_large_keys_are_found_as_many_and_small_ones_are() -> None:
+    """The product the other way round, through a window whose edge one query needs no mask for."""
+    capacity, window, width = LARGE // WIDE, 31, WIDE
+    mixer = build_mixer(
+        {"kind": "longformer", "heads": 2, "head_width": width, "window": window, "globals": 0}, 2 * width
+    )
+    memory = WithMemory(mixer, KeyValueMemoryConfig(capacity=capacity, segment=32, top=5), 2, 2 * width)  # type: ignore[arg-type]
+    queries, keys = torch.randn(1, 2, 1, width), torch.randn(1, 2, capacity + 32, width)
+    begin = 2 * capacity + 7
+    position = torch.arange(begin - keys.shape[2], begin)[None]
+    rows = Rows.at(torch.tensor([[begin]]))
+    where = memory._tokens(queries, position, torch.zeros_like(position), rows, keys.shape[2])
+    index, there = memory._select(queries, keys, where)
+    seen = (position < begin // 32 * 32) & (position >= begin // 32 * 32 - capacity) & (position < begin - window)
+    scores = (queries @ keys.transpose(-1, -2)).masked_fill(~seen[:, None, None], -torch.inf)
+    assert bool(there.all())
+    assert torch.equal(index.sort(-1).values, scores.topk(5).indices.sort(-1).values)
 
 
 # What is declared, and that the rest fails

@@ -111,11 +111,54 @@ def test_what_has_no_such_meaning_is_refused_in_one_line(kind: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_memory_refuses_and_so_does_nothing_to_keep() -> None:
-    config = {"width": 16, "depth": 1, "pattern": ["a"], "layers": {"a": {"mixer": KINDS["attention"]}}}
-    mapping = {"architecture": config, "memory": {"kind": "key_value", "segment": 4}, "vocabulary": 11}
+WINDOW = {"kind": "longformer", "heads": 2, "window": 5, "globals": 0, "conv": 0}
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("position", ["none", "original", "first"])
+@pytest.mark.parametrize("encoding", ["rope", "alibi", "none"])
+def test_a_truncated_memory_is_one_that_read_the_newest_tokens_alone(encoding: str, position: str, rows: int) -> None:
+    """Of one layer, whose keys do not depend on what is dropped; segments are counted from the first token kept."""
+    layers = {"a": {"mixer": {**WINDOW, "position": encoding}}}
+    config = {"width": 16, "depth": 1, "pattern": ["a"], "layers": layers}
+    memory = {"kind": "key_value", "segment": 3, "capacity": 30, "top": 4, "position": position}
+    model = LanguageModel(read(ModelConfig, {"architecture": config, "memory": memory, "vocabulary": 11})).double()
+    tokens, more = torch.randint(0, 11, (rows, 40)), torch.randint(0, 11, (rows, 9))
+    with torch.no_grad():
+        lengths = [40, 17][:rows]
+        column = torch.arange(40)
+        positions = torch.stack([torch.where(column < length, column, -1) for length in lengths])
+        _, state = model(tokens, positions=positions)
+        cut = truncated(model, state, 20)
+        found = []
+        for token in more.split(1, 1):
+            logits, cut = model(token, cut)
+            found.append(logits)
+        for row, length in enumerate(lengths):
+            alone = torch.cat((tokens[row : row + 1, max(0, length - 20) : length], more[row : row + 1]), 1)
+            expected = model(alone)[0][:, -9:]
+            torch.testing.assert_close(torch.cat(found, 1)[row : row + 1], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "memory", "told"),
+    [
+        (KINDS["attention"], {"segment": 4}, "without a window the open segment cannot be counted anew."),
+        (WINDOW, {"segment": 4, "initial": 4}, "units and first tokens of a document cannot be counted anew."),
+        (WINDOW, {"segment": 4, "keep": "sinks", "position": "index"}, "its state does not hold single"),
+    ],
+)
+def test_a_memory_that_cannot_be_cut_says_so(mixer: dict[str, Any], memory: dict[str, Any], told: str) -> None:
+    config = {"width": 16, "depth": 1, "pattern": ["a"], "layers": {"a": {"mixer": mixer}}}
+    mapping = {"architecture": config, "memory": {"kind": "key_value", **memory}, "vocabulary": 11}
     model = LanguageModel(read(ModelConfig, mapping))
-    with pytest.raises(ModelError, match=r"^layer 0 \(a\): its state does not hold single tokens"):
+    with pytest.raises(ModelError) as error:
         truncated(model, model.start(1), 4)
+    assert str(error.value).startswith(f"memory 'knn': {told}")
+
+
+def test_nothing_to_keep_is_refused() -> None:
+    config = {"width": 16, "depth": 1, "pattern": ["a"], "layers": {"a": {"mixer": KINDS["attention"]}}}
+    model = LanguageModel(read(ModelConfig, {"architecture": config, "memory": None, "vocabulary": 11}))
     with pytest.raises(ModelError, match=r"^truncation: 0 tokens given, at least 1 is kept\.$"):
         truncated(model, model.start(1), 0)

@@ -34,7 +34,7 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Initial(State):
-    """Keys and values (B, G, I, W) of the first I positions of each row's open document, before rotation."""
+    """Keys and values (B, G, I, W) of the first I positions of each row's open document, as the memory keeps them."""
 
     keys: Tensor
     values: Tensor

@@ -39,16 +39,15 @@ def best(
         where: which columns a query may see, and what distance adds to its scores; the scale matters to that alone.
         shared: heads agree on what their scores say on average; then H is 1 in what is returned.
     """
-    batch, heads, time = queries.shape[:3]
-    held = min(keys.shape[2], where.capacity // where.unit + 1)
-    block = max(LEAST, min(BLOCK, max(where.segment, where.capacity // 4), ROOM // max(1, batch * heads * held)))
+    time = queries.shape[2]
+    block = LEAST if time == 1 else _block(queries, keys, where)
     found = []
     for span in where.spans(time, keys.shape[2], block):
         if not span.width:
             found.append(_nothing(queries, span, count, shared))
             continue
         asking = queries if time == 1 else queries[:, :, span.at]
-        scores = _scores(asking, keys[:, :, span.columns], shared)
+        scores = _scores(asking, keys.narrow(2, span.columns.start, span.width), shared)
         if where.alibi is not None:
             added = where.alibi.added(span.at, span.columns)
             scores = scores * scale + (added.mean(1, keepdim=True) if shared else added)
@@ -68,6 +67,13 @@ def best(
     if len(found) == 1:
         return found[0]
     return torch.cat([index for index, _ in found], 2), torch.cat([there for _, there in found], 2)
+
+
+def _block(queries: Tensor, keys: Tensor, where: Written) -> int:
+    """Queries whose products are made at once: whole segments where that fits the cache."""
+    held = min(keys.shape[2], where.capacity // where.unit + 1)
+    room = ROOM // max(1, queries.shape[0] * queries.shape[1] * held)
+    return max(LEAST, min(BLOCK, max(where.segment, where.capacity // 4), room))
 
 
 def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -106,7 +112,7 @@ def _products(queries: Tensor, keys: Tensor) -> Tensor:
     """(B, G, n, S): few queries and large keys the other way round, which CPUs do up to five times as fast."""
     if queries.shape[2] < LEAST and keys.shape[3] >= WIDE and keys.shape[2] * keys.shape[3] >= LARGE:
         return (keys @ queries.transpose(-1, -2)).transpose(-1, -2).contiguous()
-    return queries @ keys.transpose(-1, -2)
+    return queries @ keys.mT
 
 
 def _nothing(queries: Tensor, span: Span, count: int, shared: bool) -> tuple[Tensor, Tensor]:

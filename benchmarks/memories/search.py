@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -94,14 +94,15 @@ def _searched(layout: str, size: int, count: int, task: Task) -> Searched:
     document = labels(rows)  # labels are made once for all layers
     position = starts + torch.arange(-past, own)
     owner, bank = torch.zeros_like(position), keys[:, :, -size:]  # as many keys as a query of the memory may read
-    where = Written(rows.positions, document, position, owner, SEGMENT, size, near=_near(layout))
-    if layout != "ragged":
-        where = replace(where, begin=begin, start=begin - past)
-    opens, closes = range(past - size - SEGMENT, past - size - SEGMENT + count), range(past, past + count)
+    told, near = (rows.positions, document, position, owner, SEGMENT, size, 1, 0), _near(layout)
+    bounds = range(past - size - SEGMENT, past - size - SEGMENT + count), range(past, past + count)
 
     def ours() -> Tensor:
-        made = replace(where) if layout != "ragged" else replace(where, opens=opens, closes=closes)
-        return best(queries, keys, task.top, made, 1.0)[0]
+        if layout == "ragged":
+            where = Written(*told, None, 0, *bounds)
+        else:
+            where = Written(*told, begin, begin - past, near=near)
+        return best(queries, keys, task.top, where, 1.0)[0]
 
     def plain() -> Tensor:
         return (queries @ bank.transpose(-1, -2)).topk(task.top, dim=-1).indices

@@ -49,7 +49,8 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, maker: str) -> None:
 def load_state(file: Path, like: S, maker: str = "") -> S:
     """The state in `file`, built as `like` is: the empty state of the same model, on the device of `like`.
 
-    Two models may have states of the same shapes: only a `maker`, given here and when it was saved, tells them apart.
+    Two models may have states of the same shapes: only a `maker` tells them apart. Where one is given here, a file that
+    was saved with another or without any is refused.
 
     Raises:
         ModelError: no such file, a damaged one, or the state of another model.
@@ -78,7 +79,7 @@ def load_tensors(file: Path, maker: str, what: str, do: str) -> dict[str, Tensor
         raise ModelError(f"{file}: cut short or damaged; {do} anew.") from None
     if said.get(CHECKSUM) != checksum(tensors):
         raise ModelError(f"{file}: damaged: its checksum does not fit; {do} anew.")
-    if maker and said.get(MAKER) and said[MAKER] != maker:
+    if maker and said.get(MAKER) != maker:
         raise ModelError(f"{file}: {what} of another model, or of other settings or weights; {do} anew.")
     return tensors
 

@@ -45,6 +45,8 @@ __all__ = [
     "fingerprint",
 ]
 
+STATES = 2  # counts up where states of the same settings come to mean something else
+
 
 class ModelConfig(Config):
     """All that it takes to build the model again."""
@@ -409,9 +411,6 @@ class LanguageModel(nn.Module):
             raise ModelError(f"tokens: {tokens.shape[0]} rows given, but the state has {state.position.shape[0]}.")
         if kinds(state.layers) != self._state_kinds:
             raise ModelError("state: made by a model of other layers.")
-
-
-STATES = 2  # counts up where states of the same settings mean something else than before
 
 
 def fingerprint(model: LanguageModel) -> str:

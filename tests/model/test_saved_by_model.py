@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import farfield
+from farfield.architectures.saved_state import save_state
 from farfield.config import ModelError
 from farfield.generation import TextModel
+from farfield.model import fingerprint
 
 OVERRIDES = ["width=32", "depth=1"]
 
@@ -64,6 +66,19 @@ def test_other_weights_are_told(tmp_path: Path) -> None:
         ModelError, match=r"the state of another model, or of other settings or weights; prefill anew\.$"
     ):
         remembering("knn", "segment=8", seed=1).load_state(path)
+
+
+@pytest.mark.parametrize("maker", ["", "older"])
+def test_states_that_meant_something_else_are_told(maker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an earlier version, whether files then said whose they were or not."""
+    model = remembering("xl", "segment=8")
+    _, state = model(torch.arange(80)[None] % 7)
+    path = tmp_path / "state.safetensors"
+    with monkeypatch.context() as before:
+        before.setattr("farfield.model.STATES", 1)
+        save_state(state, path, maker and fingerprint(model.model))
+    with pytest.raises(ModelError, match=r"the state of another model, or of other settings or weights; prefill anew"):
+        model.load_state(path)
 
 
 def test_a_file_cut_short_is_told(tmp_path: Path) -> None:

@@ -65,3 +65,17 @@ def test_of_equal_scores_the_earliest_win(dtype: torch.dtype) -> None:
     assert index.tolist() == [6, 0, 2, 3, 4]
     assert torch.equal(values, scores[index])
     assert coarse(torch.tensor([-torch.inf, torch.inf, 0.0])).tolist() == [-torch.inf, torch.inf, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", [1, 5, 300])
+def test_the_earliest_are_those_of_a_stable_sort(columns: int, dtype: torch.dtype) -> None:
+    """Of scores of all sizes and signs, many of them equal, infinite or zeros of either sign."""
+    scores = (torch.randn(3, 4, columns, dtype=torch.float64) * 10.0 ** torch.arange(-3, 6, 3)[:, None, None]).to(dtype)
+    if columns > 9:
+        scores[..., ::3] = scores[..., :1]
+        scores[..., 4:9] = torch.tensor([-torch.inf, 0.0, -0.0, torch.inf, -torch.inf], dtype=dtype)
+    for count in {1, min(7, columns), columns}:
+        values, index = earliest(scores, count)
+        assert torch.equal(index, coarse(scores).argsort(dim=-1, descending=True, stable=True)[..., :count])
+        assert torch.equal(values, scores.gather(-1, index))

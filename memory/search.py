@@ -58,7 +58,8 @@ def best(
             begin = edge.start - span.columns.start
             scores[..., begin : begin + edge.stop - edge.start].masked_fill_(~visible, -math.inf)
         # Tokens of equal keys have equal values, and either will do; units of equal keys are different tokens.
-        values, index = (largest if where.unit == 1 else earliest)(scores, min(count, span.width))
+        choose = largest if where.unit == 1 or count >= span.width else earliest
+        values, index = choose(scores, min(count, span.width))
         there = values != -math.inf if span.edges else torch.ones_like(index, dtype=torch.bool)
         if index.shape[-1] < count:
             missing = (0, count - index.shape[-1])

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +22,13 @@ from types import TracebackType
 import numpy as np
 
 from farfield.config import ConfigError, IndexingError, read, unknown
-from farfield.progress import say
 from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.fusion import Fused, best, fuse, ranked
+from farfield.retrieval.held import Held
 from farfield.retrieval.settings import EmbedderConfig, RetrievalConfig
 from farfield.retrieval.store import DATABASE, Passage, Snapshot, Store
-from farfield.retrieval.vectors import VECTORS, UnusableError, Vectors, load, make, rebuilt, renew
+from farfield.retrieval.vectors import VECTORS
 from farfield.retrieval.words import BAG, bag, words
-from farfield.retrieval.writing import LockedError, lock
 
 __all__ = ["Answer", "Hit", "Index", "IndexStats", "open_index"]
 
@@ -93,22 +90,16 @@ class IndexStats:
 
 
 class Index:
-    """A folder with documents and their vectors, open for search from any number of threads.
-
-    `notices` holds a line for each time that the vectors had to be rebuilt since it was opened.
-    """
+    """A folder with documents and their vectors, open for search from any number of threads."""
 
     def __init__(self, folder: Path, name: str, settings: RetrievalConfig, embedder: Embedder | None) -> None:
         self.folder, self.name, self.settings = folder, name, settings
-        self.notices: tuple[str, ...] = ()
         self._store = Store(folder, name)
-        self._vectors: Vectors | None = None
-        self._renewing = threading.Lock()
-        self._process = os.getpid()
         with self._store.reading() as snapshot:
             self.embedder = _embedder(snapshot, name, embedder)
+            self._held = Held(folder, name, self.embedder)
             if settings.search != "lexical":
-                self._current(snapshot)
+                self._held.current(snapshot)
 
     def __enter__(self) -> Index:
         return self
@@ -117,6 +108,11 @@ class Index:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """A line for each time that the vectors had to be rebuilt since it was opened."""
+        return self._held.notices
 
     def close(self) -> None:
         """Closes the database. A search afterwards opens it again."""
@@ -161,7 +157,7 @@ class Index:
         """What each list finds: (chunk, score), the best first."""
         asked, found = words(question), {}
         if self.settings.search != "lexical":
-            flat = self._current(snapshot).flat
+            flat = self._held.current(snapshot).flat
             clock.stop("load")
             bagged = bag(asked)
             frequencies = snapshot.frequencies(np.frombuffer(bagged, BAG)["term"].tolist())
@@ -184,36 +180,6 @@ class Index:
         chosen = fuse(lists, weights, places, self.settings.constant)[:k]
         passages = snapshot.passages([one.chunk for one in chosen])
         return [_hit(one, passage) for one, passage in zip(chosen, passages, strict=True)]
-
-    def _current(self, snapshot: Snapshot) -> Vectors:
-        """Vectors for a snapshot; see the head of this file for when they may be of another generation."""
-        if self._process != os.getpid():
-            self._process, self._renewing = os.getpid(), threading.Lock()
-        held = self._vectors
-        if held and held.fits(snapshot.state):
-            return held
-        with self._renewing:
-            self._vectors = self._renewed(snapshot, self._vectors)
-            return self._vectors
-
-    def _renewed(self, snapshot: Snapshot, held: Vectors | None) -> Vectors:
-        """The vectors on the disk; where they are of no use, new ones; while somebody else writes, what there is."""
-        with suppress(UnusableError):
-            stored = load(self.folder, snapshot.state, self.embedder, held)
-            if stored.generation >= snapshot.state.generation:
-                return stored
-            held = stored
-        try:
-            with lock(self.folder, self.name):
-                began = time.monotonic()
-                made, reason = renew(self.folder, snapshot, self.embedder, held)
-        except LockedError:
-            return held or make(snapshot, self.embedder)
-        if reason:
-            notice = rebuilt(self.name, reason, made, time.monotonic() - began)
-            self.notices += (notice,)
-            say(notice)
-        return made
 
 
 class _Clock:

@@ -34,7 +34,7 @@ __all__ = ["DATABASE", "Passage", "Place", "Snapshot", "State", "Store", "connec
 
 DATABASE = "documents.sqlite"
 APPLICATION = 0x46524644
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
 QUESTION_WORDS = 64
 DAMAGE = ("malformed", "not a database", "corrupt", "decode", "constructor failed", "no such table", "constraint")

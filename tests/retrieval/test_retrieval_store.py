@@ -27,7 +27,7 @@ def test_the_database_is_as_it_is_described(documents: Path, fill: Ingest, root:
         pragmas = {
             name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "user_version")
         }
-        assert pragmas == {"journal_mode": "wal", "user_version": 1}
+        assert pragmas == {"journal_mode": "wal", "user_version": 2}
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         assert connection.execute("SELECT generation, documents, chunks FROM state").fetchone() == (1, 4, 7)
     connection.close()
@@ -147,7 +147,7 @@ def test_a_database_of_another_schema(documents: Path, fill: Ingest, root: str) 
     connection = sqlite3.connect(database(root))
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    line = "index 'test' has schema 9; this version reads 1. Ingest into a new index."
+    line = "index 'test' has schema 9; this version reads 2. Ingest into a new index."
     assert failure(root) == line
     with pytest.raises(IndexingError, match=r"^index 'test' has schema 9"):
         fill(documents)

@@ -43,12 +43,16 @@ FENCE = re.compile(r" {0,3}(`{3,}(?!.*`)|~{3,})")
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a text and the headings above it (`Handbook > Leave`, empty where there are none)."""
+    """A piece of a text and the headings above it (`Handbook > Leave`, empty where there are none).
+
+    `page` is the page on which it begins, from 1, in a text that has pages.
+    """
 
     start: int
     end: int
     heading: str
     text: str
+    page: int | None = None
 
 
 @dataclass(frozen=True)

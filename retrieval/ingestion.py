@@ -19,10 +19,11 @@ from pathlib import Path
 from farfield.config import DataError
 from farfield.progress import Bar, say
 from farfield.retrieval.chunks import VERSION, cut
+from farfield.retrieval.digests import content, digest
 from farfield.retrieval.documents import Document, Found, Skipped, find, read_documents, require_files
 from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.settings import IngestConfig
-from farfield.retrieval.store import DATABASE, Store, digest
+from farfield.retrieval.store import DATABASE, Store
 from farfield.retrieval.vectors import MISSING, OLDER, rebuilt, renew
 from farfield.retrieval.writing import Finish, Put, Writer
 
@@ -235,7 +236,7 @@ class _Ingest:
                 self.unchanged += 1
                 continue
             chunks = cut(item.text, self._chunk, item.markdown)
-            self._waiting.append(Put(path, item.key, item.title, mark, chunks))
+            self._waiting.append(Put(path, item.key, item.title, mark, chunks, content=content(item.text)))
             self._characters += len(item.text)
             if len(self._waiting) >= GROUP_DOCUMENTS or self._characters >= GROUP_CHARACTERS:
                 self._write(bar)

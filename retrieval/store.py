@@ -2,8 +2,10 @@
 
     state        one row: identity, embedder, generation (grows with every change), totals
     files        path, digest of its bytes and of the settings it was cut with (none while it is being stored)
-      documents  key within the file, title, digest
-        chunks   span, heading, text, bag of words, the embedder's own bytes, digest of all of these
+      documents  key within the file, title, digest, kind, metadata (JSON), length, digest of the content
+        chunks   span, page, heading, text, bag of words, the embedder's own bytes, digest of all of these
+        spares   of a duplicate, in place of chunks: what they will be when its original is gone
+        facts    the metadata again, by name and value, for filters
     terms        term -> in how many chunks it occurs
     lexicon      full-text index (FTS5, BM25, Porter stems) over the words of each chunk; its rowid is the chunk's id
 
@@ -13,7 +15,7 @@ Chunk ids are never used twice, so an id from an older generation is either the 
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import os
 import sqlite3
@@ -27,10 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 from farfield.config import IndexingError
+from farfield.retrieval.digests import digest
 from farfield.retrieval.embedders import Kept
+from farfield.retrieval.filters import Filter, Metadata, condition
 from farfield.retrieval.words import Frequencies, term
 
-__all__ = ["DATABASE", "Passage", "Place", "Snapshot", "State", "Store", "connect", "digest", "guard"]
+__all__ = ["DATABASE", "Duplicate", "Passage", "Place", "Snapshot", "State", "Store", "connect", "guard"]
 
 DATABASE = "documents.sqlite"
 APPLICATION = 0x46524644
@@ -46,10 +50,17 @@ CREATE TABLE state (
 CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, digest BLOB);
 CREATE TABLE documents (
     id INTEGER PRIMARY KEY, file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE,
-    key TEXT NOT NULL, title TEXT NOT NULL, digest BLOB NOT NULL, UNIQUE (file, key));
+    key TEXT NOT NULL, title TEXT NOT NULL, digest BLOB NOT NULL, kind TEXT NOT NULL, metadata TEXT NOT NULL,
+    length INTEGER NOT NULL, content BLOB, original INTEGER, UNIQUE (file, key));
+CREATE INDEX contents ON documents (content) WHERE content IS NOT NULL;
+CREATE TABLE facts (
+    name TEXT NOT NULL, value TEXT NOT NULL, document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
+    PRIMARY KEY (name, value, document)) WITHOUT ROWID;
+CREATE INDEX fact_documents ON facts (document);
+CREATE TABLE spares (document INTEGER PRIMARY KEY REFERENCES documents ON DELETE CASCADE, chunks BLOB NOT NULL);
 CREATE TABLE chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
-    start INTEGER NOT NULL, "end" INTEGER NOT NULL, heading TEXT NOT NULL, text TEXT NOT NULL,
+    start INTEGER NOT NULL, "end" INTEGER NOT NULL, page INTEGER, heading TEXT NOT NULL, text TEXT NOT NULL,
     bag BLOB NOT NULL, extra BLOB, digest BLOB NOT NULL, UNIQUE (document, start));
 CREATE TABLE terms (term INTEGER PRIMARY KEY, chunks INTEGER NOT NULL);
 CREATE VIRTUAL TABLE lexicon USING fts5 (words, tokenize = 'porter unicode61 remove_diacritics 0');
@@ -80,7 +91,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Passage:
-    """A chunk as it is shown: characters `start` to `end` of the document `key` in the file `path`."""
+    """A chunk as it is shown: characters `start` to `end` of the document `key` in the file `path`.
+
+    `page` is the page on which it begins, from 1, where its document has pages.
+    """
 
     path: str
     key: str
@@ -89,13 +103,21 @@ class Passage:
     start: int
     end: int
     text: str
+    page: int | None
+    metadata: Metadata
 
 
-def digest(*fields: object) -> bytes:
-    """16 bytes that change with any of `fields` (bytes as they are, others as text)."""
-    parts = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
-    lengths = np.array([len(part) for part in parts], "<i8").tobytes()
-    return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
+class Duplicate(NamedTuple):
+    """A document with the same content as another, its original, by whose chunks it is found."""
+
+    path: str
+    key: str
+    original_path: str
+    original_key: str
+
+    def __str__(self) -> str:
+        mine, theirs = (f"{path}#{key}" if key else path for path, key in (self[:2], self[2:]))
+        return f"{mine} is the same as {theirs}"
 
 
 @contextmanager
@@ -171,13 +193,13 @@ class Snapshot:
     def frequencies(self, terms: Iterable[int] | None = None) -> Frequencies:
         """In how many chunks each of `terms` occurs, or each term that there is."""
         if terms is None:
-            rows = self._connection.execute("SELECT term, chunks FROM terms ORDER BY term").fetchall()
+            rows = self._connection.execute("SELECT term, chunks FROM terms ORDER BY term")
         else:
             rows = self._connection.execute(
                 "SELECT term, chunks FROM terms WHERE term IN (SELECT value FROM json_each(?)) ORDER BY term",
                 (json.dumps(list(terms)),),
-            ).fetchall()
-        table = np.array(rows, np.int64) if rows else np.zeros((0, 2), np.int64)
+            )
+        table = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 2)
         return Frequencies(self.state.chunks, table[:, 0].copy(), table[:, 1].copy())
 
     def order(self) -> npt.NDArray[np.int64]:
@@ -192,11 +214,11 @@ class Snapshot:
     def kept(self, ids: Sequence[int]) -> list[Kept]:
         """What is kept of the chunks `ids`, in their order."""
         rows = self._connection.execute(
-            'SELECT id, digest, start, "end", heading, text, bag, extra FROM chunks'
+            'SELECT id, digest, start, "end", page, heading, text, bag, extra FROM chunks'
             " WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
         )
-        found = {row[0]: Kept(row[6], row[7]) for row in rows if self._sound(row[1], row[2:])}
+        found = {row[0]: Kept(row[7], row[8]) for row in rows if self._sound(row[1], row[2:])}
         return [found[one] for one in ids]
 
     def lexical(self, words: Sequence[str], count: int) -> list[tuple[int, float]]:
@@ -231,18 +253,47 @@ class Snapshot:
     def passages(self, ids: Sequence[int]) -> list[Passage]:
         """The chunks `ids` in their order."""
         rows = self._connection.execute(
-            'SELECT chunks.id, chunks.digest, chunks.start, chunks."end", chunks.heading, chunks.text, chunks.bag,'
-            " chunks.extra, files.path, documents.key, documents.title FROM chunks"
+            'SELECT chunks.id, chunks.digest, chunks.start, chunks."end", chunks.page, chunks.heading, chunks.text,'
+            " chunks.bag, chunks.extra, files.path, documents.key, documents.title, documents.metadata FROM chunks"
             " JOIN documents ON documents.id = chunks.document JOIN files ON files.id = documents.file"
             " WHERE chunks.id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
         )
-        found = {
-            row[0]: Passage(row[8], row[9], row[10], heading=row[4], start=row[2], end=row[3], text=row[5])
-            for row in rows
-            if self._sound(row[1], row[2:8])
-        }
+        found = {row[0]: _passage(*row[2:]) for row in rows if self._sound(row[1], row[2:9])}
         return [found[one] for one in ids]
+
+    def matching(self, where: Filter) -> npt.NDArray[np.int64]:
+        """The ids (chunks,) of all chunks of the documents that `where` means, ascending.
+
+        A duplicate has no chunks: where one is meant, they are those of its original.
+
+        Raises:
+            ConfigError: a value in `where` is of no kind that can be compared.
+        """
+        sql, parameters = condition(where)
+        rows = self._connection.execute(
+            "SELECT id FROM chunks WHERE document IN (SELECT coalesce(original, documents.id)"
+            f" FROM documents JOIN files ON files.id = file WHERE {sql}) ORDER BY id",
+            parameters,
+        )
+        return np.fromiter((row[0] for row in rows), np.int64)
+
+    def meant(self, where: Filter) -> list[tuple[str, str]]:
+        """The documents (path, key) that `where` means, sorted."""
+        sql, parameters = condition(where)
+        rows = self._connection.execute(
+            f"SELECT path, key FROM documents JOIN files ON files.id = file WHERE {sql} ORDER BY path, key", parameters
+        )
+        return rows.fetchall()
+
+    def duplicates(self) -> list[Duplicate]:
+        """All documents that are stored as duplicates of others, by path and key."""
+        rows = self._connection.execute(
+            "SELECT files.path, documents.key, f.path, d.key FROM documents JOIN files ON files.id = documents.file"
+            " JOIN documents d ON d.id = documents.original JOIN files f ON f.id = d.file"
+            " ORDER BY files.path, documents.key"
+        )
+        return [Duplicate(*row) for row in rows]
 
     def files(self) -> dict[str, bytes | None]:
         """The digest of each stored file, by path; None for one that was not stored to its end."""
@@ -263,6 +314,22 @@ class Snapshot:
         if digest(*fields) != expected:
             raise _damaged(self._name, "a stored passage does not fit its checksum")
         return True
+
+
+def _passage(
+    start: int,
+    end: int,
+    page: int | None,
+    heading: str,
+    text: str,
+    bag: bytes,
+    extra: bytes | None,
+    path: str,
+    key: str,
+    title: str,
+    metadata: str,
+) -> Passage:
+    return Passage(path, key, title, heading, start, end, text, page, json.loads(metadata))
 
 
 class Store:

@@ -7,11 +7,13 @@ file held exclusively: the one kind of lock that the standard library has on eve
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -20,8 +22,10 @@ import numpy.typing as npt
 
 from farfield.config import IndexingError
 from farfield.retrieval.chunks import Chunk
+from farfield.retrieval.digests import digest
 from farfield.retrieval.embedders import Embedder
-from farfield.retrieval.store import SCHEMA, Snapshot, check_schema, connect, digest, guard
+from farfield.retrieval.filters import Metadata, facts
+from farfield.retrieval.store import SCHEMA, Snapshot, check_schema, connect, guard
 from farfield.retrieval.words import BAG, bag, words
 
 __all__ = ["Changes", "Finish", "LockedError", "Put", "Writer", "lock"]
@@ -31,13 +35,23 @@ LOCK = "writer.lock"
 
 @dataclass(frozen=True)
 class Put:
-    """Store a document, in place of the one that has its file and key."""
+    """Store a document, in place of the one that has its file and key.
+
+    Attributes:
+        digest: changes with anything that would store it otherwise.
+        content: the same for the same text (`digests.content`): of several documents that share it, the first by path
+            and key is searched, and the others are its duplicates. None: it is searched in any case.
+        metadata: what filters find it by.
+    """
 
     path: str
     key: str
     title: str
     digest: bytes
     chunks: Sequence[Chunk]
+    kind: str = "text"
+    metadata: Metadata = field(default_factory=dict)
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -126,13 +140,15 @@ class Writer:
 
     def apply(self, operations: Sequence[Put | Finish]) -> Changes:
         """Carries out `operations` in one transaction. When this returns, they are on the disk."""
-        puts = [operation for operation in operations if isinstance(operation, Put)]
-        entries = iter(self._entries(puts))
+        with guard(self.name):
+            first = set(map(id, self._firsts(operations)))
+        puts = [operation for operation in operations if isinstance(operation, Put) and id(operation) in first]
+        entries = dict(zip(map(id, puts), self._entries(puts), strict=True))
         with guard(self.name), self._transaction():
-            change = _Change(self._connection)
+            change = _Change(self._connection, self._entries)
             for operation in operations:
                 if isinstance(operation, Put):
-                    change.put(operation, next(entries))
+                    change.put(operation, entries.get(id(operation)))
                 else:
                     change.finish(operation)
             return change.settle()
@@ -168,6 +184,24 @@ class Writer:
             self._connection.rollback()
             raise
 
+    def _firsts(self, operations: Sequence[Put | Finish]) -> Iterator[Put]:
+        """The documents whose content no other has: only these need to be embedded at once."""
+        seen: set[bytes] = set()
+        for one in operations:
+            if not isinstance(one, Put):
+                continue
+            if one.content is None or (one.content not in seen and not self._has_other(one)):
+                yield one
+            seen.add(one.content or b"")
+
+    def _has_other(self, document: Put) -> bool:
+        """Whether another document of the same content is stored."""
+        row = self._connection.execute(
+            "SELECT 1 FROM documents JOIN files ON files.id = file WHERE content = ? AND NOT (path = ? AND key = ?)",
+            (document.content, document.path, document.key),
+        ).fetchone()
+        return row is not None
+
     def _entries(self, puts: Sequence[Put]) -> list[list[Entry]]:
         """The chunks of each document, counted and embedded; a chunk's words include those of what stands above it."""
         chunks = [(put, chunk) for put in puts for chunk in put.chunks]
@@ -182,8 +216,11 @@ class Writer:
 class _Change:
     """One transaction's worth of changes, and what they add up to."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: sqlite3.Connection, entries: Callable[[Sequence[Put]], Sequence[Sequence[Entry]]]
+    ) -> None:
+        self._connection, self._entries = connection, entries
+        self._shared: set[bytes] = set()
         self._files: dict[str, int] = {}
         self._chunks: list[tuple[object, ...]] = []
         self._words: list[tuple[int, str]] = []
@@ -193,8 +230,8 @@ class _Change:
         last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
         self._last = int(last[0]) if last else 0
 
-    def put(self, document: Put, entries: Iterable[Entry]) -> None:
-        """Stores a document; its file counts as unfinished from here on."""
+    def put(self, document: Put, entries: Sequence[Entry] | None) -> None:
+        """Stores a document, as a spare if there are no `entries`; its file counts as unfinished from here on."""
         file = self._file(document.path)
         old = self._connection.execute(
             "SELECT id FROM documents WHERE file = ? AND key = ?", (file, document.key)
@@ -204,12 +241,21 @@ class _Change:
             self._replaced += 1
         else:
             self._added += 1
+        fields = (document.key, document.title, document.digest, document.kind, json.dumps(dict(document.metadata)))
+        length = document.chunks[-1].end if document.chunks else 0
         number = self._connection.execute(
-            "INSERT INTO documents (file, key, title, digest) VALUES (?, ?, ?, ?)",
-            (file, document.key, document.title, document.digest),
+            "INSERT INTO documents (file, key, title, digest, kind, metadata, length, content)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (file, *fields, length, document.content),
         ).lastrowid
-        for entry in entries:
-            self._chunk(number, entry)
+        self._connection.executemany(
+            "INSERT INTO facts VALUES (?, ?, ?)", [(*fact, number) for fact in facts(document.metadata)]
+        )
+        if entries is None:
+            self._spare(number, document.chunks)
+            self._shared.add(document.content or b"")
+        else:
+            self._fill(number, entries)
 
     def finish(self, file: Finish) -> None:
         """Removes the documents that a file no longer holds, and a file that holds none."""
@@ -227,12 +273,9 @@ class _Change:
 
     def settle(self) -> Changes:
         """Writes the chunks, and brings frequencies, totals and the generation up to date."""
-        self._connection.executemany(
-            'INSERT INTO chunks (id, document, start, "end", heading, text, bag, extra, digest)'
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            self._chunks,
-        )
-        self._connection.executemany("INSERT INTO lexicon (rowid, words) VALUES (?, ?)", self._words)
+        for content in sorted(self._shared):
+            self._choose(content)
+        self._flush()
         for bags, sign in ((self._new, 1), (self._old, -1)):
             terms, counts = np.unique(_terms(bags), return_counts=True)
             self._connection.executemany(
@@ -248,6 +291,56 @@ class _Change:
             )
         return Changes(self._added, self._replaced, self._removed)
 
+    def _flush(self) -> None:
+        """Writes the chunks that wait."""
+        self._connection.executemany(
+            'INSERT INTO chunks (id, document, start, "end", page, heading, text, bag, extra, digest)'
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._chunks,
+        )
+        self._connection.executemany("INSERT INTO lexicon (rowid, words) VALUES (?, ?)", self._words)
+        self._chunks, self._words = [], []
+
+    def _choose(self, content: bytes) -> None:
+        """Of the documents with one content, lets the first by path and key be searched, and no other."""
+        rows = self._connection.execute(
+            "SELECT documents.id, path, key, title, spares.chunks FROM documents JOIN files ON files.id = file"
+            " LEFT JOIN spares ON spares.document = documents.id WHERE content = ? ORDER BY path, key",
+            (content,),
+        ).fetchall()
+        if not rows:
+            return
+        first = rows[0][0]
+        for number in [row[0] for row in rows[1:] if row[4] is None]:
+            self._flush()
+            self._spare(number, self._chunks_of(number))
+            self._empty(number)
+        if rows[0][4] is not None:
+            self._wake(*rows[0])
+        self._connection.execute(
+            "UPDATE documents SET original = nullif(?, id) WHERE content = ? AND original IS NOT nullif(?, id)",
+            (first, content, first),
+        )
+
+    def _wake(self, number: int, path: str, key: str, title: str, packed: bytes) -> None:
+        """A spare becomes a document that is searched."""
+        chunks = [Chunk(*fields) for fields in json.loads(zlib.decompress(packed))]
+        (entries,) = self._entries([Put(path, key, title, b"", chunks)])
+        self._connection.execute("DELETE FROM spares WHERE document = ?", (number,))
+        self._fill(number, entries)
+
+    def _spare(self, document: int | None, chunks: Sequence[Chunk]) -> None:
+        """Keeps the chunks of a document where no search finds them."""
+        fields = [(one.start, one.end, one.heading, one.text, one.page) for one in chunks]
+        packed = zlib.compress(json.dumps(fields, ensure_ascii=False).encode(), 1)
+        self._connection.execute("INSERT INTO spares VALUES (?, ?)", (document, packed))
+
+    def _chunks_of(self, document: int) -> list[Chunk]:
+        rows = self._connection.execute(
+            'SELECT start, "end", heading, text, page FROM chunks WHERE document = ? ORDER BY start', (document,)
+        )
+        return [Chunk(*row) for row in rows]
+
     def _file(self, path: str) -> int:
         """The id of a file, which is marked as unfinished."""
         if path not in self._files:
@@ -257,19 +350,30 @@ class _Change:
             self._files[path] = int(row[0])
         return self._files[path]
 
-    def _chunk(self, document: int | None, entry: Entry) -> None:
-        self._last += 1
-        chunk = entry.chunk
-        fields = (chunk.start, chunk.end, chunk.heading, chunk.text, entry.bag, entry.extra)
-        self._chunks.append((self._last, document, *fields, digest(*fields)))
-        self._words.append((self._last, entry.words))
-        self._new.append(entry.bag)
+    def _fill(self, document: int | None, entries: Iterable[Entry]) -> None:
+        """Lists the chunks of a document to be written."""
+        for entry in entries:
+            self._last += 1
+            chunk = entry.chunk
+            fields = (chunk.start, chunk.end, chunk.page, chunk.heading, chunk.text, entry.bag, entry.extra)
+            self._chunks.append((self._last, document, *fields, digest(*fields)))
+            self._words.append((self._last, entry.words))
+            self._new.append(entry.bag)
 
     def _drop(self, document: int) -> None:
+        """Deletes a document. If others share its content, one of them is searched in its place when all is settled."""
+        self._empty(document)
+        content = self._connection.execute("SELECT content FROM documents WHERE id = ?", (document,)).fetchone()[0]
+        if content is not None:
+            self._shared.add(content)
+        self._connection.execute("DELETE FROM documents WHERE id = ?", (document,))
+
+    def _empty(self, document: int) -> None:
+        """Deletes the chunks of a document."""
         rows = self._connection.execute("SELECT id, bag FROM chunks WHERE document = ?", (document,)).fetchall()
         self._old.extend(row[1] for row in rows)
         self._connection.executemany("DELETE FROM lexicon WHERE rowid = ?", [row[:1] for row in rows])
-        self._connection.execute("DELETE FROM documents WHERE id = ?", (document,))
+        self._connection.execute("DELETE FROM chunks WHERE document = ?", (document,))
 
 
 def _terms(bags: Sequence[bytes]) -> npt.NDArray[np.int64]:

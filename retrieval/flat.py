@@ -1,103 +1,117 @@
-"""The one place that touches FAISS: exact inner-product search over vectors that carry their own ids.
+"""Exact search: every vector is compared with the question.
 
-`IndexIDMap2` over `IndexFlatIP`, and nothing else: over inverted lists the same wrapper returns wrong ids after a
-removal, without an error (faiss#4656). Everything FAISS would take without a word is checked before it is called.
-
-FAISS is loaded when the first index is. Searches go one question at a time, which starts no threads in FAISS; so a
-process that is forked off after a search can search too (faiss#5206 hangs otherwise).
+`IndexFlatIP`, whose rows FAISS numbers anew after a removal, with our own map from rows to ids. In a file the index is
+followed by the ids of its rows, 8 bytes each, little-endian.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from farfield.config import IndexingError
 from farfield.retrieval.embedders import Matrix
+from farfield.retrieval.faiss_library import chosen_rows, library, read_index, write_index
+from farfield.retrieval.row_ids import RowIds
+from farfield.retrieval.vector_store import Found, Ids, checked_count, checked_rows, ordered, widened
 
-__all__ = ["Flat", "faiss_version"]
-
-BLOCK = 1 << 20
-
-
-def _faiss() -> ModuleType:
-    try:
-        return importlib.import_module("faiss")
-    except ImportError as error:
-        raise IndexingError(
-            f"an index needs FAISS, which cannot be loaded ({error}). Install it with: pip install 'farfield[cpu]'"
-        ) from error
-
-
-def faiss_version() -> str:
-    """The version of FAISS in use."""
-    return str(_faiss().__version__)
+__all__ = ["Flat"]
 
 
 class Flat:
-    """Vectors (count, dimension), each with an id of its own."""
+    """Vectors (count, dimension), each with an id of its own; float32."""
 
     def __init__(self, dimension: int) -> None:
-        faiss = _faiss()
-        self._index: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimension))
+        self._index: Any = library().IndexFlatIP(dimension)
+        self._rows = RowIds()
 
     @property
     def count(self) -> int:
         """How many vectors there are."""
-        return int(self._index.ntotal)
+        return self._rows.live
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
         return int(self._index.d)
 
-    def add(self, ids: npt.NDArray[np.int64], rows: Matrix) -> None:
-        """Adds `rows` (n, dimension) under `ids` (n,), which must be new: FAISS keeps twins without a word."""
-        self._check(rows)
-        if ids.shape != rows.shape[:1]:
-            raise IndexingError(f"{ids.size} ids for {rows.shape[0]} vectors.")
-        self._index.add_with_ids(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(ids, np.int64))
+    @property
+    def ids(self) -> Ids:
+        """The ids (count,), in no order."""
+        return self._rows.ids
 
-    def search(self, question: Matrix, count: int) -> list[tuple[int, float]]:
-        """The nearest vectors to `question` (1, dimension) as (id, inner product), the best first, `count` at most."""
-        self._check(question)
-        count = min(count, self.count)
-        if count < 1:
-            return []
-        scores, ids = self._index.search(np.ascontiguousarray(question, np.float32), count)
-        return [(int(one), float(score)) for one, score in zip(ids[0], scores[0], strict=True) if one >= 0]
+    def add(self, ids: Ids, rows: Matrix) -> None:
+        """See `VectorStore.add`."""
+        rows = checked_rows(rows, self.dimension)
+        ids = self._rows.check_new(ids, len(rows))
+        self._index.add(rows)
+        self._rows.append(ids)
+
+    def remove(self, ids: Ids) -> int:
+        """See `VectorStore.remove`. All vectors behind the first that goes are moved."""
+        rows = self._rows.rows(np.unique(np.asarray(ids, np.int64)))
+        rows = rows[rows >= 0]
+        if rows.size:
+            self._index.remove_ids(chosen_rows(rows, self.count))
+            self._rows.close(rows)
+        return rows.size
+
+    def search(self, questions: Matrix, k: int, among: Ids | None = None) -> Found:
+        """See `VectorStore.search`. Up to 19 questions at once are answered as each alone, to the last bit.
+
+        More of them go through a matrix product, which may round otherwise.
+        """
+        questions = checked_rows(questions, self.dimension)
+        allowed = None if among is None else self._rows.rows(np.asarray(among, np.int64))
+        allowed = allowed if allowed is None else allowed[allowed >= 0]
+        there = self.count if allowed is None else allowed.size
+        asked = min(checked_count(k) + 1, there)  # one more shows whether the last ties with what is left out
+        if not len(questions) or not asked or not k:
+            return widened(Found(*_nothing(len(questions))), k)
+        parameters = None
+        if allowed is not None:
+            parameters = library().SearchParameters(sel=chosen_rows(allowed, self.count))
+        scores, rows = self._index.search(questions, asked, params=parameters)
+        found = ordered(scores, self._rows.of(rows))
+        if asked > k:
+            self._settle(found, questions, k, parameters)
+        return widened(found, k)
+
+    def _settle(self, found: Found, questions: Matrix, k: int, parameters: Any) -> None:
+        """Where the last of `k` ties with one that is left out, all that tie are looked at: the lowest ids stay."""
+        open_ties = np.flatnonzero(found.scores[:, k] == found.scores[:, k - 1])
+        for one in open_ties:
+            last = float(found.scores[one, k - 1])
+            below = last - 1e-6 * abs(last) - float(np.finfo(np.float32).tiny)
+            _, scores, rows = self._index.range_search(questions[one : one + 1], below, params=parameters)
+            ids = self._rows.of(rows)
+            order = np.lexsort((ids, -scores))[: k + 1]
+            if order.size > k:
+                found.scores[one], found.ids[one] = scores[order], ids[order]
 
     def write(self, sink: Callable[[bytes], object]) -> None:
-        """Hands the index to `sink`, block by block."""
-        faiss = _faiss()
-        faiss.write_index(self._index, faiss.PyCallbackIOWriter(sink, BLOCK))
+        """See `FileStore.write`."""
+        write_index(self._index, sink)
+        self._rows.write(sink)
 
     @classmethod
-    def read(cls, source: Callable[[int], bytes]) -> Flat:
-        """The index that `write` wrote; `source` returns up to so many bytes.
+    def read(cls, source: Callable[[int], bytes], size: int) -> Flat:
+        """The store that `write` wrote; `source` returns up to so many bytes of the `size` that there are.
 
         Raises:
-            ValueError: these bytes are no such index.
+            ValueError: these bytes are no such store.
         """
-        faiss = _faiss()
-        try:
-            index = faiss.read_index(faiss.PyCallbackIOReader(source, BLOCK))
-        except RuntimeError as error:
-            raise ValueError(f"FAISS cannot read it: {error}") from error
-        inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexIDMap2) else None
-        if not isinstance(inner, faiss.IndexFlat) or inner.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise ValueError("not a flat inner-product index with ids")
+        faiss = library()
+        index = read_index(source, size)
+        if type(index) is not faiss.IndexFlatIP or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError("not a flat inner-product index")
         out = cls.__new__(cls)
-        out._index = index
+        out._index, out._rows = index, RowIds.read(source, index.ntotal)
+        if out.count != index.ntotal:
+            raise ValueError("a vector has no id")
         return out
 
-    def _check(self, rows: Matrix) -> None:
-        if rows.ndim != 2 or rows.shape[1] != self.dimension:
-            raise IndexingError(f"vectors of shape {rows.shape} given to an index of (n, {self.dimension}).")
-        if not np.isfinite(rows).all():
-            raise IndexingError("a vector holds a number that is not finite.")
+
+def _nothing(questions: int) -> tuple[Matrix, Ids]:
+    return np.zeros((questions, 0), np.float32), np.zeros((questions, 0), np.int64)

@@ -27,6 +27,7 @@ from farfield.retrieval.fusion import Fused, best, fuse, ranked
 from farfield.retrieval.held import Held
 from farfield.retrieval.settings import EmbedderConfig, RetrievalConfig
 from farfield.retrieval.store import DATABASE, Passage, Snapshot, Store
+from farfield.retrieval.vector_store import pairs
 from farfield.retrieval.vectors import VECTORS
 from farfield.retrieval.words import BAG, bag, words
 
@@ -157,13 +158,13 @@ class Index:
         """What each list finds: (chunk, score), the best first."""
         asked, found = words(question), {}
         if self.settings.search != "lexical":
-            flat = self._held.current(snapshot).flat
+            store = self._held.current(snapshot).store
             clock.stop("load")
             bagged = bag(asked)
             frequencies = snapshot.frequencies(np.frombuffer(bagged, BAG)["term"].tolist())
             vector = self.embedder.question(question, bagged, frequencies)
             clock.stop("embed")
-            near = best(lambda most: flat.search(vector, most), count)
+            near = best(lambda most: pairs(store.search(vector, most)), count)
             found["dense"] = [(chunk, score) for chunk, score in near if score > 0]
             clock.stop("dense")
         if self.settings.search != "dense":

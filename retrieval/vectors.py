@@ -23,8 +23,10 @@ import pydantic
 from farfield.config import Config
 from farfield.progress import Bar
 from farfield.retrieval.embedders import Embedder
-from farfield.retrieval.flat import Flat, faiss_version
+from farfield.retrieval.faiss_library import faiss_version
+from farfield.retrieval.flat import Flat
 from farfield.retrieval.store import Snapshot, State
+from farfield.retrieval.vector_store import FileStore
 
 __all__ = [
     "DAMAGED",
@@ -72,7 +74,7 @@ class UnusableError(Exception):
 class Vectors:
     """The vectors of one generation of one database; never changed once made."""
 
-    flat: Flat
+    store: FileStore
     database: str
     generation: int
 
@@ -107,7 +109,7 @@ def save(folder: Path, vectors: Vectors, embedder: Embedder) -> None:
             checksum.update(block)
             sink(block)
 
-        vectors.flat.write(pass_on)
+        vectors.store.write(pass_on)
 
     _replace(folder / VECTORS, write)
     manifest = Manifest(
@@ -115,8 +117,8 @@ def save(folder: Path, vectors: Vectors, embedder: Embedder) -> None:
         database=vectors.database,
         generation=vectors.generation,
         embedder=embedder.name,
-        dimension=vectors.flat.dimension,
-        count=vectors.flat.count,
+        dimension=vectors.store.dimension,
+        count=vectors.store.count,
         faiss=faiss_version(),
     )
     text = manifest.model_dump_json(indent=2).encode() + b"\n"
@@ -144,7 +146,7 @@ def renew(
 
 def rebuilt(name: str, reason: UnusableError, made: Vectors, seconds: float) -> str:
     """One line that says that, and why, the vectors of index `name` were made anew."""
-    done = f"rebuilt from the database ({made.flat.count} chunks, {seconds:.1f} s)"
+    done = f"rebuilt from the database ({made.store.count} chunks, {seconds:.1f} s)"
     return f"index '{name}': the vector file {reason}; {done}"
 
 
@@ -162,7 +164,7 @@ def load(folder: Path, state: State, embedder: Embedder, held: Vectors | None = 
     try:
         with (folder / VECTORS).open("rb") as file:
             _verify(file, manifest)
-            flat = Flat.read(file.read)
+            flat = Flat.read(file.read, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise UnusableError(MISSING) from None
     except (OSError, ValueError) as error:

@@ -61,10 +61,13 @@ def test_the_manifest_tells_what_the_file_is(folder: Path) -> None:
     ]
 
 
-def test_the_index_is_the_one_kind_that_keeps_ids_right(folder: Path) -> None:
-    index = faiss.read_index(str(folder / "vectors.faiss"))
-    assert type(index) is faiss.IndexIDMap2
-    assert type(faiss.downcast_index(index.index)) is faiss.IndexFlatIP
+def test_the_file_is_a_flat_index_and_the_ids_of_its_rows(folder: Path) -> None:
+    file = folder / "vectors.faiss"
+    index = faiss.read_index(str(file))
+    assert type(index) is faiss.IndexFlatIP
+    ids = np.frombuffer(file.read_bytes()[-8 * index.ntotal :], "<i8")
+    with open_index(folder) as opened, opened._store.reading() as snapshot:
+        assert ids.tolist() == snapshot.order().tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.999])
@@ -150,47 +153,42 @@ def test_a_kill_while_the_vectors_are_written(
     assert not list(folder.glob("*.tmp"))
 
 
-def flat(count: int = 5) -> Flat:
-    out = Flat(4)
-    rows = np.eye(4, dtype=np.float32)[np.arange(count) % 4]
-    out.add(np.arange(count, dtype=np.int64) * 10, rows)
-    return out
+def written(index: faiss.Index, ids: list[int], path: Path) -> Path:
+    """A file as the store writes it, of any index and ids."""
+    faiss.write_index(index, str(path))
+    with path.open("ab") as file:
+        file.write(np.array(ids, "<i8").tobytes())
+    return path
 
 
-def test_no_padding_comes_back_when_more_is_asked_for_than_there_is() -> None:
-    question = np.array([[1.0, 0.5, 0.25, 0.0]], np.float32)
-    assert flat(3).search(question, 100) == [(0, 1.0), (10, 0.5), (20, 0.25)]
-    assert flat(3).search(question, 0) == []
-    assert Flat(4).search(question, 3) == []
+def read(path: Path) -> Flat:
+    with path.open("rb") as file:
+        return Flat.read(file.read, path.stat().st_size)
 
 
-@pytest.mark.parametrize(
-    ("rows", "line"),
-    [
-        (np.zeros((1, 3), np.float32), r"vectors of shape \(1, 3\) given to an index of \(n, 4\)"),
-        (np.zeros(4, np.float32), r"vectors of shape \(4,\) given to an index of \(n, 4\)"),
-        (np.full((1, 4), np.nan, np.float32), "a vector holds a number that is not finite"),
-        (np.full((1, 4), np.inf, np.float32), "a vector holds a number that is not finite"),
-    ],
-)
-def test_what_faiss_would_take_without_a_word(rows: np.ndarray, line: str) -> None:
-    with pytest.raises(IndexingError, match=line):
-        flat().search(rows, 1)
-    with pytest.raises(IndexingError, match=line):
-        flat().add(np.array([99]), rows)
-
-
-def test_ids_must_be_as_many_as_vectors() -> None:
-    with pytest.raises(IndexingError, match="2 ids for 1 vectors"):
-        flat().add(np.array([1, 2]), np.zeros((1, 4), np.float32))
+def flat(count: int) -> faiss.Index:
+    index = faiss.IndexFlatIP(4)
+    index.add(np.eye(4, dtype=np.float32)[:count])
+    return index
 
 
 def test_another_kind_of_faiss_index_is_refused(tmp_path: Path) -> None:
     quantizer = faiss.IndexFlatIP(4)
-    for index in (faiss.IndexFlatIP(4), faiss.IndexIDMap2(faiss.IndexFlatL2(4)), faiss.IndexIVFFlat(quantizer, 4, 1)):
-        faiss.write_index(index, str(tmp_path / "x"))
-        with (tmp_path / "x").open("rb") as file, pytest.raises(ValueError, match="not a flat inner-product index"):
-            Flat.read(file.read)
+    for index in (faiss.IndexFlatL2(4), faiss.IndexIDMap2(flat(0)), faiss.IndexIVFFlat(quantizer, 4, 1)):
+        with pytest.raises(ValueError, match="not a flat inner-product index"):
+            read(written(index, [], tmp_path / "x"))
+
+
+def test_ids_that_do_not_fit_the_rows_are_refused(tmp_path: Path) -> None:
+    assert read(written(flat(3), [5, 0, 9], tmp_path / "x")).count == 3
+    for ids, line in (
+        ([5, 0], "16 bytes of ids for 3 vectors"),
+        ([5, 0, 5], "an id comes twice, or is none"),
+        ([5, 0, -7], "an id comes twice, or is none"),
+        ([5, 0, -1], "a vector has no id"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            read(written(flat(3), ids, tmp_path / "x"))
 
 
 def test_without_faiss_the_line_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The decoder: a pattern of layers, each a mixer and a feed-forward on a normalised residual stream.
 
     x = x + mixer(norm(x))
+    x = between(x)                  where something stands there: see `between`
     x = x + feedforward(norm(x))
 
 Layers may take the keys and values of others: see `sharing`.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from farfield.architectures import FeedForwardConfig, MixerConfig
+from farfield.architectures.between import Between
 from farfield.architectures.condensed import condensed_keys
 from farfield.architectures.feedforward import Auxiliary, NoFeedForward, SwiGLUConfig
 from farfield.architectures.mixer import Kept, LendingMixer, Mixer, MixerSettings
@@ -89,15 +91,27 @@ class Layer(nn.Module):
         self.feedforward = feedforward
 
     def forward(
-        self, x: Tensor, rows: Rows, state: State, taken: Kept | None, lends: bool
-    ) -> tuple[Tensor, State, Auxiliary, Kept | None]:
-        """The stream (B, T, D), the state, what is told, and what is kept for others if the layer `lends`."""
+        self,
+        x: Tensor,
+        rows: Rows,
+        state: State,
+        taken: Kept | None,
+        lends: bool,
+        between: Callable[[Tensor, Any], tuple[Tensor, Any]] | None = None,
+        carried: Any = None,
+    ) -> tuple[Tensor, State, Auxiliary, Kept | None, Any]:
+        """The stream (B, T, D), the state, what is told, what is kept for others if the layer `lends`, and `carried`.
+
+        `between` maps the stream behind the mixer, and what it has carried from lower layers.
+        """
         mixed, state, kept = self._mix(self.mixer_norm(x), rows, state, taken, lends)
         x = x + mixed
+        if between is not None:
+            x, carried = between(x, carried)
         if self.feedforward_norm is None:
-            return x, state, Auxiliary(), kept
+            return x, state, Auxiliary(), kept, carried
         more, auxiliary = self.feedforward(self.feedforward_norm(x), rows)
-        return x + more, state, auxiliary, kept
+        return x + more, state, auxiliary, kept, carried
 
     def keep(self, x: Tensor, rows: Rows, state: State) -> Kept:
         """What is kept for others of the stream `x` (B, T, D), without an answer."""
@@ -116,12 +130,14 @@ class Layer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _Passed:
-    """Behind some layers: the stream, their states, what they told, and what is kept by layer."""
+    """Behind some layers: the stream, their states, what they told, what is kept by layer, what `between` carries."""
 
     x: Tensor
     states: tuple[State, ...]
     told: tuple[Auxiliary, ...]
     kept: Mapping[int, Kept]
+    between: Between | None = None
+    carried: Any = None
 
 
 class Decoder(nn.Module):
@@ -150,19 +166,25 @@ class Decoder(nn.Module):
         """The empty state of each layer."""
         return tuple(mixer.start(batch) for mixer in self.mixers())
 
-    def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
-        """(B, T, D) of `x` (B, T, D), the states behind it, and what the layers tell beside it."""
-        assert len(states) == len(self.layers)
-        if self.iterated:
-            found: _Passed = self._condensed(x, rows, states)
-        else:
-            found = self._run(range(len(self.layers)), _Passed(x, (), (), {}), rows, states)
-        return self.norm(found.x), found.states, Auxiliary.of_layers(found.told)
+    def forward(
+        self, x: Tensor, rows: Rows, states: Sequence[State], between: Between | None = None
+    ) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
+        """(B, T, D) of `x` (B, T, D), the states behind it, and what the layers tell beside it.
+
+        The states are those of the layers, and behind them that of what stands `between`, if anything does.
+        """
+        depth = len(self.layers)
+        assert len(states) == depth + (between is not None)
+        carried = None if between is None else between.begin(states[depth])
+        start = _Passed(x, (), (), {}, between, carried)
+        found = self._condensed(start, rows, states) if self.iterated else self._run(range(depth), start, rows, states)
+        after = found.states if between is None else (*found.states, between.end(found.carried))
+        return self.norm(found.x), after, Auxiliary.of_layers(found.told)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many passes there are is decided by numbers
-    def _condensed(self, x: Tensor, rows: Rows, states: Sequence[State]) -> _Passed:
+    def _condensed(self, start: _Passed, rows: Rows, states: Sequence[State]) -> _Passed:
         """Behind all layers, where keys are taken from above."""
-        found = self._run(range(self.iterated.start), _Passed(x, (), (), {}), rows, states)
+        found = self._run(range(self.iterated.start), start, rows, states)
         kept = {**found.kept, **self._from_above(found, rows, states)}
         above = range(self.iterated.start, len(self.layers))
         return self._run(above, replace(found, kept=kept), rows, states)
@@ -189,16 +211,18 @@ class Decoder(nn.Module):
     def _run(self, layers: range, below: _Passed, rows: Rows, states: Sequence[State]) -> _Passed:
         """Behind some layers on top of `below`."""
         x, kept, after, told = below.x, dict(below.kept), list(below.states), list(below.told)
+        between, carried = below.between, below.carried
         for index in layers:
             keeper = self.keepers[index]
             taken = None if keeper == index else kept[keeper]
-            given = (x, rows, states[index], taken, self.lends[index])
+            reader = None if between is None else between.at(index)
+            given = (x, rows, states[index], taken, self.lends[index], reader, carried)
             if self.checkpointing and torch.is_grad_enabled():
-                x, state, auxiliary, own = checkpoint(self.layers[index], *given, use_reentrant=False)
+                x, state, auxiliary, own, carried = checkpoint(self.layers[index], *given, use_reentrant=False)
             else:
-                x, state, auxiliary, own = self.layers[index](*given)
+                x, state, auxiliary, own, carried = self.layers[index](*given)
             if own is not None:
                 kept[index] = own
             after.append(state)
             told.append(auxiliary)
-        return _Passed(x, tuple(after), tuple(told), kept)
+        return _Passed(x, tuple(after), tuple(told), kept, between, carried)

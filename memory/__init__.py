@@ -1,12 +1,13 @@
 """What is kept of the past outside the backbone's own state, and how it is read back.
 
 Adding a memory: its file, one name in `MemoryConfig` below, one yaml file in configs/memory/. Settings of the
-key-value memory are yaml files alone.
+key-value memory are yaml files alone. `AugmentationConfig` are the ways in which what was retrieved reaches the layers
+or the output of a model, beside a memory or without one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
@@ -15,12 +16,15 @@ from farfield.memory.infini import Infini, InfiniConfig
 from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
 from farfield.memory.longmem import LongMemConfig
 from farfield.memory.mac import AmortizedContextsConfig
+from farfield.memory.neighbours import Neighbours, NeighboursConfig
+from farfield.memory.passages import Passages
 from farfield.memory.rmt import RecurrentMemoryConfig
 from farfield.memory.settings import MemorySettings, MixerMemory, StackMemory, Wrapped
 from farfield.memory.titans import Titans, TitansConfig
 
 __all__ = [
     "AmortizedContextsConfig",
+    "AugmentationConfig",
     "AutoCompressorConfig",
     "Infini",
     "InfiniConfig",
@@ -29,6 +33,9 @@ __all__ = [
     "MemoryConfig",
     "MemorySettings",
     "MixerMemory",
+    "Neighbours",
+    "NeighboursConfig",
+    "Passages",
     "RecurrentMemoryConfig",
     "StackMemory",
     "Titans",
@@ -47,3 +54,5 @@ MemoryConfig = Annotated[
     | LongMemConfig,
     Field(discriminator="kind"),
 ]
+
+AugmentationConfig: TypeAlias = NeighboursConfig  # with a second kind a union by `kind`, as above

@@ -280,7 +280,7 @@ class LongMem(nn.Module):
         """A layer as it is; full attention sees the open segment alone."""
         mixer = layer.mixer
         if not isinstance(mixer, KeyedMixer) or mixer.reach is not None:
-            y, state, auxiliary, _ = layer(x, rows, state, None, False)
+            y, state, auxiliary, *_ = layer(x, rows, state, None, False)
             return y, state, auxiliary
         normed = layer.mixer_norm(x)
         heads, state = mixer.project(normed, rows, state)

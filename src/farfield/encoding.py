@@ -23,7 +23,8 @@ from farfield.architectures import Rows
 from farfield.architectures.encoders.stack import EncoderStack
 from farfield.architectures.feedforward import Auxiliary
 from farfield.config import ModelError
-from farfield.model import Loss, ModelConfig, check_positions, check_targets, check_tokens
+from farfield.inputs import check_positions, check_targets, check_tokens
+from farfield.model import Loss, ModelConfig
 from farfield.tokenizers import Tokenizer
 
 __all__ = ["MASK", "EncoderModel", "TextEncoder"]

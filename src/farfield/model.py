@@ -4,6 +4,7 @@
     logits, state = model(tokens)                   # (B, T) -> (B, T, V)
     logits, state = model(more_tokens, state)       # goes on where it stopped
     loss = model.loss(tokens, targets)              # never (B, T, V) at once
+    logits, state = model(tokens, passages=found)   # of a model that reads neighbours: those of the chunks that end
 
 This is the one place that knows all kinds of mixers and memories. A bidirectional architecture has no state and no
 memory: `farfield.encoding` has its model, of the same settings.
@@ -31,17 +32,17 @@ from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
 from farfield.architectures.saved_state import checksum
 from farfield.config import Config, ModelError
-from farfield.memory import MemoryConfig, MixerMemory, StackMemory
+from farfield.inputs import check_positions, check_targets, check_tokens
+from farfield.memory import AugmentationConfig, MemoryConfig, MixerMemory, Neighbours, Passages, StackMemory
+from farfield.memory.neighbours import Reading
 
 __all__ = [
     "LanguageModel",
     "Loss",
     "ModelConfig",
     "ModelState",
+    "check_augmentation",
     "check_memory",
-    "check_positions",
-    "check_targets",
-    "check_tokens",
     "fingerprint",
 ]
 
@@ -54,11 +55,13 @@ class ModelConfig(Config):
     architecture: ArchitectureConfig
     memory: MemoryConfig | None = None
     vocabulary: int = Field(ge=1, description="number of token ids")
+    augmentation: AugmentationConfig | None = Field(None, description="what of retrieved passages the model reads")
 
     @model_validator(mode="after")
     def _fits(self) -> ModelConfig:
         try:
             check_memory(self.architecture, self.memory)
+            check_augmentation(self.architecture, self.memory, self.augmentation)
         except ValueError as error:
             raise ValueError(f".{error}") from None  # a path of its own: see farfield.config
         return self
@@ -94,7 +97,8 @@ class ModelConfig(Config):
     def parameters(self) -> int:
         """Number of weights."""
         embedding = self.vocabulary * self.architecture.width
-        return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + self._own()
+        reading = 0 if self.augmentation is None else self.augmentation.parameters(self.decoder)
+        return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + self._own() + reading
 
     def active(self) -> int:
         """Number of weights that a token meets: all but those of other experts."""
@@ -108,11 +112,16 @@ class ModelConfig(Config):
         if isinstance(self.memory, StackMemory):
             return position + self.memory.state_bytes(architecture, tokens, element)
         width, depth, around = architecture.width, architecture.depth, dict(self._around())
-        return position + sum(
-            around[index].state_bytes(mixer, width, tokens, index, depth, element)
-            if index in around
-            else mixer.state_bytes(width, tokens, index, depth, element)
-            for index, mixer in _mixers(architecture)
+        reading = 0 if self.augmentation is None else self.augmentation.state_bytes(architecture, element)
+        return (
+            position
+            + reading
+            + sum(
+                around[index].state_bytes(mixer, width, tokens, index, depth, element)
+                if index in around
+                else mixer.state_bytes(width, tokens, index, depth, element)
+                for index, mixer in _mixers(architecture)
+            )
         )
 
     def flops(self, tokens: int) -> int:
@@ -127,14 +136,19 @@ class ModelConfig(Config):
         if isinstance(self.memory, StackMemory):
             return head + self.memory.flops(architecture, tokens)
         width, depth, around = architecture.width, architecture.depth, dict(self._around())
-        return head + sum(
-            architecture.layer(index).feedforward.flops(width)
-            + (
-                around[index].flops(mixer, width, tokens, index, depth)
-                if index in around
-                else mixer.flops(width, tokens, index, depth)
+        reading = 0 if self.augmentation is None else self.augmentation.flops(architecture, tokens)
+        return (
+            head
+            + reading
+            + sum(
+                architecture.layer(index).feedforward.flops(width)
+                + (
+                    around[index].flops(mixer, width, tokens, index, depth)
+                    if index in around
+                    else mixer.flops(width, tokens, index, depth)
+                )
+                for index, mixer in _mixers(architecture)
             )
-            for index, mixer in _mixers(architecture)
         )
 
     def memory_from(self) -> int | None:
@@ -200,6 +214,28 @@ def check_memory(architecture: ArchitectureConfig, memory: MemoryConfig | None) 
         raise ValueError(f"memory.{error}") from None
 
 
+def check_augmentation(
+    architecture: ArchitectureConfig, memory: MemoryConfig | None, augmentation: AugmentationConfig | None
+) -> None:
+    """Raise ValueError where the layers, with this memory, cannot read what is retrieved."""
+    if augmentation is None:
+        return
+    if isinstance(architecture, EncoderConfig):
+        raise ValueError(
+            f"augmentation.kind: '{augmentation.kind}' is read from left to right, and a bidirectional architecture "
+            "reads whole documents. Use augmentation=none."
+        )
+    if isinstance(memory, StackMemory):
+        raise ValueError(
+            f"augmentation.kind: '{augmentation.kind}' counts chunks from a document's start, and the layers in memory "
+            f"'{memory.name}' count from that of a segment. Use memory=none, or a memory around single layers."
+        )
+    try:
+        augmentation.check(architecture)
+    except ValueError as error:
+        raise ValueError(f"augmentation.{error}") from None
+
+
 def _places(architecture: DecoderConfig, memory: MixerMemory) -> list[int]:
     """The layers that get the memory: of those it names, the ones whose mixers it can stand around.
 
@@ -232,7 +268,8 @@ def _kind(mixer: MixerSettings) -> str:
 class ModelState(State):
     """The position (B,) int64 that comes next in each row, and the state of each layer.
 
-    `layers` is a tuple, or for the first call on a state that is read from disk, `ArrivingStates`.
+    Behind the layers' comes that of neighbours, where the model reads them. `layers` is a tuple, or for the first call
+    on a state that is read from disk, `ArrivingStates`.
     """
 
     position: Tensor
@@ -297,11 +334,20 @@ class LanguageModel(nn.Module):
         if isinstance(config.memory, StackMemory):
             self.decoder = config.memory.build(self.decoder, architecture)
         self.output = None if architecture.tied else nn.Linear(architecture.width, config.vocabulary, bias=False)
+        self.augmentation: Neighbours | None = None
+        if config.augmentation is not None:
+            self.augmentation = config.augmentation.build(architecture)
         self.reset_parameters()
         if isinstance(config.memory, StackMemory) and config.memory.freezes:
-            own = {id(parameter) for parameter in self.decoder.get_submodule("memory").parameters()}
-            for parameter in self.parameters():
-                parameter.requires_grad_(id(parameter) in own)
+            self._train_only(self.decoder.get_submodule("memory"))
+        if self.augmentation is not None and self.augmentation.config.freeze:
+            self._train_only(self.augmentation)
+
+    def _train_only(self, part: nn.Module) -> None:
+        """Leaves all other weights as they are."""
+        own = {id(parameter) for parameter in part.parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in own)
 
     def _mixer(self, index: int) -> Mixer:
         """The mixer of layer `index`, with the memory around it where it has one."""
@@ -336,17 +382,28 @@ class LanguageModel(nn.Module):
     def start(self, batch: int) -> ModelState:
         """The empty state of `batch` rows."""
         position = torch.zeros(batch, dtype=torch.int64, device=self.device)
-        return ModelState(position, self.decoder.start(batch))
+        layers = self.decoder.start(batch)
+        return ModelState(position, layers if self.augmentation is None else (*layers, self.augmentation.start(batch)))
 
     def forward(
-        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        *,
+        positions: Tensor | None = None,
+        passages: Passages | None = None,
     ) -> tuple[Tensor, ModelState]:
         """Logits (B, T, V) of tokens (B, T) int64, and the state behind them. See `hidden` for the arguments."""
-        hidden, state = self.hidden(tokens, state, positions=positions)
+        hidden, state = self.hidden(tokens, state, positions=positions, passages=passages)
         return self.head(hidden), state
 
     def hidden(
-        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        *,
+        positions: Tensor | None = None,
+        passages: Passages | None = None,
     ) -> tuple[Tensor, ModelState]:
         """Normalised output of the last layer (B, T, D), zero at padding, and the state behind it.
 
@@ -354,11 +411,13 @@ class LanguageModel(nn.Module):
             tokens: (B, T) int64; at padding any id.
             state: what an earlier call returned; None begins anew.
             positions: (B, T) int64: 0 starts a document, -1 is padding; None goes on from the state.
+            passages: of a model that reads neighbours, those of the chunks that end in this call; None: none.
 
         Raises:
-            ModelError: shapes that do not fit, an id outside the vocabulary, or no tokens at all.
+            ModelError: shapes that do not fit, an id outside the vocabulary, no tokens at all, or passages that the
+                model does not read.
         """
-        hidden, state, _ = self._run(tokens, state, positions)
+        hidden, state, _ = self._run(tokens, state, positions, passages)
         return hidden, state
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -372,10 +431,11 @@ class LanguageModel(nn.Module):
         state: ModelState | None = None,
         *,
         positions: Tensor | None = None,
+        passages: Passages | None = None,
         piece: int = 1024,
     ) -> Loss:
         """The loss of predicting `targets` (B, T), where logits[b, t] predict targets[b, t] and -100 is not scored."""
-        hidden, state, auxiliary = self._run(tokens, state, positions)
+        hidden, state, auxiliary = self._run(tokens, state, positions, passages)
         check_targets(tokens, targets, self.config.vocabulary)
         return Loss.of(hidden, self._head_weight(), targets, auxiliary, state, piece)
 
@@ -383,7 +443,7 @@ class LanguageModel(nn.Module):
         return self.embedding.weight if self.output is None else self.output.weight
 
     def _run(
-        self, tokens: Tensor, state: ModelState | None, positions: Tensor | None
+        self, tokens: Tensor, state: ModelState | None, positions: Tensor | None, passages: Passages | None
     ) -> tuple[Tensor, ModelState, Auxiliary]:
         """The decoder on tokens whose padding, if any, has been moved behind the real tokens of its row."""
         state = self.start(tokens.shape[0]) if state is None else state
@@ -399,11 +459,19 @@ class LanguageModel(nn.Module):
             check_positions(rows, state.position)
         rows.settle()
         x = self.embedding(torch.where(rows.real, tokens, 0) if rows.padded else tokens)
-        x, layers, auxiliary = self.decoder(x, rows, state.layers)
+        x, layers, auxiliary = self.decoder(x, rows, state.layers, *self._between(rows, passages))
         x = rows.masked(x)
         if order is not None:
             x = x.gather(1, order.argsort(dim=1)[..., None].expand_as(x))
         return x, ModelState(_following(rows, state.position), layers), auxiliary
+
+    def _between(self, rows: Rows, passages: Passages | None) -> tuple[Reading, ...]:
+        """What stands between mixers and feed-forwards, if anything does."""
+        if self.augmentation is not None:
+            return (self.augmentation.reading(rows, passages, self.embedding),)
+        if passages is not None:
+            raise ModelError("passages: given, but this model reads none. Train one with augmentation=neighbours.")
+        return ()
 
     def _check(self, tokens: Tensor, state: ModelState, positions: Tensor | None) -> None:
         check_tokens(tokens, positions, self.config.vocabulary)
@@ -415,51 +483,12 @@ class LanguageModel(nn.Module):
 
 def fingerprint(model: LanguageModel) -> str:
     """What stands for a model and its states: its settings, its weights, and what states of this version mean."""
-    settings = json.dumps([STATES, model.config.mapping()], sort_keys=True)
+    mapping = model.config.mapping()
+    if mapping["augmentation"] is None:  # as before there were any: states of such a model mean what they did
+        del mapping["augmentation"]
+    settings = json.dumps([STATES, mapping], sort_keys=True)
     weights = checksum({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     return hashlib.sha256(f"{settings} {weights}".encode()).hexdigest()
-
-
-def check_tokens(tokens: Tensor, positions: Tensor | None, vocabulary: int) -> None:
-    """Raise ModelError where tokens are not (B, T) ids below `vocabulary`, or positions not of their shape."""
-    for name, given in (("tokens", tokens), ("positions", positions)):
-        if given is not None and given.dtype != torch.int64:
-            raise ModelError(f"{name}: {given.dtype} given, int64 is needed.")
-    if tokens.ndim != 2 or not tokens.numel():
-        raise ModelError(f"tokens: shape {tuple(tokens.shape)} given, (batch, time) with at least one is needed.")
-    if positions is not None and positions.shape != tokens.shape:
-        raise ModelError(f"positions: shape {tuple(positions.shape)} given for tokens of {tuple(tokens.shape)}.")
-    if positions is not None and int(positions.min()) < -1:
-        raise ModelError(f"positions: {int(positions.min())} given; -1 is padding, and nothing is below it.")
-    seen = tokens if positions is None else tokens[positions >= 0]
-    if seen.numel() and not 0 <= int(seen.min()) <= int(seen.max()) < vocabulary:
-        raise ModelError(f"tokens: ids from 0 to {vocabulary - 1} are known, others were given.")
-
-
-def check_targets(tokens: Tensor, targets: Tensor, vocabulary: int) -> None:
-    """Raise ModelError where targets (B, T) do not fit the tokens, or are no ids."""
-    if targets.shape != tokens.shape:
-        raise ModelError(f"targets: shape {tuple(targets.shape)} given for tokens of {tuple(tokens.shape)}.")
-    scored = targets[targets != IGNORED]
-    if scored.numel() and not 0 <= int(scored.min()) <= int(scored.max()) < vocabulary:
-        raise ModelError(f"targets: ids from 0 to {vocabulary - 1}, or {IGNORED} where not scored.")
-
-
-def check_positions(rows: Rows, before: Tensor) -> None:
-    """Raise ModelError where a row neither starts a document, nor goes on with the state's, nor with its own.
-
-    Args:
-        rows: padding, if any, at the ends of rows. before: the position (B,) that comes next after the state.
-    """
-    first, real = rows.positions[:, 0], rows.real
-    good = (first == 0) | (first == before) | ~real[:, 0]
-    steps = rows.positions[:, 1:]
-    follows = (steps == 0) | (steps == rows.positions[:, :-1] + 1) | ~real[:, 1:]
-    if not bool(good.all() & follows.all()):
-        raise ModelError(
-            "positions: within a document they rise by 1. A row starts one at 0 or goes on at the state's position; "
-            "-1 is padding."
-        )
 
 
 def _following(rows: Rows, before: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
     model = retrofit(model, memory)       # a memory of a kind that needs no training
     model = retrofit(model, None)         # without the memory that it was trained with
 
+What the model reads of retrieved passages stays, or is named: with fresh weights, a trained model learns to read them.
 Weights go by the names that a model without a memory gives them. What the memory itself has learnt stays where the old
 and the new one are of the same kind, so that a trained memory can be made larger or smaller.
 """
@@ -10,13 +11,14 @@ and the new one are of the same kind, so that a trained memory can be made large
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.config import ConfigError, read
-from farfield.memory import MemoryConfig, Wrapped
+from farfield.memory import AugmentationConfig, MemoryConfig, Wrapped
 from farfield.memory.settings import Beginning
 from farfield.model import LanguageModel, ModelConfig
 
@@ -28,24 +30,29 @@ def retrofit(
     memory: MemoryConfig | None,
     fresh: bool = False,
     architecture: ArchitectureConfig | None = None,
+    augmentation: AugmentationConfig | Literal["same"] | None = "same",
 ) -> LanguageModel:
     """A model with the weights of `model` and `memory` around its layers, on the same device and in the same mode.
 
     Args:
         model: what it is made of; it stays as it is.
         memory: what stands around its layers; None for nothing.
-        fresh: give the memory weights of its own where `model` has not learnt them, to be trained.
+        fresh: give weights of their own to the memory and the augmentation where `model` has not learnt them, to be
+            trained.
         architecture: other layers with weights of the same names and shapes, such as full attention in the place of a
             window; None for those of `model`.
+        augmentation: what it reads of retrieved passages; None for nothing.
 
     Raises:
         ConfigError: the memory does not fit the layers, or has weights of its own that `model` has not learnt.
     """
     layers = model.config.architecture if architecture is None else architecture
+    reads = model.config.augmentation if augmentation == "same" else augmentation
     config = {
         "architecture": layers.mapping(),
         "memory": None if memory is None else memory.mapping(),
         "vocabulary": model.config.vocabulary,
+        "augmentation": None if reads is None else reads.mapping(),
     }
     # Weights that are all replaced take none of the caller's random numbers.
     with contextlib.nullcontext() if fresh else torch.random.fork_rng(devices=[]):

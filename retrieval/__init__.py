@@ -10,10 +10,20 @@ The database (SQLite) is the truth; the vectors (FAISS) are derived from it and 
 
 from farfield.retrieval.chunks import Chunk, cut
 from farfield.retrieval.embedders import Embedder, FunctionEmbedder, HashedTfIdf, build_embedder
-from farfield.retrieval.index import Answer, Hit, Index, IndexStats, open_index
+from farfield.retrieval.hits import Answer, Hit
+from farfield.retrieval.index import Index, IndexStats, open_index
 from farfield.retrieval.ingestion import IngestResult, ingest
 from farfield.retrieval.prompt import Prompt, PromptConfig, build_prompt
-from farfield.retrieval.settings import ChunkConfig, EmbedderConfig, IngestConfig, RetrievalConfig
+from farfield.retrieval.settings import (
+    ChunkConfig,
+    EmbedderConfig,
+    HashedConfig,
+    HiddenConfig,
+    IngestConfig,
+    RerankConfig,
+    RetrievalConfig,
+    SentenceTransformersConfig,
+)
 
 __all__ = [
     "Answer",
@@ -22,7 +32,9 @@ __all__ = [
     "Embedder",
     "EmbedderConfig",
     "FunctionEmbedder",
+    "HashedConfig",
     "HashedTfIdf",
+    "HiddenConfig",
     "Hit",
     "Index",
     "IndexStats",
@@ -30,7 +42,9 @@ __all__ = [
     "IngestResult",
     "Prompt",
     "PromptConfig",
+    "RerankConfig",
     "RetrievalConfig",
+    "SentenceTransformersConfig",
     "build_embedder",
     "build_prompt",
     "cut",

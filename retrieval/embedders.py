@@ -20,19 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from farfield.config import IndexingError
-from farfield.retrieval.settings import EmbedderConfig
+from farfield.retrieval.settings import EmbedderConfig, HashedConfig
 from farfield.retrieval.words import BAG, Frequencies
 
-__all__ = ["Embedder", "FunctionEmbedder", "HashedTfIdf", "Kept", "Matrix", "build_embedder"]
+__all__ = ["Embedder", "FunctionEmbedder", "HashedTfIdf", "Kept", "Matrix", "build_embedder", "unit"]
 
 Matrix = npt.NDArray[np.float32]
 
 
 class Kept(NamedTuple):
-    """What the database keeps of a text: its bag of words, and what its embedder made of it."""
+    """What the database keeps of a text: its bag of words, what its embedder made of it, and by which weights."""
 
     bag: bytes
     extra: bytes | None
+    version: str = ""
 
 
 class Embedder(Protocol):
@@ -40,11 +41,23 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """Kind, version and settings: changes whenever any vector would."""
+        """Kind and settings: changes whenever any vector would, but for further training."""
+
+    @property
+    def version(self) -> str:
+        """Of the weights: what was kept by another version is embedded anew. Empty where there are none."""
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean of the whole collection is taken off its vectors, which then come in any length."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether its vectors know more of a text than which words are in it."""
 
     def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
         """What the database keeps of each text beside its words. It depends on nothing but that text."""
@@ -52,8 +65,8 @@ class Embedder(Protocol):
     def vectors(self, passages: Sequence[Kept], frequencies: Frequencies) -> Matrix:
         """The vectors (passages, dimension) of passages in a collection with these word frequencies."""
 
-    def question(self, text: str, bag: bytes, frequencies: Frequencies) -> Matrix:
-        """The vector (1, dimension) that finds passages for a question; `bag` holds its words."""
+    def questions(self, texts: Sequence[str], bags: Sequence[bytes], frequencies: Frequencies) -> Matrix:
+        """The vectors (questions, dimension) that find passages for questions; `bags` hold their words."""
 
 
 class HashedTfIdf:
@@ -62,6 +75,9 @@ class HashedTfIdf:
     The bucket is the term's hash modulo the dimension, the sign its highest bit, so that what collides cancels out on
     average (Weinberger et al. 2009, https://arxiv.org/abs/0902.2206). Words that occur in no chunk weigh nothing.
     """
+
+    version = ""
+    centred = reads = False
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
@@ -85,17 +101,19 @@ class HashedTfIdf:
         np.add.at(out, (rows, buckets), weights)
         return unit(out)
 
-    def question(self, text: str, bag: bytes, frequencies: Frequencies) -> Matrix:
-        """(1, dimension): a question is weighed as a passage is."""
-        return self.vectors([Kept(bag, None)], frequencies)
+    def questions(self, texts: Sequence[str], bags: Sequence[bytes], frequencies: Frequencies) -> Matrix:
+        """(questions, dimension): a question is weighed as a passage is."""
+        return self.vectors([Kept(bag, None) for bag in bags], frequencies)
 
 
 class FunctionEmbedder:
     """An embedder of `function`: texts to (texts, dimension) numbers, each row made from its own text alone.
 
-    `name` must change with whatever changes the vectors (the model's name and its checkpoint). `ask` embeds
-    questions, where they are treated otherwise than passages.
+    `name` must change with whatever changes the vectors, `version` with further training. `ask` embeds questions,
+    where they are treated otherwise than passages.
     """
+
+    reads = True
 
     def __init__(
         self,
@@ -103,13 +121,16 @@ class FunctionEmbedder:
         dimension: int,
         function: Callable[[Sequence[str]], npt.ArrayLike],
         ask: Callable[[Sequence[str]], npt.ArrayLike] | None = None,
+        version: str = "",
+        centred: bool = False,
     ) -> None:
-        self.name, self.dimension = name, dimension
+        self.name, self.dimension, self.version, self.centred = name, dimension, version, centred
         self._function, self._ask = function, ask or function
 
     def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
         """The vectors themselves, as little-endian float32."""
-        return [row.astype("<f4").tobytes() for row in self._checked(self._function(texts), len(texts))]
+        rows = self._checked(self._function(texts), len(texts)) if texts else ()
+        return [row.astype("<f4").tobytes() for row in rows]
 
     def vectors(self, passages: Sequence[Kept], frequencies: Frequencies) -> Matrix:
         """(passages, dimension): the vectors as they were kept."""
@@ -118,19 +139,19 @@ class FunctionEmbedder:
             row[:] = np.frombuffer(passage.extra or b"", "<f4")
         return out
 
-    def question(self, text: str, bag: bytes, frequencies: Frequencies) -> Matrix:
-        """(1, dimension)."""
-        return self._checked(self._ask([text]), 1)
+    def questions(self, texts: Sequence[str], bags: Sequence[bytes], frequencies: Frequencies) -> Matrix:
+        """(questions, dimension)."""
+        return self._checked(self._ask(texts), len(texts))
 
     def _checked(self, values: npt.ArrayLike, count: int) -> Matrix:
-        """`values` as unit rows; FAISS would take wrong shapes and NaN without a word."""
+        """`values` as unit rows, or as they are before the mean is taken off; FAISS would take NaN without a word."""
         out = np.asarray(values, np.float64)
         if out.shape != (count, self.dimension) or not np.isfinite(out).all():
             raise IndexingError(
                 f"embedder '{self.name}' gave an array {out.shape} for {count} texts;"
                 f" it should be ({count}, {self.dimension}), and every number finite."
             )
-        return unit(out)
+        return out.astype(np.float32) if self.centred else unit(out)
 
 
 def unit(rows: npt.NDArray[np.float64]) -> Matrix:
@@ -140,5 +161,11 @@ def unit(rows: npt.NDArray[np.float64]) -> Matrix:
 
 
 def build_embedder(settings: EmbedderConfig) -> Embedder:
-    """The embedder that `settings` describe."""
-    return HashedTfIdf(settings.dimension)
+    """The embedder that `settings` describe, where it needs no model.
+
+    Raises:
+        IndexingError: it needs one, of which this package knows nothing.
+    """
+    if isinstance(settings, HashedConfig):
+        return HashedTfIdf(settings.dimension)
+    raise IndexingError(f"embedder: kind '{settings.kind}' needs a model. Use farfield.ingest and farfield.open_index.")

@@ -11,67 +11,46 @@ documents are found by their words at once, by their vectors when the ingest has
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
-import numpy as np
-
-from farfield.config import ConfigError, IndexingError, read, unknown
+from farfield.config import ConfigError, IndexingError, unknown
+from farfield.progress import say
 from farfield.retrieval.embedders import Embedder, build_embedder
-from farfield.retrieval.fusion import Fused, best, fuse, ranked
+from farfield.retrieval.filters import Filter
 from farfield.retrieval.held import Held
-from farfield.retrieval.settings import EmbedderConfig, RetrievalConfig
-from farfield.retrieval.store import DATABASE, Passage, Snapshot, Store
-from farfield.retrieval.vector_store import pairs
-from farfield.retrieval.vectors import VECTORS
-from farfield.retrieval.words import BAG, bag, words
+from farfield.retrieval.hits import Answer, Hit
+from farfield.retrieval.rerank import Reranker
+from farfield.retrieval.search import Search, Tools
+from farfield.retrieval.settings import EmbedderConfig, RerankConfig, RetrievalConfig
+from farfield.retrieval.store import DATABASE, Snapshot, Store, made_with
+from farfield.retrieval.vectors import VECTORS, Vectors
 
-__all__ = ["Answer", "Hit", "Index", "IndexStats", "open_index"]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A passage found: characters `start` to `end` of a document, and why it was found.
-
-    Attributes:
-        path: the file, as an absolute path.
-        key: the document within it; empty where the file is the document.
-        heading: the Markdown headings above it, `Handbook > Leave`.
-        chunk: its id in the index.
-        score: after fusion; larger is better. It tells an order, not how good a passage is.
-        dense, lexical: its rank in each list, from 1; None where it is not in that list.
-    """
-
-    path: str
-    key: str
-    title: str
-    heading: str
-    chunk: int
-    start: int
-    end: int
-    text: str
-    score: float
-    dense: int | None
-    lexical: int | None
-
-    @property
-    def source(self) -> str:
-        """The document in one word: `handbook.md`, or `corpus.jsonl#4983`."""
-        return f"{self.path}#{self.key}" if self.key else self.path
+__all__ = ["Builder", "Index", "IndexStats", "open_index"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The passages found, the best first, the generation of the documents they are from, and seconds by stage."""
+class Builder(Protocol):
+    """Makes embedders and re-rankers; where they are models, `farfield.embedding.Models` does."""
 
-    hits: list[Hit]
-    generation: int
-    seconds: Mapping[str, float]
+    def embedder(self, config: EmbedderConfig) -> Embedder:
+        """The embedder that `config` describes."""
+
+    def reranker(self, config: RerankConfig, embedder: EmbedderConfig | None) -> Reranker:
+        """The re-ranker that `config` describes, for an index with this embedder (None: one that was handed in)."""
+
+
+class Weightless:
+    """Makes what needs no model."""
+
+    def embedder(self, config: EmbedderConfig) -> Embedder:
+        return build_embedder(config)
+
+    def reranker(self, config: RerankConfig, embedder: EmbedderConfig | None) -> Reranker:
+        raise IndexingError(f"retrieval.rerank: kind '{config.kind}' needs a model. Use farfield.open_index.")
 
 
 @dataclass(frozen=True)
@@ -93,14 +72,28 @@ class IndexStats:
 class Index:
     """A folder with documents and their vectors, open for search from any number of threads."""
 
-    def __init__(self, folder: Path, name: str, settings: RetrievalConfig, embedder: Embedder | None) -> None:
+    def __init__(
+        self, folder: Path, name: str, settings: RetrievalConfig, embedder: Embedder | None, builder: Builder
+    ) -> None:
         self.folder, self.name, self.settings = folder, name, settings
-        self._store = Store(folder, name)
+        self._store, self._builder = Store(folder, name), builder
+        self._embedder, self._stale = embedder, tuple[str, ...]()
+        self._held: Held | None = None
+        self._reranker: Reranker | None = None
         with self._store.reading() as snapshot:
-            self.embedder = _embedder(snapshot, name, embedder)
-            self._held = Held(folder, name, self.embedder)
+            self._made = _made(snapshot, name, embedder)
             if settings.search != "lexical":
-                self._held.current(snapshot)
+                self._vectors(snapshot)
+        if settings.rerank.kind != "none":
+            self._reranker = builder.reranker(settings.rerank, self._made)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What made the vectors; a model is loaded when it is first needed."""
+        if self._embedder is None:
+            assert self._made is not None
+            self._embedder = self._builder.embedder(self._made)
+        return self._embedder
 
     def __enter__(self) -> Index:
         return self
@@ -112,28 +105,62 @@ class Index:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """A line for each time that the vectors had to be rebuilt since it was opened."""
-        return self._held.notices
+        """A line for each time that the vectors had to be rebuilt since it was opened, and for what they lack."""
+        return (self._held.notices if self._held else ()) + self._stale
 
     def close(self) -> None:
         """Closes the database. A search afterwards opens it again."""
         self._store.close()
 
-    def search(self, question: str, k: int | None = None) -> list[Hit]:
+    def search(self, question: str, k: int | None = None, where: Filter | None = None) -> list[Hit]:
         """The `k` passages that answer `question` best, the best first; fewer where fewer share a word with it."""
-        return self.answer(question, k).hits
+        return self.answer(question, k, where).hits
 
-    def answer(self, question: str, k: int | None = None) -> Answer:
-        """As `search`, with the time that each stage took: embed, dense, lexical, fuse."""
+    def search_batch(
+        self, questions: Sequence[str], k: int | None = None, where: Filter | None = None
+    ) -> list[list[Hit]]:
+        """As `search` for each of `questions`, which are embedded and compared all at once."""
+        return [answer.hits for answer in self.answers(questions, k, where)]
+
+    def answer(self, question: str, k: int | None = None, where: Filter | None = None, explain: bool = False) -> Answer:
+        """As `search`, with the time that each stage took, and on request what each found.
+
+        Args:
+            question: what is asked. k: passages, by default the setting's.
+            where: only passages of documents that this filter means, as in {"kind": "pdf"}.
+            explain: tell the candidates of each stage.
+
+        Raises:
+            ConfigError: k below 1, or a filter with values that cannot be compared.
+        """
+        return self.answers([question], k, where, explain)[0]
+
+    def answers(
+        self, questions: Sequence[str], k: int | None = None, where: Filter | None = None, explain: bool = False
+    ) -> list[Answer]:
+        """As `answer` for each of `questions`."""
         k = self.settings.k if k is None else k
         if k < 1:
             raise ConfigError(f"k: {k} given. It should be at least 1.")
-        clock = _Clock()
+        if isinstance(questions, str):
+            raise ConfigError("questions: one text given, where a list is needed, as in ['Who signs for it?'].")
         with self._store.reading() as snapshot:
-            found = self._found(snapshot, question, max(k, self.settings.candidates), clock)
-            hits = self._fused(snapshot, found, k)
-            clock.stop("fuse")
-            return Answer(hits, snapshot.state.generation, clock.seconds)
+            return Search(snapshot, self.settings, self._tools(), k).answers(questions, where, explain)
+
+    def _tools(self) -> Tools:
+        def reranker() -> Reranker:
+            assert self._reranker is not None
+            return self._reranker
+
+        return Tools(lambda: self.embedder, self._vectors, reranker)
+
+    def _vectors(self, snapshot: Snapshot) -> Vectors:
+        """The vectors for a snapshot."""
+        if self._held is None:
+            _check_maker(snapshot, self.name, self.embedder)
+            self._held = Held(self.folder, self.name, self.embedder)
+            self._stale = _stale(snapshot, self.name, self.embedder)
+        return self._held.current(snapshot)
 
     def stats(self) -> IndexStats:
         """What the index holds now."""
@@ -152,77 +179,34 @@ class Index:
                 vector_bytes=_size(self.folder / VECTORS),
             )
 
-    def _found(
-        self, snapshot: Snapshot, question: str, count: int, clock: _Clock
-    ) -> dict[str, list[tuple[int, float]]]:
-        """What each list finds: (chunk, score), the best first."""
-        asked, found = words(question), {}
-        if self.settings.search != "lexical":
-            store = self._held.current(snapshot).store
-            clock.stop("load")
-            bagged = bag(asked)
-            frequencies = snapshot.frequencies(np.frombuffer(bagged, BAG)["term"].tolist())
-            vector = self.embedder.question(question, bagged, frequencies)
-            clock.stop("embed")
-            near = best(lambda most: pairs(store.search(vector, most)), count)
-            found["dense"] = [(chunk, score) for chunk, score in near if score > 0]
-            clock.stop("dense")
-        if self.settings.search != "dense":
-            found["lexical"] = best(lambda most: snapshot.lexical(asked, most), count)
-            clock.stop("lexical")
-        return found
 
-    def _fused(self, snapshot: Snapshot, found: Mapping[str, list[tuple[int, float]]], k: int) -> list[Hit]:
-        """The best `k` of all lists together."""
-        places = snapshot.places({chunk for one in found.values() for chunk, _ in one})
-        count = max(k, self.settings.candidates)
-        lists = {name: ranked(one, places, count) for name, one in found.items()}
-        weights = {"dense": self.settings.dense_weight, "lexical": 1.0}
-        chosen = fuse(lists, weights, places, self.settings.constant)[:k]
-        passages = snapshot.passages([one.chunk for one in chosen])
-        return [_hit(one, passage) for one, passage in zip(chosen, passages, strict=True)]
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def stop(self, stage: str) -> None:
-        """`stage` ends now; the next begins."""
-        now = time.perf_counter()
-        self.seconds[stage] = now - self._last
-        self._last = now
-
-
-def _hit(fused: Fused, passage: Passage) -> Hit:
-    return Hit(
-        path=passage.path,
-        key=passage.key,
-        title=passage.title,
-        heading=passage.heading,
-        chunk=fused.chunk,
-        start=passage.start,
-        end=passage.end,
-        text=passage.text,
-        score=fused.score,
-        dense=fused.ranks.get("dense"),
-        lexical=fused.ranks.get("lexical"),
-    )
-
-
-def _embedder(snapshot: Snapshot, name: str, given: Embedder | None) -> Embedder:
-    """The embedder that made the index: the one given, or the one that the database describes."""
-    state = snapshot.state
-    if given is None and state.settings is None:
-        raise IndexingError(f"index '{name}' was made by embedder '{state.embedder}', which must be given to open it.")
+def _made(snapshot: Snapshot, name: str, given: Embedder | None) -> EmbedderConfig | None:
+    """The embedder that made the index, as the database describes it; None for one that was handed in."""
     if given is None:
-        given = build_embedder(read(EmbedderConfig, json.loads(state.settings or ""), f"index '{name}'"))
-    if given.name != state.embedder:
-        raise IndexingError(f"index '{name}' was made by embedder '{state.embedder}'; '{given.name}' given.")
-    return given
+        return made_with(snapshot.state, name)
+    _check_maker(snapshot, name, given)
+    return None if snapshot.state.settings is None else made_with(snapshot.state, name)
+
+
+def _check_maker(snapshot: Snapshot, name: str, embedder: Embedder) -> None:
+    """Raises an IndexingError unless `embedder` is what made the index."""
+    if embedder.name != snapshot.state.embedder:
+        raise IndexingError(
+            f"index '{name}' was made by embedder '{snapshot.state.embedder}'; '{embedder.name}' given."
+        )
+
+
+def _stale(snapshot: Snapshot, name: str, embedder: Embedder) -> tuple[str, ...]:
+    """A line where passages were embedded by other weights than those of `embedder`; it is said, too."""
+    count = snapshot.stale(embedder.version)
+    if not count:
+        return ()
+    notice = (
+        f"index '{name}': {count} of {snapshot.state.chunks} passages were embedded by other weights of the model,"
+        " and are found by their words alone. The next ingest into it embeds them anew."
+    )
+    say(notice)
+    return (notice,)
 
 
 def _size(file: Path) -> int:
@@ -234,6 +218,7 @@ def open_index(
     root: str | Path = "indexes",
     settings: RetrievalConfig | None = None,
     embedder: Embedder | None = None,
+    builder: Builder | None = None,
 ) -> Index:
     """The index `name` in the folder `root`, or the one at a path.
 
@@ -242,6 +227,7 @@ def open_index(
         root: the folder of indexes.
         settings: how to search; the defaults if not given.
         embedder: needed only where the index was made by an embedder that was handed in.
+        builder: makes embedders and re-rankers that are models; `farfield.open_index` brings one.
 
     Raises:
         IndexingError: there is no such index, or it cannot be used.
@@ -249,7 +235,7 @@ def open_index(
     separated = isinstance(name, Path) or "/" in name or os.sep in name
     folder = Path(name).expanduser() if separated else Path(root).expanduser() / name
     if (folder / DATABASE).is_file():
-        return Index(folder, folder.name, settings or RetrievalConfig(), embedder)
+        return Index(folder, folder.name, settings or RetrievalConfig(), embedder, builder or Weightless())
     known = sorted(file.parent.name for file in folder.parent.glob(f"*/{DATABASE}"))
     raise IndexingError(
         f"index: {unknown('there is no index', folder.name, known)} Looked in {folder.parent}."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,15 @@ from farfield.retrieval.chunks import VERSION, cut
 from farfield.retrieval.digests import content, digest
 from farfield.retrieval.documents import Document, Found, Skipped, find, read_documents, require_files
 from farfield.retrieval.embedders import Embedder, build_embedder
-from farfield.retrieval.settings import IngestConfig
-from farfield.retrieval.store import DATABASE, Store
-from farfield.retrieval.vectors import MISSING, OLDER, rebuilt, renew
+from farfield.retrieval.settings import (
+    EmbedderConfig,
+    HashedConfig,
+    HiddenConfig,
+    IngestConfig,
+    SentenceTransformersConfig,
+)
+from farfield.retrieval.store import DATABASE, Store, made_with
+from farfield.retrieval.vectors import MISSING, OLDER, RETRAINED, rebuilt, renew
 from farfield.retrieval.writing import Finish, Put, Writer
 
 __all__ = ["IngestResult", "ingest"]
@@ -47,6 +53,7 @@ class IngestResult:
         documents, chunks: what the index holds now.
         seconds: how long it took.
         notices: lines about what was mended.
+        renewed: chunks that were embedded anew, for the model's weights have changed.
     """
 
     index: str
@@ -61,12 +68,18 @@ class IngestResult:
     chunks: int
     seconds: float
     notices: tuple[str, ...]
+    renewed: int = 0
 
 
-def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestResult:
+def ingest(
+    settings: IngestConfig,
+    embedder: Embedder | None = None,
+    build: Callable[[EmbedderConfig], Embedder] = build_embedder,
+) -> IngestResult:
     """Stores the documents at `settings.path` in an index, which is made if it is not there.
 
-    An `embedder` that is handed in takes the place of `settings.embedder`, and must be handed to `open_index` too.
+    An `embedder` that is handed in takes the place of `settings.embedder`, and must be handed to `open_index` too;
+    `build` makes the one that the settings describe. What an embedder of other weights embedded is embedded anew.
 
     Raises:
         DataError: nothing at the path can be used.
@@ -75,12 +88,14 @@ def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestRe
     began = time.monotonic()
     folder = Path(settings.root).expanduser() / settings.index
     found = _checked(settings, folder)
-    described = None if embedder else json.dumps(settings.embedder.mapping())
-    with Writer(folder, settings.index, embedder or build_embedder(settings.embedder), described) as writer:
+    chosen = None if embedder else _chosen(settings, folder)
+    described = None if chosen is None else json.dumps(chosen.mapping())
+    with Writer(folder, settings.index, embedder or build(chosen or HashedConfig()), described) as writer:
         work = _Ingest(settings, writer, found)
         work.files()
         if settings.prune:
             work.prune()
+        work.renew()
         notices = work.vectors()
         with writer.reading() as snapshot:
             state = snapshot.state
@@ -97,6 +112,7 @@ def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestRe
         chunks=state.chunks,
         seconds=time.monotonic() - began,
         notices=notices,
+        renewed=work.renewed,
     )
 
 
@@ -113,6 +129,17 @@ def _checked(settings: IngestConfig, folder: Path) -> Found:
         if not settings.prune or not _below(_stored_files(folder, settings.index), found.root):
             raise
     return found
+
+
+def _chosen(settings: IngestConfig, folder: Path) -> EmbedderConfig | None:
+    """The embedder of the settings, else the index's own; its model by a path that holds from everywhere."""
+    chosen = settings.embedder
+    if chosen is None and (folder / DATABASE).is_file():
+        with closing(Store(folder, settings.index)) as store, store.reading() as snapshot:
+            return made_with(snapshot.state, settings.index)
+    if isinstance(chosen, HiddenConfig | SentenceTransformersConfig) and Path(chosen.model).expanduser().exists():
+        return chosen.model_copy(update={"model": Path(chosen.model).expanduser().resolve().as_posix()})
+    return chosen or HashedConfig()
 
 
 def _stored_files(folder: Path, name: str) -> Iterable[str]:
@@ -160,7 +187,7 @@ class _Ingest:
     """One run over the files: what waits to be written, and what was done so far."""
 
     def __init__(self, settings: IngestConfig, writer: Writer, found: Found) -> None:
-        self.added = self.replaced = self.unchanged = self.removed = 0
+        self.added = self.replaced = self.unchanged = self.removed = self.renewed = 0
         self.skipped: list[Skipped] = []
         self._chunk = settings.chunk
         self._cut = (VERSION, json.dumps(settings.chunk.mapping(), sort_keys=True))
@@ -191,12 +218,25 @@ class _Ingest:
         gone = [path for path in _below(self._stored, self._found.root) if path not in present]
         self._count([Finish(path, None, frozenset()) for path in gone])
 
+    def renew(self) -> None:
+        """Embeds anew, group by group, what other weights of the embedder's model embedded."""
+        with self._writer.reading() as snapshot:
+            stale = snapshot.stale(self._writer.embedder.version)
+        if not stale:
+            return
+        say(f"ingest: {stale} passages were embedded by other weights of the model; they are embedded anew")
+        with Bar("embed", total=stale, unit="passages") as bar:
+            while done := self._writer.renew(GROUP_DOCUMENTS):
+                self.renewed += done
+                bar.step(done)
+
     def vectors(self) -> tuple[str, ...]:
         """Brings the vectors up to date; a line for each thing that was wrong with them."""
         began = time.monotonic()
         with self._writer.reading() as snapshot:
             made, reason = renew(self._writer.folder, snapshot, self._writer.embedder)
-        expected = (MISSING, OLDER) if self.added or self.replaced or self.removed else ()
+        changed = self.added or self.replaced or self.removed or self.renewed
+        expected = (MISSING, OLDER, RETRAINED) if changed else ()
         if reason is None or str(reason) in expected:
             return ()
         notice = rebuilt(self._writer.name, reason, made, time.monotonic() - began)

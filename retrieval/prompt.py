@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from farfield.config import Config, ConfigError, unknown
-from farfield.retrieval.index import Hit
+from farfield.retrieval.hits import Hit
 
 __all__ = ["Prompt", "PromptConfig", "build_prompt"]
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from farfield.config import Config
 
-__all__ = ["ChunkConfig", "EmbedderConfig", "IngestConfig", "RetrievalConfig", "checked_name"]
+__all__ = [
+    "ChunkConfig",
+    "EmbedderConfig",
+    "HashedConfig",
+    "HiddenConfig",
+    "IngestConfig",
+    "RerankConfig",
+    "RetrievalConfig",
+    "SentenceTransformersConfig",
+    "checked_name",
+]
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 
@@ -43,7 +53,7 @@ class ChunkConfig(Config):
         return self
 
 
-class EmbedderConfig(Config):
+class HashedConfig(Config):
     """The embedder that needs no weights: TF-IDF, hashed into `dimension` signed buckets.
 
     On SciFact nDCG@10 of these vectors alone is 0.48 at 1024, 0.55 at 2048 and 0.59 at 4096; no hashing gives 0.63.
@@ -54,17 +64,77 @@ class EmbedderConfig(Config):
     dimension: int = Field(default=2048, ge=16, le=65536)
 
 
+class SentenceTransformersConfig(Config):
+    """A model of the library sentence-transformers: a folder on the disk, or with `online` a name in its hub."""
+
+    kind: Literal["sentence_transformers"] = "sentence_transformers"
+    model: str = Field(min_length=1, description="a folder, or a name where online is true")
+    online: bool = Field(False, description="a name that is no folder may be fetched from the hub")
+    batch: int = Field(32, ge=1, description="texts that are embedded at once")
+
+
+class HiddenConfig(Config):
+    """Hidden states of a model trained here, the mean of a layer's over a text's tokens.
+
+    Attributes:
+        model: a run's folder, or a checkpoint or weights file in one.
+        layer: whose output is taken, from 1; the middle one if not given.
+        tokens: longer texts are read in parts of so many, each as a document of its own.
+        batch: tokens that are read at once.
+    """
+
+    kind: Literal["hidden"] = "hidden"
+    model: str = Field(min_length=1)
+    layer: int | None = Field(default=None, ge=1)
+    tokens: int = Field(default=512, ge=1)
+    batch: int = Field(default=8192, ge=1)
+
+
+EmbedderConfig = Annotated[HashedConfig | SentenceTransformersConfig | HiddenConfig, Field(discriminator="kind")]
+
+
 class IngestConfig(Config):
-    """Which files go into which index. `prune` forgets documents whose files, at or below `path`, are gone."""
+    """Which files go into which index. `prune` forgets documents whose files, at or below `path`, are gone.
+
+    Without an `embedder` it is the one that the index was made with, and for a new index the hashed one.
+    """
 
     path: str
     index: str
     root: str = "indexes"
     prune: bool = False
     chunk: ChunkConfig = ChunkConfig()
-    embedder: EmbedderConfig = EmbedderConfig()
+    embedder: EmbedderConfig | None = None
 
     _name = field_validator("index")(checked_name)
+
+
+DENSE_WEIGHTS = {False: 0.5, True: 1.0}
+LEAST = {False: 0.3, True: 0.4}
+"""By whether the embedder knows more of a text than its words."""
+
+
+class RerankConfig(Config):
+    """Who reads the first passages again, and orders them anew.
+
+    Attributes:
+        kind: `late` compares a question's tokens with a passage's (ColBERT); `cross_encoder` reads both as one text.
+        model: of `late` a folder of sentence-transformers or a run's folder, none for that of the index's embedder;
+            of `cross_encoder` a folder of sentence-transformers.
+        depth: how many passages are read again.
+    """
+
+    kind: Literal["none", "late", "cross_encoder"] = "none"
+    model: str | None = Field(default=None, min_length=1)
+    depth: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> RerankConfig:
+        if self.kind == "cross_encoder" and self.model is None:
+            raise ValueError(".model: a cross-encoder needs one. Add retrieval.rerank.model=<folder>.")
+        if self.kind == "none" and self.model is not None:
+            raise ValueError(f".model: '{self.model}' given, but kind is none. Take late or cross_encoder.")
+        return self
 
 
 class RetrievalConfig(Config):
@@ -75,12 +145,20 @@ class RetrievalConfig(Config):
         search: which lists are read: `hybrid` fuses the dense and the lexical one.
         candidates: length of each list before fusion.
         constant: the 60 of reciprocal rank fusion; larger makes the first ranks weigh less.
-        dense_weight: weight of the dense list; the lexical list has weight 1. One half suits hashed TF-IDF (against
-            1, nDCG@10 rises by about 0.01 on SciFact, Cranfield and HotpotQA); embedders that know meaning deserve 1.
+        dense_weight: weight of the dense list; the lexical list has weight 1. By default what measured best for the
+            kind of embedder (`DENSE_WEIGHTS`).
+        rerank: who orders the first passages anew.
+        mmr: the lambda of maximal marginal relevance: 1 keeps the order, 0 looks at nothing but difference; by
+            default none.
+        least: the least that the best passage must match the question (`Hit.match`), or nothing was found; by default
+            what was measured for the kind of embedder (`LEAST`), 0 to take whatever comes first.
     """
 
     k: int = Field(default=8, ge=1)
     search: Literal["hybrid", "dense", "lexical"] = "hybrid"
     candidates: int = Field(default=100, ge=1)
     constant: float = Field(default=60.0, ge=0)
-    dense_weight: float = Field(default=0.5, gt=0)
+    dense_weight: float | None = Field(default=None, gt=0)
+    rerank: RerankConfig = RerankConfig()
+    mmr: float | None = Field(default=None, ge=0, le=1)
+    least: float | None = Field(default=None, ge=0, le=1)

@@ -3,7 +3,8 @@
     state        one row: identity, embedder, generation (grows with every change), totals
     files        path, digest of its bytes and of the settings it was cut with (none while it is being stored)
       documents  key within the file, title, digest, kind, metadata (JSON), length, digest of the content
-        chunks   span, page, heading, text, bag of words, the embedder's own bytes, digest of all of these
+        chunks   span, page, heading, text, bag of words, the embedder's own bytes, digest of all of these;
+                   version of the embedder's weights
         spares   of a duplicate, in place of chunks: what they will be when its original is gone
         facts    the metadata again, by name and value, for filters
     terms        term -> in how many chunks it occurs
@@ -28,13 +29,26 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from farfield.config import IndexingError
+from farfield.config import Config, IndexingError, read
 from farfield.retrieval.digests import digest
 from farfield.retrieval.embedders import Kept
 from farfield.retrieval.filters import Filter, Metadata, condition
+from farfield.retrieval.settings import EmbedderConfig
 from farfield.retrieval.words import Frequencies, term
 
-__all__ = ["DATABASE", "Duplicate", "Passage", "Place", "Snapshot", "State", "Store", "connect", "guard"]
+__all__ = [
+    "DATABASE",
+    "Duplicate",
+    "Passage",
+    "Place",
+    "Snapshot",
+    "State",
+    "Store",
+    "connect",
+    "embedded",
+    "guard",
+    "made_with",
+]
 
 DATABASE = "documents.sqlite"
 APPLICATION = 0x46524644
@@ -61,7 +75,8 @@ CREATE TABLE spares (document INTEGER PRIMARY KEY REFERENCES documents ON DELETE
 CREATE TABLE chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES documents ON DELETE CASCADE,
     start INTEGER NOT NULL, "end" INTEGER NOT NULL, page INTEGER, heading TEXT NOT NULL, text TEXT NOT NULL,
-    bag BLOB NOT NULL, extra BLOB, digest BLOB NOT NULL, UNIQUE (document, start));
+    bag BLOB NOT NULL, extra BLOB, version TEXT NOT NULL, digest BLOB NOT NULL, UNIQUE (document, start));
+CREATE INDEX chunk_versions ON chunks (version);
 CREATE TABLE terms (term INTEGER PRIMARY KEY, chunks INTEGER NOT NULL);
 CREATE VIRTUAL TABLE lexicon USING fts5 (words, tokenize = 'porter unicode61 remove_diacritics 0');
 PRAGMA application_id = {APPLICATION};
@@ -79,6 +94,23 @@ class State:
     generation: int
     documents: int
     chunks: int
+
+
+class _Made(Config):
+    """What the database says of how its vectors are made."""
+
+    embedder: EmbedderConfig
+
+
+def made_with(state: State, name: str) -> EmbedderConfig:
+    """The settings of the embedder that made the index `name`.
+
+    Raises:
+        IndexingError: it was handed in, and is known by its name alone.
+    """
+    if state.settings is None:
+        raise IndexingError(f"index '{name}' was made by embedder '{state.embedder}', which must be given to open it.")
+    return read(_Made, {"embedder": json.loads(state.settings)}, f"index '{name}'").embedder
 
 
 class Place(NamedTuple):
@@ -118,6 +150,11 @@ class Duplicate(NamedTuple):
     def __str__(self) -> str:
         mine, theirs = (f"{path}#{key}" if key else path for path, key in (self[:2], self[2:]))
         return f"{mine} is the same as {theirs}"
+
+
+def embedded(heading: str, title: str, text: str) -> str:
+    """A chunk as it is counted and embedded: below what stands above it."""
+    return f"{heading or title}\n{text}"
 
 
 @contextmanager
@@ -202,27 +239,44 @@ class Snapshot:
         table = np.fromiter(itertools.chain.from_iterable(rows), np.int64).reshape(-1, 2)
         return Frequencies(self.state.chunks, table[:, 0].copy(), table[:, 1].copy())
 
-    def order(self) -> npt.NDArray[np.int64]:
-        """All chunk ids (chunks,), by path, key and start: an order that does not tell how the index came about."""
+    def order(self, version: str) -> npt.NDArray[np.int64]:
+        """Ids (chunks,) of all that these weights embedded, in an order that does not tell how the index came about."""
         rows = self._connection.execute(
             "SELECT chunks.id FROM files CROSS JOIN documents ON documents.file = files.id"
             " CROSS JOIN chunks ON chunks.document = documents.id"
-            " ORDER BY files.path, documents.key, chunks.start"
+            " WHERE chunks.version = ? ORDER BY files.path, documents.key, chunks.start",
+            (version,),
         )
         return np.fromiter((row[0] for row in rows), np.int64)
+
+    def stale(self, version: str) -> int:
+        """How many chunks other weights than these embedded."""
+        fresh = self._connection.execute("SELECT count(*) FROM chunks WHERE version = ?", (version,)).fetchone()
+        return self.state.chunks - int(fresh[0])
+
+    def stale_texts(self, version: str, count: int) -> dict[int, str]:
+        """Up to `count` chunks that other weights than these embedded: id and what is to be embedded."""
+        rows = self._connection.execute(
+            "SELECT chunks.id, heading, title, text FROM chunks JOIN documents ON documents.id = document"
+            " WHERE version < ?1 OR version > ?1 LIMIT ?2",
+            (version, count),
+        )
+        return {row[0]: embedded(*row[1:]) for row in rows}
 
     def kept(self, ids: Sequence[int]) -> list[Kept]:
         """What is kept of the chunks `ids`, in their order."""
         rows = self._connection.execute(
-            'SELECT id, digest, start, "end", page, heading, text, bag, extra FROM chunks'
+            'SELECT id, digest, start, "end", page, heading, text, bag, extra, version FROM chunks'
             " WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
         )
-        found = {row[0]: Kept(row[7], row[8]) for row in rows if self._sound(row[1], row[2:])}
+        found = {row[0]: Kept(row[7], row[8], row[9]) for row in rows if self._sound(row[1], row[2:9])}
         return [found[one] for one in ids]
 
-    def lexical(self, words: Sequence[str], count: int) -> list[tuple[int, float]]:
-        """The best `count` chunks (id, score) for any of `words` by BM25, the best first.
+    def lexical(
+        self, words: Sequence[str], count: int, among: npt.NDArray[np.int64] | None = None
+    ) -> list[tuple[int, float]]:
+        """The best `count` chunks (id, score) for any of `words` by BM25, the best first; of those `among`, if given.
 
         Only words and quotes of our own making reach FTS5, so that no question is a syntax error. Words of more than
         half of the chunks weigh nothing in FTS5's BM25; they are left out where others remain, and so are all but
@@ -235,8 +289,12 @@ class Snapshot:
         if not rare:
             return []
         query = " OR ".join(f'"{word}"' for word in rare[:QUESTION_WORDS])
+        there, parameters = "", [query]
+        if among is not None:
+            there, parameters = " AND rowid IN (SELECT value FROM json_each(?))", [query, json.dumps(among.tolist())]
         rows = self._connection.execute(
-            "SELECT rowid, -rank FROM lexicon WHERE lexicon MATCH ? ORDER BY rank, rowid LIMIT ?", (query, count)
+            f"SELECT rowid, -rank FROM lexicon WHERE lexicon MATCH ?{there} ORDER BY rank, rowid LIMIT ?",
+            (*parameters, count),
         )
         return rows.fetchall()
 

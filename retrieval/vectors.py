@@ -18,21 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pydantic
 
 from farfield.config import Config
 from farfield.progress import Bar
-from farfield.retrieval.embedders import Embedder
+from farfield.retrieval.embedders import Embedder, Matrix, unit
 from farfield.retrieval.faiss_library import faiss_version
 from farfield.retrieval.flat import Flat
 from farfield.retrieval.store import Snapshot, State
-from farfield.retrieval.vector_store import FileStore
+from farfield.retrieval.vector_store import FileStore, Ids
 
 __all__ = [
     "DAMAGED",
     "MANIFEST",
     "MISSING",
     "OLDER",
+    "RETRAINED",
     "VECTORS",
     "Manifest",
     "UnusableError",
@@ -52,6 +54,7 @@ CHUNKS_AT_ONCE = 1024
 CHUNKS_WITHOUT_BAR = 50_000
 
 MISSING, DAMAGED, OLDER = "is missing", "is damaged", "is older than the documents"
+RETRAINED = "was made by other weights of the model"
 
 
 class Manifest(Config):
@@ -61,9 +64,11 @@ class Manifest(Config):
     database: str
     generation: int
     embedder: str
+    version: str
     dimension: int
     count: int
     faiss: str
+    centre: tuple[float, ...] | None
 
 
 class UnusableError(Exception):
@@ -72,30 +77,50 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors of one generation of one database; never changed once made."""
+    """The vectors of one generation of one database; never changed once made.
+
+    They are those of the passages that the embedder's own weights embedded, counted from `centre` (dimension,), where
+    the embedder has its vectors centred.
+    """
 
     store: FileStore
     database: str
     generation: int
+    centre: Matrix | None = None
 
     def fits(self, state: State) -> bool:
         """Whether they hold what the database holds now."""
         return (self.database, self.generation) == (state.database, state.generation)
+
+    def aimed(self, rows: Matrix) -> Matrix:
+        """What an embedder gives (n, dimension), as the store has it: counted from the centre, of length one."""
+        return rows if self.centre is None else unit(rows.astype(np.float64) - self.centre)
 
 
 def make(snapshot: Snapshot, embedder: Embedder) -> Vectors:
     """The vectors of all chunks in a snapshot, in the order that does not tell how the index came about."""
     flat = Flat(embedder.dimension)
     frequencies = snapshot.frequencies()
-    order = snapshot.order()
+    order = snapshot.order(embedder.version)
+    centre = _centre(snapshot, embedder, order) if embedder.centred else None
+    made = Vectors(flat, snapshot.state.database, snapshot.state.generation, centre)
     bar = Bar("vectors", total=len(order), unit="chunks") if len(order) > CHUNKS_WITHOUT_BAR else None
     with bar or nullcontext():
         for first in range(0, len(order), CHUNKS_AT_ONCE):
             ids = order[first : first + CHUNKS_AT_ONCE]
-            flat.add(ids, embedder.vectors(snapshot.kept(ids.tolist()), frequencies))
+            flat.add(ids, made.aimed(embedder.vectors(snapshot.kept(ids.tolist()), frequencies)))
             if bar:
                 bar.step(len(ids))
-    return Vectors(flat, snapshot.state.database, snapshot.state.generation)
+    return made
+
+
+def _centre(snapshot: Snapshot, embedder: Embedder, order: Ids) -> Matrix:
+    """The mean (dimension,) of all vectors, the same however the index came about."""
+    total, frequencies = np.zeros(embedder.dimension), snapshot.frequencies()
+    for first in range(0, len(order), CHUNKS_AT_ONCE):
+        kept = snapshot.kept(order[first : first + CHUNKS_AT_ONCE].tolist())
+        total += embedder.vectors(kept, frequencies).sum(axis=0, dtype=np.float64)
+    return (total / max(len(order), 1)).astype(np.float32)
 
 
 def save(folder: Path, vectors: Vectors, embedder: Embedder) -> None:
@@ -117,6 +142,8 @@ def save(folder: Path, vectors: Vectors, embedder: Embedder) -> None:
         database=vectors.database,
         generation=vectors.generation,
         embedder=embedder.name,
+        version=embedder.version,
+        centre=None if vectors.centre is None else tuple(vectors.centre.tolist()),
         dimension=vectors.store.dimension,
         count=vectors.store.count,
         faiss=faiss_version(),
@@ -159,6 +186,8 @@ def load(folder: Path, state: State, embedder: Embedder, held: Vectors | None = 
     manifest = _manifest(folder)
     if (manifest.embedder, manifest.database) != (embedder.name, state.database):
         raise UnusableError("belongs to another index")
+    if manifest.version != embedder.version:
+        raise UnusableError(RETRAINED)
     if held and (held.database, held.generation) == (manifest.database, manifest.generation):
         return held
     try:
@@ -171,7 +200,8 @@ def load(folder: Path, state: State, embedder: Embedder, held: Vectors | None = 
         raise UnusableError(DAMAGED) from error
     if (flat.count, flat.dimension) != (manifest.count, embedder.dimension):
         raise UnusableError(DAMAGED)
-    return Vectors(flat, manifest.database, manifest.generation)
+    centre = None if manifest.centre is None else np.array(manifest.centre, np.float32)
+    return Vectors(flat, manifest.database, manifest.generation, centre)
 
 
 def _manifest(folder: Path) -> Manifest:

@@ -25,7 +25,7 @@ from farfield.retrieval.chunks import Chunk
 from farfield.retrieval.digests import digest
 from farfield.retrieval.embedders import Embedder
 from farfield.retrieval.filters import Metadata, facts
-from farfield.retrieval.store import SCHEMA, Snapshot, check_schema, connect, guard
+from farfield.retrieval.store import SCHEMA, Snapshot, check_schema, connect, embedded, guard
 from farfield.retrieval.words import BAG, bag, words
 
 __all__ = ["Changes", "Finish", "LockedError", "Put", "Writer", "lock"]
@@ -145,13 +145,31 @@ class Writer:
         puts = [operation for operation in operations if isinstance(operation, Put) and id(operation) in first]
         entries = dict(zip(map(id, puts), self._entries(puts), strict=True))
         with guard(self.name), self._transaction():
-            change = _Change(self._connection, self._entries)
+            change = _Change(self._connection, self._entries, self.embedder.version)
             for operation in operations:
                 if isinstance(operation, Put):
                     change.put(operation, entries.get(id(operation)))
                 else:
                     change.finish(operation)
             return change.settle()
+
+    def renew(self, count: int) -> int:
+        """Embeds up to `count` chunks anew that other weights embedded; how many. They are on the disk afterwards."""
+        with self.reading() as snapshot:
+            stale = snapshot.stale_texts(self.embedder.version, count)
+        extras = self.embedder.keep(list(stale.values()))
+        with guard(self.name), self._transaction():
+            for chunk, extra in zip(stale, extras, strict=True):
+                fields = self._connection.execute(
+                    'SELECT start, "end", page, heading, text, bag FROM chunks WHERE id = ?', (chunk,)
+                ).fetchone()
+                self._connection.execute(
+                    "UPDATE chunks SET extra = ?, version = ?, digest = ? WHERE id = ?",
+                    (extra, self.embedder.version, digest(*fields, extra), chunk),
+                )
+            if stale:
+                self._connection.execute("UPDATE state SET generation = generation + 1")
+        return len(stale)
 
     def _prepare(self) -> None:
         """Makes the tables of a new database; checks those of an old one, and that its embedder is ours."""
@@ -173,6 +191,9 @@ class Writer:
                 f"index '{self.name}' was made by embedder '{made_by}'; '{self.embedder.name}' given."
                 " Give the same, or another index."
             )
+        # A model that was moved: its name is the same, and where it lies now is what the next reader needs.
+        with self._transaction():
+            self._connection.execute("UPDATE state SET settings = ? WHERE settings IS NOT ?1", (self._settings,))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -205,7 +226,7 @@ class Writer:
     def _entries(self, puts: Sequence[Put]) -> list[list[Entry]]:
         """The chunks of each document, counted and embedded; a chunk's words include those of what stands above it."""
         chunks = [(put, chunk) for put in puts for chunk in put.chunks]
-        texts = [f"{chunk.heading or put.title}\n{chunk.text}" for put, chunk in chunks]
+        texts = [embedded(chunk.heading, put.title, chunk.text) for put, chunk in chunks]
         extras = iter(self.embedder.keep(texts))
         found = iter([words(text) for text in texts])
         return [
@@ -217,9 +238,12 @@ class _Change:
     """One transaction's worth of changes, and what they add up to."""
 
     def __init__(
-        self, connection: sqlite3.Connection, entries: Callable[[Sequence[Put]], Sequence[Sequence[Entry]]]
+        self,
+        connection: sqlite3.Connection,
+        entries: Callable[[Sequence[Put]], Sequence[Sequence[Entry]]],
+        version: str,
     ) -> None:
-        self._connection, self._entries = connection, entries
+        self._connection, self._entries, self._version = connection, entries, version
         self._shared: set[bytes] = set()
         self._files: dict[str, int] = {}
         self._chunks: list[tuple[object, ...]] = []
@@ -294,8 +318,8 @@ class _Change:
     def _flush(self) -> None:
         """Writes the chunks that wait."""
         self._connection.executemany(
-            'INSERT INTO chunks (id, document, start, "end", page, heading, text, bag, extra, digest)'
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            'INSERT INTO chunks (id, document, start, "end", page, heading, text, bag, extra, version,'
+            " digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             self._chunks,
         )
         self._connection.executemany("INSERT INTO lexicon (rowid, words) VALUES (?, ?)", self._words)
@@ -356,7 +380,7 @@ class _Change:
             self._last += 1
             chunk = entry.chunk
             fields = (chunk.start, chunk.end, chunk.page, chunk.heading, chunk.text, entry.bag, entry.extra)
-            self._chunks.append((self._last, document, *fields, digest(*fields)))
+            self._chunks.append((self._last, document, *fields, self._version, digest(*fields)))
             self._words.append((self._last, entry.words))
             self._new.append(entry.bag)
 

@@ -16,9 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from farfield.api import build, build_encoder, load, load_encoder
+    from farfield.api import build, build_encoder, load, load_encoder, open_index
     from farfield.query import ask
-    from farfield.retrieval import open_index
     from farfield.sessions import open_sessions
 
 __all__ = ["__version__", "ask", "build", "build_encoder", "load", "load_encoder", "open_index", "open_sessions"]
@@ -31,7 +30,7 @@ _HOMES = {
     "build_encoder": "farfield.api",
     "load": "farfield.api",
     "load_encoder": "farfield.api",
-    "open_index": "farfield.retrieval",
+    "open_index": "farfield.api",
     "open_sessions": "farfield.sessions",
 }
 _MODULES = ("architectures", "benchmarks", "data", "generation", "memory", "model", "retrieval", "training")

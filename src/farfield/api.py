@@ -12,15 +12,19 @@ from farfield import pretrained
 from farfield.compose import option
 from farfield.config import Config, ConfigError, read
 from farfield.data.objective import MaskedConfig
+from farfield.embedding import Models
 from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
 from farfield.memory import MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
+from farfield.retrieval import Embedder, Index, IngestConfig, IngestResult, RetrievalConfig
+from farfield.retrieval import ingest as ingest_with
+from farfield.retrieval import open_index as open_index_with
 from farfield.retrofit import retrofit
 from farfield.settings import DeviceConfig
 from farfield.tokenizers import BytesTokenizer, Tokenizer
 
-__all__ = ["build", "build_encoder", "load", "load_encoder", "open_model"]
+__all__ = ["build", "build_encoder", "ingest", "load", "load_encoder", "open_index", "open_model"]
 
 
 class _Memory(Config):
@@ -148,3 +152,18 @@ def open_model(
     if memory != "trained":
         model = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
     return model.to(torch.bfloat16) if device.precision == "bf16" else model
+
+
+def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestResult:
+    """Stores documents in an index, with embedders that are models too; see `farfield.retrieval.ingest`."""
+    return ingest_with(settings, embedder, Models().embedder)
+
+
+def open_index(
+    name: str | Path,
+    root: str | Path = "indexes",
+    settings: RetrievalConfig | None = None,
+    embedder: Embedder | None = None,
+) -> Index:
+    """The index `name`, with embedders and re-rankers that are models too; see `farfield.retrieval.open_index`."""
+    return open_index_with(name, root, settings, embedder, Models())

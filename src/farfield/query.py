@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from farfield.amortized import AmortizedBank
-from farfield.api import open_model
+from farfield.api import open_index, open_model
 from farfield.config import ConfigError, DataError
 from farfield.generation import GenerationConfig, TextModel, generate
 from farfield.progress import say
-from farfield.retrieval import Hit, Index, Prompt, PromptConfig, build_prompt, open_index
+from farfield.retrieval import Hit, Index, Prompt, PromptConfig, build_prompt
 from farfield.retrieval.documents import Skipped, find, read_documents, require_files
 from farfield.sessions import Reply, Sessions, open_sessions
 from farfield.settings import QuerySettings

@@ -61,7 +61,7 @@ VERBS = {
         "indexes/<index>/: documents, chunks and vectors",
         ("farfield ingest path=docs index=handbook",),
         "IngestSettings",
-        "farfield.retrieval:ingest",
+        "farfield.api:ingest",
     ),
     "query": Verb(
         "ask a model, with an index",
@@ -162,7 +162,9 @@ def _group_lines(verb: str) -> list[str]:
     lines = []
     for group in groups(verb):
         lines += ["", f"{group.key}=<name>: {group.text} (default: {group.default})"]
-        lines += [f"  {name:<16} {text}" for name, text in options(group.key).items()]
+        known = options(group.key)
+        width = max(16, *map(len, known))
+        lines += [f"  {name:<{width}} {text}" for name, text in known.items()]
     if lines:
         example = groups(verb)[0].key
         lines += ["", f"Settings of an option are set by path, as {example}.<key>=value; --cfg job prints them."]

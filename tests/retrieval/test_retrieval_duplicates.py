@@ -26,7 +26,7 @@ def searched(writer: Writer) -> Searched:
     with writer.reading() as snapshot:
         frequencies = snapshot.frequencies()
         return (
-            snapshot.passages(snapshot.order().tolist()),
+            snapshot.passages(snapshot.order("").tolist()),
             list(map(str, snapshot.duplicates())),
             dict(zip(frequencies.terms.tolist(), frequencies.counts.tolist(), strict=True)),
             snapshot.count("lexicon"),

@@ -86,7 +86,7 @@ def test_hashed_tfidf_is_its_definition(dimension: int) -> None:
     assert rows.dtype == np.float32
     np.testing.assert_allclose(rows, [definition(text, TEXTS, dimension) for text in TEXTS], atol=1e-6)
     for text in ("lion", "a giraffe", "giraffe"):
-        asked = embedder.question(text, bag(words(text)), frequencies(TEXTS))
+        asked = embedder.questions([text], [bag(words(text))], frequencies(TEXTS))
         np.testing.assert_allclose(asked, [definition(text, TEXTS, dimension)], atol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_any_function_is_an_embedder() -> None:
     embedder = FunctionEmbedder("lengths 1", 2, lambda texts: [[len(text), 0] for text in texts], lambda _: [[0, 2]])
     kept = [Kept(b"", one) for one in embedder.keep(["abc", ""])]
     assert embedder.vectors(kept, frequencies([])).tolist() == [[1, 0], [0, 0]]
-    assert embedder.question("x", b"", frequencies([])).tolist() == [[0, 1]]
+    assert embedder.questions(["x"], [b""], frequencies([])).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("rows", [[[1.0, 2.0, 3.0]], [[1.0, math.nan]], [1.0, 2.0], [[1.0, 2.0]] * 2])

@@ -61,7 +61,7 @@ def test_k_must_be_positive(k: int, index: Index) -> None:
 
 def test_an_answer_tells_what_each_stage_took(index: Index) -> None:
     answer = index.answer("Who signs the leave?")
-    assert list(answer.seconds) == ["load", "embed", "dense", "lexical", "fuse"]
+    assert list(answer.seconds) == ["load", "embed", "dense", "lexical", "fuse", "fetch"]
     assert all(seconds >= 0 for seconds in answer.seconds.values())
     assert answer.generation == index.stats().generation == 1
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import Ingest
 
 from farfield.config import ConfigError, DataError, IndexingError, read
-from farfield.retrieval import EmbedderConfig, IngestConfig, IngestResult, ingest, open_index
+from farfield.retrieval import HashedConfig, IngestConfig, IngestResult, ingest, open_index
 
 
 def counts(result: IngestResult) -> tuple[int, int, int, int]:
@@ -250,7 +250,7 @@ def test_nothing_usable_is_one_line_and_leaves_no_index(tmp_path: Path, fill: In
 def test_another_embedder_is_refused(documents: Path, fill: Ingest, root: str) -> None:
     fill(documents)
     with pytest.raises(IndexingError) as error:
-        ingest(IngestConfig(path=str(documents), index="test", root=root, embedder=EmbedderConfig(dimension=64)))
+        ingest(IngestConfig(path=str(documents), index="test", root=root, embedder=HashedConfig(dimension=64)))
     assert str(error.value) == (
         "index 'test' was made by embedder 'hashed-tfidf-1 dimension=2048'; 'hashed-tfidf-1 dimension=64' given."
         " Give the same, or another index."

@@ -49,6 +49,8 @@ def test_the_manifest_tells_what_the_file_is(folder: Path) -> None:
         "database": database,
         "generation": generation,
         "embedder": "hashed-tfidf-1 dimension=2048",
+        "version": "",
+        "centre": None,
         "dimension": 2048,
         "count": 7,
         "faiss": faiss.__version__,
@@ -67,7 +69,7 @@ def test_the_file_is_a_flat_index_and_the_ids_of_its_rows(folder: Path) -> None:
     assert type(index) is faiss.IndexFlatIP
     ids = np.frombuffer(file.read_bytes()[-8 * index.ntotal :], "<i8")
     with open_index(folder) as opened, opened._store.reading() as snapshot:
-        assert ids.tolist() == snapshot.order().tolist()
+        assert ids.tolist() == snapshot.order("").tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.999])

@@ -1,0 +1,77 @@
+"""The first passages of a ranking, read again and ordered anew.
+
+Late interaction (ColBERT, Khattab and Zaharia 2020, https://arxiv.org/abs/2004.12832) compares every token of the
+question with every token of a passage, by the cosine of their states:
+
+    score(q, d) = sum over tokens i of q of  max over tokens j of d of  <q_i, d_j>
+
+A re-ranker is anything with `scores`; those that are models stand in `farfield.embedding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from farfield.config import IndexingError
+from farfield.retrieval.embedders import Matrix
+
+__all__ = ["Late", "Reranker", "checked_scores", "maxsim"]
+
+
+class Reranker(Protocol):
+    """Tells how well passages answer a question."""
+
+    @property
+    def name(self) -> str:
+        """Who it is, for messages."""
+
+    def scores(self, question: str, passages: Sequence[str]) -> Matrix:
+        """(passages,): larger is better."""
+
+
+def maxsim(question: Matrix, passages: Sequence[Matrix]) -> Matrix:
+    """(passages,): for each passage (tokens, d) the sum over the question's rows (q, d) of the largest product.
+
+    A passage without tokens has nothing that a token could be like: its score is minus one for each.
+    """
+    lengths = [len(passage) for passage in passages]
+    scores = np.full(len(passages), -float(len(question)), np.float32)
+    filled = np.flatnonzero(lengths)
+    if not len(filled) or not len(question):
+        return scores
+    products = question @ np.concatenate(passages).T
+    starts = np.cumsum([0, *(lengths[place] for place in filled[:-1])])
+    scores[filled] = np.maximum.reduceat(products, starts, axis=1).sum(axis=0)
+    return scores
+
+
+class Late:
+    """Late interaction over `states`: of texts, (tokens, d) each, of length one."""
+
+    name = "late interaction"
+
+    def __init__(self, states: Callable[[Sequence[str]], Sequence[Matrix]]) -> None:
+        self._states = states
+
+    def scores(self, question: str, passages: Sequence[str]) -> Matrix:
+        """(passages,)."""
+        asked, *found = self._states([question, *passages])
+        return maxsim(asked, found)
+
+
+def checked_scores(reranker: Reranker, question: str, passages: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The scores (passages,).
+
+    Raises:
+        IndexingError: not one finite number for each passage.
+    """
+    scores = np.asarray(reranker.scores(question, passages), np.float64)
+    if scores.shape != (len(passages),) or not np.isfinite(scores).all():
+        raise IndexingError(
+            f"{reranker.name} gave scores of shape {scores.shape} for {len(passages)} passages, or NaN."
+        )
+    return scores

@@ -43,7 +43,7 @@ class NeighboursConfig(Config):
 
     kind: Literal["neighbours"] = "neighbours"
     chunk: int = Field(64, ge=2, description="tokens of a chunk, for which passages are looked for")
-    neighbours: int = Field(2, ge=1, description="passages of a chunk")
+    passages: int = Field(2, ge=1, description="passages of a chunk")
     continuation: int = Field(64, ge=0, description="tokens of a passage behind its chunk that is alike")
     encoder: int = Field(2, ge=1, description="layers of the encoder of passages")
     layers: tuple[int, ...] | None = Field(
@@ -91,15 +91,15 @@ class NeighboursConfig(Config):
 
     def state_bytes(self, architecture: DecoderConfig, element: int = 4) -> int:
         """Bytes of its state of one row, however long, with `element` bytes a number."""
-        width, sources = architecture.width, 1 + self.neighbours * self.length
+        width, sources = architecture.width, 1 + self.passages * self.length
         numbers = (self.chunk - 1) * width + 2 * len(self.places(architecture.depth)) * sources * width
         return numbers * element + sources
 
     def flops(self, architecture: DecoderConfig, tokens: int) -> int:
         """Multiply-adds times two of a token after `tokens` others: its reads, and its share of the encoder's work."""
         width, layers = architecture.width, len(self.places(architecture.depth))
-        sources = self.neighbours * self.length
-        encoded = PassageEncoder.flops(width, self.encoder, self.neighbours, self.length, self.chunk)
+        sources = self.passages * self.length
+        encoded = PassageEncoder.flops(width, self.encoder, self.passages, self.length, self.chunk)
         encoded += layers * sources * 4 * width * width
         read = layers * (4 * width * width + 4 * width * (1 + sources)) if tokens >= self.chunk - 1 else 0
         return read + encoded // self.chunk
@@ -146,7 +146,7 @@ class Neighbours(nn.Module):
 
     def start(self, batch: int) -> NeighboursState:
         """The empty state: nothing of it is read before a chunk has ended."""
-        like, sources = self.encoder.norm.weight, 1 + self.config.neighbours * self.config.length
+        like, sources = self.encoder.norm.weight, 1 + self.config.passages * self.config.length
         seen = torch.zeros(batch, sources, dtype=torch.bool, device=like.device)
         seen[:, 0] = True
         hidden = like.new_zeros(batch, self.config.chunk - 1, like.shape[0])
@@ -163,7 +163,7 @@ class Neighbours(nn.Module):
         if passages is None:
             return Reading(self, chunks, None, embedding)
         config, tokens = self.config, passages.tokens
-        passages.check(rows.batch, config.neighbours, config.length, embedding.num_embeddings)
+        passages.check(rows.batch, config.passages, config.length, embedding.num_embeddings)
         most = chunks.slots - 1
         beyond = torch.arange(tokens.shape[1], device=tokens.device) >= chunks.count[:, None]
         if tokens.shape[1] < most or bool((tokens >= 0).flatten(2).any(2)[beyond].any()):
@@ -266,4 +266,4 @@ class Reading:
     def _places(self, x: Tensor) -> Tensor:
         """(1, k r): where the tokens of passages stand in them."""
         config = self.module.config
-        return repeat(torch.arange(config.length, device=x.device), "r -> 1 (k r)", k=config.neighbours)
+        return repeat(torch.arange(config.length, device=x.device), "r -> 1 (k r)", k=config.passages)

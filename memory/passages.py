@@ -40,6 +40,17 @@ class Passages:
         """The same on `device`."""
         return Passages(self.tokens.to(device, non_blocking=True))
 
+    def part(self, positions: Tensor, at: slice, size: int) -> Passages:
+        """Those of the chunks of `size` tokens that end in the columns `at` of a call at `positions` (B, T)."""
+        ends = (positions >= 0) & ((positions + 1) % size == 0)
+        before, count = ends[:, : at.start].sum(1), ends[:, at].sum(1)
+        number = torch.arange(int(count.max()), device=ends.device)
+        if not len(number):
+            return Passages(self.tokens[:, :0])
+        index = (before[:, None] + number).clamp(max=self.tokens.shape[1] - 1)[..., None, None]
+        found = self.tokens.gather(1, index.expand(-1, -1, *self.tokens.shape[2:]))
+        return Passages(torch.where((number < count[:, None])[..., None, None], found, -1))
+
     def check(self, batch: int, count: int, length: int, vocabulary: int) -> None:
         """Raise ModelError where these are not `count` passages of `length` tokens for chunks of `batch` rows."""
         given, tokens = tuple(self.tokens.shape), self.tokens

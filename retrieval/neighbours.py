@@ -58,7 +58,7 @@ class NeighbourSettings(Config):
 
 
 class Texts(NamedTuple):
-    """Documents: ranges `starts` to `stops` (documents,) of `tokens` (n,), and hashes `keys` (documents,) of their texts."""
+    """Documents: ranges `starts` to `stops` (documents,) of `tokens` (n,), and hashes `keys` (documents,) of texts."""
 
     tokens: npt.NDArray[np.uint16 | np.uint32]
     starts: Ids
@@ -107,6 +107,10 @@ class Database:
         self.document, self.starts = _chunks(self.offsets, manifest.chunk)
         self.nearest: Nearest = Exact(np.load(folder / VECTORS, mmap_mode="r"))
 
+    def __reduce__(self) -> tuple[Callable[[Path, Decode, str], Database], tuple[Path, Decode, str]]:
+        """Another process opens the files again; nothing of them travels."""
+        return open_database, (self.folder, self.decode, self.manifest.tokenizer)
+
     @property
     def fingerprint(self) -> str:
         """Changes whenever any answer would."""
@@ -121,6 +125,8 @@ class Database:
                 behind it, longer than this share of a chunk; None: keep them.
         """
         found = np.full((len(wanted), k), -1, np.int64)
+        if not wanted:
+            return found
         open_, questions = np.arange(len(wanted)), self._vectors([self.decode(one.ids.tolist()) for one in wanted])
         count = min(CANDIDATES, self.manifest.chunks)
         while len(open_):

@@ -43,7 +43,7 @@ PACKAGE = "farfield.configs"
 VERSION = "1.3"
 
 # A run without a name is called by these choices, in this order.
-NAMING = ("architecture", "size", "memory", "data")
+NAMING = ("architecture", "size", "memory", "augmentation", "data")
 
 # What may be meant by a setting that is none, where a question can be asked.
 ASKED = " A question with '=' in it is given as question='...'."

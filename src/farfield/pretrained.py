@@ -33,6 +33,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no type
 
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.saved_state import CHECKSUM, checksum
+from farfield.augmentation import model_part
 from farfield.config import ConfigError, DataError, ModelError, nearest, read
 from farfield.encoding import EncoderModel
 from farfield.model import LanguageModel, ModelConfig
@@ -67,7 +68,7 @@ CHECKPOINTS, BEST, LAST = "checkpoints", "best.ckpt", "last.ckpt"
 # A checkpoint is the mapping that Lightning makes, with one entry of ours: format, config, progress, states.
 OURS, WEIGHTS, WEIGHTS_PREFIX = "farfield", "state_dict", "model."
 
-MODEL_KEYS = ("architecture", "memory", "vocabulary")
+MODEL_KEYS = ("architecture", "memory", "vocabulary")  # and of `augmentation`, what the model is built of
 
 
 class Pretrained(NamedTuple):
@@ -154,7 +155,8 @@ def model_config(config: Mapping[str, Any], file: Path) -> ModelConfig:
         ModelError: they do not fit this version.
     """
     try:
-        return read(ModelConfig, {key: config[key] for key in MODEL_KEYS})
+        augmentation = model_part(config.get("augmentation"))  # runs before there was any have none
+        return read(ModelConfig, {**{key: config[key] for key in MODEL_KEYS}, "augmentation": augmentation})
     except KeyError as error:
         raise ModelError(f"{file}: {error} is missing. Was it written by `farfield train`?") from None
     except ConfigError as error:

@@ -15,14 +15,16 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
+from farfield.augmentation import AugmentedTraining, NeighboursTraining, PromptTraining
 from farfield.benchmarks.settings import NeedleSuite
 from farfield.config import Config
 from farfield.data.facts import FactsData
 from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConfig
 from farfield.data.settings import DataConfig
+from farfield.data.text import TextData
 from farfield.generation import GenerationConfig
 from farfield.memory import AmortizedContextsConfig, MemoryConfig
-from farfield.model import check_memory
+from farfield.model import check_augmentation, check_memory
 from farfield.retrieval.prompt import PromptConfig
 from farfield.retrieval.settings import IngestConfig as IngestSettings
 from farfield.retrieval.settings import RetrievalConfig
@@ -71,6 +73,7 @@ class TrainSettings(Config):
     start: Text | None = None
     architecture: ArchitectureConfig
     memory: MemoryConfig | None = None
+    augmentation: AugmentedTraining | None = None
     objective: ObjectiveConfig | None = None
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
@@ -86,6 +89,8 @@ class TrainSettings(Config):
     def _fit(self) -> TrainSettings:
         try:
             check_memory(self.architecture, self.memory)
+            if self.augmentation is not None:
+                _check_augmentation(self.augmentation, self.architecture, self.memory, self.data)
             _check_objective(self.architecture, self.learnt)
             _check_length(self.architecture, self.data.length)
             if isinstance(self.data, FactsData):
@@ -111,6 +116,31 @@ def _check_length(architecture: ArchitectureConfig, length: int) -> None:
     longest = architecture.longest if isinstance(architecture, EncoderConfig) else None
     if longest is not None and length > longest:
         raise ValueError(f"data.length: {length} tokens given, but the architecture reads at most {longest}.")
+
+
+def _check_augmentation(
+    augmentation: NeighboursTraining | PromptTraining,
+    architecture: ArchitectureConfig,
+    memory: MemoryConfig | None,
+    data: DataConfig,
+) -> None:
+    """Raise ValueError where passages have no texts to be found for, or nobody who would read them."""
+    check_augmentation(architecture, memory, augmentation.model)
+    kind = augmentation.kind
+    if isinstance(architecture, EncoderConfig):
+        raise ValueError(
+            f"augmentation.kind: '{kind}' puts passages before what is predicted, and a bidirectional architecture "
+            "predicts what was hidden. Use augmentation=none."
+        )
+    if not isinstance(data, TextData):
+        raise ValueError(
+            f"augmentation.kind: '{kind}' finds passages for texts, and this data has none. Use data=text."
+        )
+    if isinstance(augmentation, PromptTraining) and data.order == "streams":
+        raise ValueError(
+            "augmentation.kind: 'prompt' puts passages before rows, and those of streams go on with a past. Use "
+            "data.order=shuffled, or augmentation=neighbours."
+        )
 
 
 def _check_sets(data: FactsData, memory: MemoryConfig | None, training: TrainingConfig) -> None:

@@ -21,7 +21,7 @@ from farfield.memory.neighbours import NeighboursConfig
 from farfield.model import LanguageModel, ModelConfig
 
 CHUNK = 4
-NEIGHBOURS: dict[str, Any] = {"kind": "neighbours", "chunk": CHUNK, "neighbours": 2, "continuation": 1, "heads": 2}
+NEIGHBOURS: dict[str, Any] = {"kind": "neighbours", "chunk": CHUNK, "passages": 2, "continuation": 1, "heads": 2}
 AROUND = [name for name in MODELS if MODELS[name].get("memory", {}).get("kind") not in ("recurrent", "summaries")]
 """The models whose layers can read neighbours."""
 
@@ -60,14 +60,14 @@ def found_for(
     Some have padding at their end, some are none at all. `drop(number)` says which chunk of a row has none.
     """
     config, ends = settings_of(model), ends_of(positions, settings_of(model).chunk)
-    shape = len(tokens), int(ends.sum(1).max()), config.neighbours, config.length
+    shape = len(tokens), int(ends.sum(1).max()), config.passages, config.length
     found = torch.full(shape, -1)
     for row in range(len(tokens)):
         for number, column in enumerate(ends[row].nonzero()[:, 0].tolist()):
             seed = 1000 * int(positions[row, column]) + int(tokens[row, column])
             generator = torch.Generator().manual_seed(seed)
             one = torch.randint(0, VOCABULARY, shape[2:], generator=generator)
-            length = torch.randint(0, config.length + 3, (config.neighbours, 1), generator=generator)
+            length = torch.randint(0, config.length + 3, (config.passages, 1), generator=generator)
             one[torch.arange(config.length) >= length.clamp(max=config.length)] = -1
             if drop is None or not drop(number):
                 found[row, number] = one
@@ -127,7 +127,7 @@ class Loop:
         """(k, r, D) of the passages of a chunk; zeros at what is no token."""
         config = settings_of(self.model)
         own = x[chunk * config.chunk : (chunk + 1) * config.chunk]
-        found = torch.zeros(config.neighbours, config.length, x.shape[1], dtype=x.dtype)
+        found = torch.zeros(config.passages, config.length, x.shape[1], dtype=x.dtype)
         for number, ids in enumerate(self.tokens[chunk]):
             places = (ids >= 0).nonzero()[:, 0].tolist()
             e = {place: self.model.embedding.weight[ids[place]] for place in places}
@@ -159,7 +159,7 @@ class Loop:
             return x[at]
         sources = [
             (encoded[chunk][number, place], place)
-            for number in range(config.neighbours)
+            for number in range(config.passages)
             for place in range(config.length)
             if self.tokens[chunk, number, place] >= 0
         ]

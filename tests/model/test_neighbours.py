@@ -205,7 +205,7 @@ def test_weights_bytes_and_work_are_what_the_settings_say() -> None:
 
 def passages_of(model: LanguageModel, chunks: int) -> Passages:
     config = settings_of(model)
-    return Passages(torch.randint(0, VOCABULARY, (1, chunks, config.neighbours, config.length)))
+    return Passages(torch.randint(0, VOCABULARY, (1, chunks, config.passages, config.length)))
 
 
 @pytest.mark.parametrize(

@@ -52,13 +52,17 @@ class Batch:
         positions   0  1  2  3  0  1  2  -1     0 starts a document, or a fresh context; -1 is padding
 
     targets[t] belongs to the logits at t: no shift is left to do. Where there are `sets`, a row is a question, and its
-    answer from a set of documents.
+    answer from a set of documents. `documents` (batch, time) stand for the texts that tokens are of, where a source
+    knows: copies have the same. `passages` (batch, chunks, count, length) were found for the chunks that end in a row,
+    in order; -1 where there is none.
     """
 
     tokens: Ids
     targets: Ids
     positions: Ids
     sets: Sets | None = None
+    documents: NDArray[np.uint64] | None = None
+    passages: Ids | None = None
 
     def __post_init__(self) -> None:
         assert self.tokens.shape == self.targets.shape == self.positions.shape

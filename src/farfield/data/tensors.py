@@ -28,12 +28,13 @@ class TensorSets:
 
 @dataclass(frozen=True, eq=False)
 class TensorBatch:
-    """A `Batch` in torch: tokens, targets, positions, each (batch, time) int64, and the sets of documents asked."""
+    """A `Batch` in torch: tokens, targets, positions, each (batch, time) int64, sets of documents, passages."""
 
     tokens: Tensor
     targets: Tensor
     positions: Tensor
     sets: TensorSets | None = None
+    passages: Tensor | None = None
 
 
 def to_tensors(batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:
@@ -43,7 +44,8 @@ def to_tensors(batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:
     if batch.sets is not None:
         arrays = (batch.sets.tokens, batch.sets.positions, batch.sets.question)
         sets = TensorSets(*(_moved(array, device) for array in arrays))
-    return TensorBatch(tokens, targets, positions, sets)
+    passages = None if batch.passages is None else _moved(batch.passages, device)
+    return TensorBatch(tokens, targets, positions, sets, passages)
 
 
 def _moved(array: Ids, device: torch.device | str) -> Tensor:

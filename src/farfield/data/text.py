@@ -110,8 +110,10 @@ class TextSource:
     def _batch(self, rows: Rows) -> Batch:
         places, positions = rows
         used = positions != PADDING
+        document = np.searchsorted(self.store.offsets, places, side="right") - 1
         return Batch(
             tokens=np.where(used, self.store.tokens[places], self.tokenizer.end).astype(np.int64),
             targets=np.where(used, self.store.tokens[places + 1].astype(np.int64), UNSCORED),
             positions=positions,
+            documents=np.asarray(self.store.keys)[document],
         )

@@ -22,13 +22,17 @@ __all__ = ["Fed", "feed", "shard"]
 
 
 class Fed(NamedTuple):
-    """tokens, targets, positions: (rows, time) int64. `read` is how many of them are no padding, documents included."""
+    """tokens, targets, positions: (rows, time) int64. `read` is how many of them are no padding, documents included.
+
+    `passages` (rows, chunks, count, length) int64 are those of the chunks that end in a row.
+    """
 
     tokens: Tensor
     targets: Tensor
     positions: Tensor
     read: int
     sets: TensorSets | None = None
+    passages: Tensor | None = None
 
     def to(self, device: torch.device) -> Fed:
         """The same on `device`."""
@@ -37,7 +41,9 @@ class Fed(NamedTuple):
         tokens, targets, positions = (
             tensor.to(device, non_blocking=True) for tensor in (self.tokens, self.targets, self.positions)
         )
-        return Fed(tokens, targets, positions, self.read, None if self.sets is None else self.sets.to(device))
+        sets = None if self.sets is None else self.sets.to(device)
+        passages = None if self.passages is None else self.passages.to(device, non_blocking=True)
+        return Fed(tokens, targets, positions, self.read, sets, passages)
 
 
 def feed(source: Source, training: TrainingConfig, done: int, rank: int, world: int) -> Prefetch[Fed]:
@@ -54,6 +60,7 @@ def shard(batch: Batch, rank: int, world: int) -> Fed:
     rows = batch.tokens.shape[0] // world
     own = slice(rank * rows, (rank + 1) * rows)
     sets = None if batch.sets is None else batch.sets.part(rank, world)
-    mine = Batch(batch.tokens[own], batch.targets[own], batch.positions[own], sets)
+    passages = None if batch.passages is None else batch.passages[own]
+    mine = Batch(batch.tokens[own], batch.targets[own], batch.positions[own], sets, passages=passages)
     tensors = to_tensors(mine)
-    return Fed(tensors.tokens, tensors.targets, tensors.positions, mine.read, tensors.sets)
+    return Fed(tensors.tokens, tensors.targets, tensors.positions, mine.read, tensors.sets, tensors.passages)

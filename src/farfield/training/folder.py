@@ -46,6 +46,7 @@ LAST_EXPORT, FIGURE, LOGS, LOCK = "last.safetensors", "figures/loss.png", "tenso
 FREE = (
     "name",
     "root",
+    "augmentation.database",
     "data.cache",
     "training.steps",
     "training.checkpoint",

@@ -22,6 +22,7 @@ from farfield.architectures.mixer import Stepped
 from farfield.architectures.ops.cross_entropy import IGNORED
 from farfield.config import TrainingError
 from farfield.encoding import EncoderModel
+from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelState
 from farfield.pretrained import OURS
 from farfield.training import generators
@@ -97,16 +98,25 @@ class Learner(lightning.LightningModule):
         if sets is not None:
             asked = batch.tokens, positions, sets.question
             state, positions = learning(self.model, *asked, sets.tokens, sets.positions)
+        passages = None if batch.passages is None else Passages(batch.passages)
         time, cut = batch.tokens.shape[1], self.training_config.cut
         if cut is None or cut >= time:
-            return self.model.loss(batch.tokens, targets, state, positions=positions)
+            return self.model.loss(batch.tokens, targets, state, positions=positions, passages=passages)
         found: list[Loss] = []
         for begin in range(0, time, cut):
             at = slice(begin, begin + cut)
             state = state if state is None or not found else state.detach()
-            found.append(self.model.loss(batch.tokens[:, at], targets[:, at], state, positions=positions[:, at]))
+            own = self._part(passages, positions, at)
+            given = batch.tokens[:, at], targets[:, at], state
+            found.append(self.model.loss(*given, positions=positions[:, at], passages=own))
             state = found[-1].state
         return Loss.joined(found)
+
+    def _part(self, passages: Passages | None, positions: Tensor, at: slice) -> Passages | None:
+        """The passages of the chunks that end in the columns `at`."""
+        if passages is None or self.model.config.augmentation is None:
+            return passages
+        return passages.part(positions, at, self.model.config.augmentation.chunk)
 
     def _scored(self, batch: Fed) -> Tensor:
         """The targets (B, T) without those of tokens that only fill the memory."""

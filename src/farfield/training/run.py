@@ -16,6 +16,7 @@ from typing import Any
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.config import ConfigError, TrainingError
 from farfield.data import FactsData, TextData, open_source
+from farfield.data.text import TextSource
 from farfield.encoding import EncoderModel
 from farfield.memory import StackMemory
 from farfield.model import LanguageModel, ModelConfig
@@ -116,6 +117,12 @@ def _check(settings: TrainSettings) -> None:
             "memory.frozen: true given, but layers with fresh weights would never learn. "
             "Use start=<a run without the memory>, or memory.frozen=false."
         )
+    augmentation = None if settings.augmentation is None else settings.augmentation.model
+    if augmentation is not None and augmentation.freeze and settings.start is None:
+        raise ConfigError(
+            "augmentation.freeze: true given, but layers with fresh weights would never learn. "
+            "Use start=<a run without neighbours>, or augmentation.freeze=false."
+        )
     if isinstance(settings.architecture, EncoderConfig) or not settings.training.carry:
         return
     outdated = None if memory is None else memory.outdated()
@@ -153,6 +160,9 @@ def _train(settings: TrainSettings, rank: int) -> None:
     objective = settings.learnt
     source = open_source(settings.data, settings.seed, training.batch * devices.count)
     source = objective.source(source, settings.seed)
+    if settings.augmentation is not None:
+        assert isinstance(source, TextSource), "see farfield.settings"
+        source = settings.augmentation.source(source)
     config, facts = describe(settings, objective.vocabulary(source.tokenizer.vocabulary)), source.describe()
     if start is not None:
         check_same_data(folder, start[1]["facts"], facts)
@@ -189,7 +199,7 @@ def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderMod
         return encoder.train()
     model = load(begun).model
     _check_begun(begun, model.config, config)
-    return retrofit(model, config.memory, fresh=True).train()
+    return retrofit(model, config.memory, fresh=True, augmentation=config.augmentation).train()
 
 
 def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
@@ -203,7 +213,13 @@ def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
 
 
 def _tell(settings: TrainSettings, config: ModelConfig) -> None:
-    """A line where the memory would never be read: the rows are too short to leave anything to it."""
+    """A line where memory or passages would never be read: the rows are too short."""
+    reads, length = config.augmentation, settings.data.length
+    if reads is not None and length < reads.chunk and not settings.training.carry:
+        say(
+            f"farfield: augmentation={reads.kind}: rows of {length} tokens have no whole chunk of {reads.chunk}, and "
+            "read no passages. Use a longer data.length, or a smaller augmentation.chunk."
+        )
     needed = config.memory_from()
     if isinstance(settings.data, FactsData):  # each row asks it
         return

@@ -35,7 +35,7 @@ from farfield.progress import Bar
 from farfield.retrieval.embedders import Embedder, Kept, Matrix, build_embedder
 from farfield.retrieval.exact import Exact, Nearest
 from farfield.retrieval.overlap import longest_runs
-from farfield.retrieval.settings import EmbedderConfig
+from farfield.retrieval.settings import HashedConfig
 from farfield.retrieval.words import BAG, Frequencies, bag, words
 
 __all__ = ["Database", "Decode", "Ids", "NeighbourSettings", "Texts", "Wanted", "build", "open_database"]
@@ -54,7 +54,7 @@ class NeighbourSettings(Config):
     """How a database is cut and searched: tokens of a chunk, and the embedder of its text."""
 
     chunk: int
-    embedder: EmbedderConfig
+    embedder: HashedConfig
 
 
 class Texts(NamedTuple):
@@ -82,7 +82,7 @@ class Manifest(Config):
 
     version: int
     chunk: int
-    embedder: EmbedderConfig
+    embedder: HashedConfig
     tokenizer: str
     source: str
     documents: int

@@ -21,7 +21,7 @@ from farfield.data.found import NeighbourSource, PromptSource, Search
 from farfield.data.text import TextSource
 from farfield.memory import AugmentationConfig, NeighboursConfig
 from farfield.retrieval.neighbours import Database, NeighbourSettings, Texts, build, open_database
-from farfield.retrieval.settings import EmbedderConfig
+from farfield.retrieval.settings import HashedConfig
 from farfield.tokenizers import Tokenizer, fingerprint
 
 __all__ = [
@@ -111,7 +111,7 @@ def _opened(settings: SearchSettings, chunk: int, source: TextSource) -> Databas
     folder, tokenizer = Path(settings.database).expanduser(), source.tokenizer
     try:
         if not folder.exists():
-            embedder = EmbedderConfig(dimension=settings.dimension)
+            embedder = HashedConfig(dimension=settings.dimension)
             cut = NeighbourSettings(chunk=chunk, embedder=embedder)
             told = _digest(source)
             return build(folder, _training(source), tokenizer.decode, cut, fingerprint(tokenizer), told)

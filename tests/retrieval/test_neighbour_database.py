@@ -17,10 +17,10 @@ from farfield.retrieval import neighbours
 from farfield.retrieval.exact import Exact
 from farfield.retrieval.neighbours import Database, NeighbourSettings, Texts, Wanted, build, open_database
 from farfield.retrieval.overlap import longest_runs
-from farfield.retrieval.settings import EmbedderConfig
+from farfield.retrieval.settings import HashedConfig
 
 WORDS = ["ferry", "harbour", "clock", "letter", "garden", "winter", "stone", "river", "lamp", "bread", "horse", "moon"]
-SETTINGS = NeighbourSettings(chunk=6, embedder=EmbedderConfig(dimension=64))
+SETTINGS = NeighbourSettings(chunk=6, embedder=HashedConfig(dimension=64))
 END = len(WORDS)
 
 

@@ -27,6 +27,8 @@ __all__ = ["Embedder", "FunctionEmbedder", "HashedTfIdf", "Kept", "Matrix", "bui
 
 Matrix = npt.NDArray[np.float32]
 
+TEXTS_AT_ONCE = 128
+
 
 class Kept(NamedTuple):
     """What the database keeps of a text: its bag of words, what its embedder made of it, and by which weights."""
@@ -129,8 +131,7 @@ class FunctionEmbedder:
 
     def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
         """The vectors themselves, as little-endian float32."""
-        rows = self._checked(self._function(texts), len(texts)) if texts else ()
-        return [row.astype("<f4").tobytes() for row in rows]
+        return [row.astype("<f4").tobytes() for block in blocks(texts) for row in self._rows(block)]
 
     def vectors(self, passages: Sequence[Kept], frequencies: Frequencies) -> Matrix:
         """(passages, dimension): the vectors as they were kept."""
@@ -143,6 +144,9 @@ class FunctionEmbedder:
         """(questions, dimension)."""
         return self._checked(self._ask(texts), len(texts))
 
+    def _rows(self, texts: Sequence[str]) -> Matrix:
+        return self._checked(self._function(texts), len(texts))
+
     def _checked(self, values: npt.ArrayLike, count: int) -> Matrix:
         """`values` as unit rows, or as they are before the mean is taken off; FAISS would take NaN without a word."""
         out = np.asarray(values, np.float64)
@@ -152,6 +156,11 @@ class FunctionEmbedder:
                 f" it should be ({count}, {self.dimension}), and every number finite."
             )
         return out.astype(np.float32) if self.centred else unit(out)
+
+
+def blocks(texts: Sequence[str]) -> list[Sequence[str]]:
+    """`texts` in the groups that are embedded at once: the same wherever it is done, so that rounding is too."""
+    return [texts[first : first + TEXTS_AT_ONCE] for first in range(0, len(texts), TEXTS_AT_ONCE)]
 
 
 def unit(rows: npt.NDArray[np.float64]) -> Matrix:

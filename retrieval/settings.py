@@ -103,6 +103,7 @@ class IngestConfig(Config):
     index: str
     root: str = "indexes"
     prune: bool = False
+    ray: str | None = None
     chunk: ChunkConfig = ChunkConfig()
     embedder: EmbedderConfig | None = None
 

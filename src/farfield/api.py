@@ -9,10 +9,12 @@ from typing import Literal
 import torch
 
 from farfield import pretrained
+from farfield.cluster import Cluster
 from farfield.compose import option
 from farfield.config import Config, ConfigError, read
 from farfield.data.objective import MaskedConfig
 from farfield.embedding import Models
+from farfield.embedding.spread import Spread
 from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
 from farfield.memory import MemoryConfig
@@ -156,7 +158,10 @@ def open_model(
 
 def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestResult:
     """Stores documents in an index, with embedders that are models too; see `farfield.retrieval.ingest`."""
-    return ingest_with(settings, embedder, Models().embedder)
+    if settings.ray is None:
+        return ingest_with(settings, embedder, Models().embedder)
+    with Cluster(settings.ray) as cluster:
+        return ingest_with(settings, embedder, Spread(cluster).embedder)
 
 
 def open_index(

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import farfield
 from farfield import usage
@@ -99,6 +99,9 @@ def _line(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--ray", metavar="ADDRESS")
+    parser.add_argument("--cpus", type=float, default=1.0)
+    parser.add_argument("--gpus", type=float, default=0.0)
     parser.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("-p", "--package")
@@ -114,6 +117,8 @@ def _line(words: Sequence[str]) -> argparse.Namespace:
         raise ConfigError("--resolve and --package go with --cfg.")
     if sum(map(bool, (line.multirun, line.cfg, line.info))) > 1:
         raise ConfigError("--multirun, --cfg and --info exclude one another.")
+    if line.ray is not None and not line.multirun:
+        raise ConfigError("--ray: runs the jobs of a sweep, and goes with -m.")
     line.verb, *rest = line.words or [None]
     if line.verb is not None and line.verb not in usage.VERBS:
         raise ConfigError(unknown("unknown verb", line.verb, usage.VERBS))
@@ -174,25 +179,52 @@ def _sweep(line: argparse.Namespace) -> int:
 
     for mapping in combinations(line.verb, line.settings, line.config_dir):
         _settings(line, mapping)
-    jobs: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    waiting: list[Job] = []
 
-    def job(mapping: dict[str, Any]) -> None:
-        name = mapping.get("name")
-        print(f"farfield: job {len(jobs) + 1}: {name or line.verb}", file=sys.stderr)
-        try:
-            jobs.append({"name": name, **_result(line.verb, _settings(line, mapping))})
-        except (FarfieldError, OSError, MemoryError, RuntimeError) as error:
-            text = str(error) if isinstance(error, FarfieldError) else _refused(error)
-            if text is None:
-                raise
-            print(f"farfield: {text}", file=sys.stderr)
-            jobs.append({"name": name, "error": text})
+    def here(mapping: dict[str, Any]) -> None:
+        print(f"farfield: job {len(results) + 1}: {mapping.get('name') or line.verb}", file=sys.stderr)
+        results.append(_done(Job(line, mapping)))
+
+    def later(mapping: dict[str, Any]) -> None:
+        waiting.append(Job(line, mapping))
 
     with contextlib.redirect_stdout(sys.stderr):
-        sweep(line.verb, line.settings, job, line.config_dir)
-    failed = sum("error" in one for one in jobs)
-    _print({"jobs": jobs}, line.json)
+        sweep(line.verb, line.settings, here if line.ray is None else later, line.config_dir)
+        if waiting:
+            results += _on_cluster(line, waiting)
+    failed = sum("error" in one for one in results)
+    _print({"jobs": results}, line.json)
     return FAILED if failed else 0
+
+
+class Job(NamedTuple):
+    """One combination of a sweep: the command line that it is of, and its settings."""
+
+    line: argparse.Namespace
+    mapping: dict[str, Any]
+
+
+def _on_cluster(line: argparse.Namespace, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """What the jobs return, in their order, from the workers of a Ray cluster."""
+    from farfield.cluster import Cluster
+    from farfield.progress import Bar
+
+    with Cluster(line.ray, line.cpus, line.gpus) as cluster, Bar("sweep", total=len(jobs), unit="jobs") as bar:
+        return cluster.map(_done, jobs, bar)
+
+
+def _done(job: Job) -> dict[str, Any]:
+    """What a job returns, or the line that says why it failed."""
+    name = job.mapping.get("name")
+    try:
+        return {"name": name, **_result(job.line.verb, _settings(job.line, job.mapping))}
+    except (FarfieldError, OSError, MemoryError, RuntimeError) as error:
+        text = str(error) if isinstance(error, FarfieldError) else _refused(error)
+        if text is None:
+            raise
+        print(f"farfield: {text}", file=sys.stderr)
+        return {"name": name, "error": text}
 
 
 def _settings(line: argparse.Namespace, mapping: dict[str, Any]) -> Config:

@@ -72,6 +72,10 @@ class TrainingError(FarfieldError):
     """A run cannot start or cannot go on."""
 
 
+class ClusterError(FarfieldError):
+    """A cluster cannot do what is asked of it."""
+
+
 class Config(pydantic.BaseModel):
     """Base of all settings: frozen, strict about types, and without room for unknown keys."""
 

@@ -94,6 +94,8 @@ OPTIONS = """options
   --help             this page, or that of a verb
   --json             one machine-readable result on standard output; all else goes to standard error
   -m, --multirun     run every combination of comma-separated values, one after the other
+  --ray ADDRESS      run them on a Ray cluster, several at a time; local: on this machine
+  --cpus N, --gpus N what each of them gets there (1 and 0)
   --cfg job          print the composed settings and stop (--resolve, --package: as Hydra has them)
   --info [what]      print how Hydra composes them (defaults, defaults-tree, searchpath, config) and stop
   --config-dir DIR   a folder with groups of your own, as in DIR/architecture/mine.yaml

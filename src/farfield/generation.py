@@ -5,6 +5,7 @@
 
 Prompts are prefilled in pieces with padding on the right; then every row goes on by itself. What a row says does not
 depend on the rows beside it: padding is neither read nor written, and each row draws from a generator of its own.
+A model that reads neighbours is given those of each chunk when its last token has come, if a database is named.
 
 Shapes: B batch, T time, D width, V vocabulary.
 """
@@ -22,8 +23,12 @@ from torch import Tensor, nn
 
 from farfield.amortized import AmortizedBank, amortize, asked, open_bank
 from farfield.architectures.saved_state import load_state, save_state
+from farfield.augmentation import open_neighbours
 from farfield.config import Config, ModelError, read
+from farfield.fetching import Fetching, fetching_for
+from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
+from farfield.retrieval.neighbours import Database
 from farfield.tokenizers import Decoder, Tokenizer
 
 __all__ = [
@@ -72,9 +77,15 @@ class Generated:
 
 @torch.no_grad()
 def prefill(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], state: ModelState | None = None, piece: int = PIECE
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    state: ModelState | None = None,
+    piece: int = PIECE,
+    fetching: Fetching | None = None,
 ) -> tuple[Tensor, ModelState]:
     """Logits (B, V) behind the last token of each prompt, and the state there; `state` goes on where it stopped.
+
+    With `fetching`, which has seen what the state has, chunks that end in the prompts read their neighbours.
 
     Raises:
         ModelError: no prompts, or one without tokens.
@@ -95,7 +106,8 @@ def prefill(
     )
     for first in range(0, time, piece):
         part = slice(first, first + piece)
-        hidden, state = model.hidden(tokens[:, part], state, positions=positions[:, part])
+        found_for = None if fetching is None else fetching.read(tokens[:, part], positions[:, part] >= 0)
+        hidden, state = model.hidden(tokens[:, part], state, positions=positions[:, part], passages=found_for)
         ends = (lengths > first) & (lengths <= first + hidden.shape[1])
         at = (lengths - 1 - first).clamp(0, hidden.shape[1] - 1)
         found = hidden.gather(1, at[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
@@ -129,6 +141,7 @@ class Decoding:
     logits: Tensor
     state: ModelState
     config: GenerationConfig
+    fetching: Fetching | None = None
     rows: list[int] = field(default_factory=list)
     generators: list[torch.Generator] = field(default_factory=list)
 
@@ -154,8 +167,12 @@ class Decoding:
             tokens, self.state = tokens[index], self.state.select(index)
             self.rows = [self.rows[place] for place in kept]
             self.generators = [self.generators[place] for place in kept]
+            if self.fetching is not None:
+                self.fetching.select(kept)
         if self.rows:
-            hidden, self.state = self.model.hidden(tokens[:, None], self.state)
+            tokens = tokens[:, None]
+            found = None if self.fetching is None else self.fetching.read(tokens, torch.ones_like(tokens).bool())
+            hidden, self.state = self.model.hidden(tokens, self.state, passages=found)
             self.logits = self.model.head(hidden[:, -1])
 
 
@@ -206,19 +223,22 @@ def stream(
     prompts: Sequence[str | Sequence[int]],
     config: GenerationConfig,
     bank: AmortizedBank | None = None,
+    neighbours: Database | None = None,
 ) -> Generator[Piece, None, list[Generated]]:
     """Pieces of text as they come, from prompts as text or ids; the generator returns all answers at its end.
 
-    With a bank, each prompt asks it before it is read.
+    With a bank, each prompt asks it before it is read; with neighbours, each chunk of prompt and answer reads its own.
 
     Raises:
-        ModelError: no prompts, an empty one, or the bank of another model.
+        ModelError: no prompts, an empty one, the bank of another model, or neighbours that the model does not read.
     """
     if any(not stop for stop in config.stop):
         raise ModelError("generation.stop: an empty text ends every answer before it begins.")
     ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    fetching = fetching_for(model, neighbours, len(ids))
     state = None if bank is None else asked(model, bank, ids)
-    return (yield from decode(Decoding(model, *prefill(model, ids, state), config), tokenizer, ids))
+    read = prefill(model, ids, state, fetching=fetching)
+    return (yield from decode(Decoding(model, *read, config, fetching), tokenizer, ids))
 
 
 def decode(
@@ -255,9 +275,10 @@ def generate(
     prompts: Sequence[str | Sequence[int]],
     config: GenerationConfig,
     bank: AmortizedBank | None = None,
+    neighbours: Database | None = None,
 ) -> list[Generated]:
     """All answers at once; see `stream`."""
-    pieces = stream(model, tokenizer, prompts, config, bank)
+    pieces = stream(model, tokenizer, prompts, config, bank, neighbours)
     while True:
         try:
             next(pieces)
@@ -293,27 +314,43 @@ class TextModel(nn.Module):
         return self.model.start(batch)
 
     def forward(
-        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        *,
+        positions: Tensor | None = None,
+        passages: Passages | None = None,
     ) -> tuple[Tensor, ModelState]:
         """Logits (B, T, V) of tokens (B, T) int64, and the state behind them; see `LanguageModel.hidden`."""
-        found: tuple[Tensor, ModelState] = self.model(tokens, state, positions=positions)
+        found: tuple[Tensor, ModelState] = self.model(tokens, state, positions=positions, passages=passages)
         return found
 
     def hidden(
-        self, tokens: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: ModelState | None = None,
+        *,
+        positions: Tensor | None = None,
+        passages: Passages | None = None,
     ) -> tuple[Tensor, ModelState]:
         """Normalised output of the last layer (B, T, D), and the state behind it."""
-        return self.model.hidden(tokens, state, positions=positions)
+        return self.model.hidden(tokens, state, positions=positions, passages=passages)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of `hidden` (..., D)."""
         return self.model.head(hidden)
 
     def loss(
-        self, tokens: Tensor, targets: Tensor, state: ModelState | None = None, *, positions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        state: ModelState | None = None,
+        *,
+        positions: Tensor | None = None,
+        passages: Passages | None = None,
     ) -> Loss:
         """The loss of predicting `targets` (B, T), where -100 is not scored."""
-        return self.model.loss(tokens, targets, state, positions=positions)
+        return self.model.loss(tokens, targets, state, positions=positions, passages=passages)
 
     def save_state(self, state: ModelState, path: str | Path) -> None:
         """Writes a state, with what stands for this model; see `load_state`."""
@@ -358,6 +395,22 @@ class TextModel(nn.Module):
         """
         return open_bank(self.model, path)
 
+    def open_neighbours(self, path: str | Path | None = None) -> Database:
+        """The database of neighbours in a folder; that of the model's training where none is named.
+
+        Raises:
+            ModelError: the model reads no neighbours, or nobody says where they are.
+            IndexingError: none there, damaged, of another tokenizer, or of other chunks.
+        """
+        settings = self.config.augmentation
+        if settings is None:
+            raise ModelError("neighbours: this model reads none. Train one with augmentation=neighbours.")
+        trained = (self.info.get("config", {}).get("augmentation") or {}).get("database")
+        folder = trained if path is None else path
+        if folder is None:
+            raise ModelError("neighbours: no folder is named, and the model was trained with none.")
+        return open_neighbours(folder, self.tokenizer, settings.chunk)
+
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -369,13 +422,15 @@ class TextModel(nn.Module):
         seed: int = 0,
         stop: Sequence[str] = (),
         bank: AmortizedBank | None = None,
+        neighbours: Database | None = None,
     ) -> Any:
         """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0.
 
-        With a `bank` of documents, each prompt asks it before it is read; see `amortize`.
+        With a `bank` of documents, each prompt asks it before it is read; see `amortize`. With `neighbours`, each chunk
+        of prompt and answer reads its own; see `open_neighbours`. Without, a model answers as if none were found.
         """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [answer.text for answer in generate(self.model, self.tokenizer, prompts, config, bank)]
+        texts = [answer.text for answer in generate(self.model, self.tokenizer, prompts, config, bank, neighbours)]
         return texts[0] if isinstance(prompt, str) else texts

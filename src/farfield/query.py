@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from farfield.amortized import AmortizedBank
 from farfield.api import open_index, open_model
-from farfield.config import ConfigError, DataError
+from farfield.config import ConfigError, DataError, IndexingError
 from farfield.generation import GenerationConfig, TextModel, generate
 from farfield.progress import say
 from farfield.retrieval import Hit, Index, Prompt, PromptConfig, build_prompt
 from farfield.retrieval.documents import Skipped, find, read_documents, require_files
+from farfield.retrieval.neighbours import Database
 from farfield.sessions import Reply, Sessions, open_sessions
 from farfield.settings import QuerySettings
 
@@ -70,6 +71,7 @@ def ask(
     sessions: Sessions | None = None,
     session: str | None = None,
     bank: AmortizedBank | None = None,
+    neighbours: Database | None = None,
 ) -> Answered:
     """What `model` writes behind the question and the passages that `index` finds for it.
 
@@ -81,10 +83,11 @@ def ask(
         document: a text before the prompt, outside of its budget.
         sessions: of the same model, where it has read the document already, or talks on in the `session` of this name.
         bank: of documents that the model has amortized, which the prompt asks before it is read; without sessions.
+        neighbours: what the model reads for each chunk of prompt and answer; without sessions.
 
     Raises:
         ConfigError: nothing is asked, or of nobody; the question alone is longer than the budget.
-        ModelError: see `Sessions.say`; the bank is of another model.
+        ModelError: see `Sessions.say`; the bank is of another model; the model reads no such neighbours.
     """
     if not question.strip():
         raise ConfigError("question: nothing is asked.")
@@ -92,6 +95,8 @@ def ask(
         raise ConfigError("ask: neither a model nor an index is given.")
     if bank is not None and sessions is not None:
         raise ConfigError("bank: given with sessions, which keep no banks. Ask the bank without them.")
+    if neighbours is not None and sessions is not None:
+        raise ConfigError("neighbours: given with sessions, which keep none. Ask without them.")
     hits: list[Hit] = []
     seconds: dict[str, float] = {}
     if index is not None:
@@ -105,7 +110,7 @@ def ask(
     seconds["prompt"] = time.perf_counter() - began
     began = time.perf_counter()
     written = generation or GenerationConfig(stop=("\n",))
-    reply = _reply(model, sessions, session, document, built.text, written, bank)
+    reply = _reply(model, sessions, session, document, built.text, written, bank, neighbours)
     seconds["generate"] = time.perf_counter() - began
     return _answered(question, built, reply, seconds)
 
@@ -133,11 +138,12 @@ def _reply(
     text: str,
     generation: GenerationConfig,
     bank: AmortizedBank | None,
+    neighbours: Database | None,
 ) -> Reply:
     """What the model writes behind `text`, with what it has read before."""
     if sessions is None:
         ids = [*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)]
-        (answer,) = generate(model.model, model.tokenizer, [ids], generation, bank)
+        (answer,) = generate(model.model, model.tokenizer, [ids], generation, bank, neighbours)
         return Reply(answer.text, tuple(answer.ids), answer.reason, 0, len(ids), None, {})
     if session is None:
         return sessions.ask(document or "", text, generation)
@@ -156,6 +162,7 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
     model = open_model(settings.model, settings.device, settings.remembered) if settings.model else None
     loaded = time.perf_counter() - began
     bank, amortized = _bank(settings, model)
+    neighbours, opened = _neighbours(settings, model)
     document = None if settings.document is None else _document(settings.document)
     with ExitStack() as stack:
         sessions = None
@@ -171,6 +178,7 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
             sessions=sessions,
             session=settings.session,
             bank=bank,
+            neighbours=neighbours,
         )
     if index is not None:
         index.close()
@@ -181,7 +189,7 @@ def query_command(settings: QuerySettings) -> dict[str, Any]:
             "For fewer: retrieval.k, prompt.tokens, or an index of smaller chunks (farfield ingest chunk.size=...)."
         )
     stages = {"load model": loaded} if model is not None else {}
-    seconds = {**stages, **amortized, **answer.seconds}
+    seconds = {**stages, **amortized, **opened, **answer.seconds}
     notices = list(index.notices) if index is not None else []
     found = {**_plain(settings, replace(answer, seconds=seconds), notices), "asked_documents": len(bank or ())}
     return {**found, "text": _text(found)}
@@ -200,6 +208,7 @@ def _plain(settings: QuerySettings, answer: Answered, notices: list[str]) -> dic
         "document": settings.document,
         "documents": settings.documents,
         "bank": settings.bank,
+        "neighbours": settings.neighbours,
         "session": settings.session,
         "prompt_tokens": answer.prompt_tokens,
         "reused_tokens": answer.reused_tokens,
@@ -240,6 +249,27 @@ def _bank(settings: QuerySettings, model: TextModel | None) -> tuple[AmortizedBa
     if file is not None and len(bank) > len(kept or ()):
         bank.save(file)
     return bank, {"amortize": time.perf_counter() - began}
+
+
+def _neighbours(settings: QuerySettings, model: TextModel | None) -> tuple[Database | None, dict[str, float]]:
+    """What a model that reads neighbours is given, and the seconds that took.
+
+    Raises:
+        ConfigError: no such database. ModelError: it is named, and the model reads none.
+    """
+    if model is None or settings.neighbours == "none":
+        return None, {}
+    if settings.neighbours is None and model.config.augmentation is None:
+        return None, {}
+    if settings.sessions is not None:
+        say("farfield: sessions keep no neighbours: the model answers as if none were found.")
+        return None, {}
+    began = time.perf_counter()
+    try:
+        found = model.open_neighbours(settings.neighbours)
+    except IndexingError as error:
+        raise ConfigError(f"neighbours: {error} Or go on without: neighbours=none.") from None
+    return found, {"open neighbours": time.perf_counter() - began}
 
 
 def _texts(path: str) -> dict[str, str]:

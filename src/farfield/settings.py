@@ -210,7 +210,8 @@ class QuerySettings(Config):
     """`farfield query`. Without a model the answer is the passages alone; without an index it has no sources.
 
     With a folder of sessions, a session goes on where it stopped, and a document is read once. With documents, or a
-    bank of them, the question asks the model's memory of amortized contexts.
+    bank of them, the question asks the model's memory of amortized contexts. A model that reads neighbours is given
+    those of the database that is named, or of the one it was trained with.
     """
 
     question: str | None = None
@@ -221,6 +222,7 @@ class QuerySettings(Config):
     document: Text | None = None
     documents: Text | None = None
     bank: Text | None = None
+    neighbours: Text | None = None
     session: Name | None = None
     sessions: Text | None = None
     store: SessionsConfig = SessionsConfig()
@@ -249,13 +251,17 @@ class QuerySettings(Config):
             raise ValueError(
                 ".model: neither a model nor an index is given. Add model=runs/<name>, index=<name>, or both."
             )
-        read = ("document", "documents", "bank", "sessions", "session")
+        read = ("document", "documents", "bank", "neighbours", "sessions", "session")
         for name, given in ((name, getattr(self, name)) for name in read):
             if given is not None and self.model is None:
                 raise ValueError(f".{name}: '{given}' given, but no model that would read it. Add model=runs/<name>.")
         for name, given in (("document", self.document), ("sessions", self.sessions), ("index", self.index)):
             if given is not None and (self.documents is not None or self.bank is not None):
                 raise ValueError(f".{name}: '{given}' given, and a bank of documents is asked. Give one of them.")
+        if self.neighbours is not None and self.sessions is not None:
+            raise ValueError(
+                f".neighbours: '{self.neighbours}' given, and sessions, which keep none. Give one of them."
+            )
         if self.session is not None and self.sessions is None:
             raise ValueError(f".session: '{self.session}' given, but nowhere to keep it. Add sessions=<folder>.")
         if self.sessions is not None and self.session is None and self.document is None:

@@ -15,7 +15,8 @@ from farfield.config import ConfigError, TrainingError, read
 from farfield.data import Batch
 from farfield.memory import NeighboursConfig, Passages
 from farfield.model import LanguageModel, ModelConfig
-from farfield.settings import TrainSettings
+from farfield.query import query_command
+from farfield.settings import QuerySettings, TrainSettings
 from farfield.training.feed import shard
 from farfield.training.learner import Learner
 
@@ -220,3 +221,26 @@ def test_rows_without_a_whole_chunk_are_told(text: Path, tmp_path: Path, capsys:
         "farfield: augmentation=neighbours: rows of 7 tokens have no whole chunk of 8, and read no passages. Use a "
         "longer data.length, or a smaller augmentation.chunk."
     ) in capsys.readouterr().err
+
+
+def test_a_question_reads_neighbours_of_the_training(text: Path, tmp_path: Path) -> None:
+    """Of the folder that the run has kept; another is named, or none."""
+    run(tmp_path, words_of(text, "training.steps=2"))
+    model = ["stone river lamp north seven", f"model={tmp_path / 'run'}", "generation.tokens=4"]
+
+    def asked(*words: str) -> dict[str, object]:
+        given = [f"question={model[0]}", *model[1:], *words]
+        return query_command(read(QuerySettings, compose("query", given)))
+
+    found = asked()
+    seconds = found["seconds"]
+    assert isinstance(seconds, dict)
+    assert "open neighbours" in seconds
+    assert asked(f"neighbours={text.parent / 'database'}")["answer"] == found["answer"]
+    assert "open neighbours" not in str(asked("neighbours=none")["seconds"])
+    with pytest.raises(ConfigError) as mistake:
+        asked(f"neighbours={tmp_path}")
+    assert str(mistake.value) == (
+        f"neighbours: '{tmp_path}' is no database of neighbours: it has no manifest.json. Or go on without: "
+        "neighbours=none."
+    )

@@ -17,7 +17,8 @@ class Hit:
         key: the document within it; empty where the file is the document.
         heading: the Markdown headings above it, `Handbook > Leave`.
         chunk: its id in the index.
-        score: after fusion, or of the re-ranker; larger is better. It tells an order, not how good a passage is.
+        score: of the stage that ordered it last, fusion or the re-ranker; larger is better. It tells an order, not how
+            good a passage is.
         match: how well it fits the question, from 0 to 1: the share of the question's words that it holds, weighed by
             how rare they are; with an embedder that reads, the mean of that and the cosine of the vectors.
         dense, lexical: its rank in each list, from 1; None where it is not in that list.

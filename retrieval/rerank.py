@@ -10,14 +10,16 @@ A re-ranker is anything with `scores`; those that are models stand in `farfield.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from farfield.config import IndexingError
-from farfield.retrieval.embedders import Matrix
+from farfield.retrieval.embedders import Matrix, unit
 
 __all__ = ["Late", "Reranker", "checked_scores", "maxsim"]
 
@@ -50,17 +52,45 @@ def maxsim(question: Matrix, passages: Sequence[Matrix]) -> Matrix:
 
 
 class Late:
-    """Late interaction over `states`: of texts, (tokens, d) each, of length one."""
+    """Late interaction over `states`: of each of several texts its tokens' (tokens, d), in any length.
+
+    Passages are asked for again and again: the states of those that came last are kept, up to `most` tokens of them.
+    With `centred`, states are counted from the mean of all that are compared: those of language models point in one
+    direction more than they differ.
+    """
 
     name = "late interaction"
 
-    def __init__(self, states: Callable[[Sequence[str]], Sequence[Matrix]]) -> None:
-        self._states = states
+    def __init__(
+        self, states: Callable[[Sequence[str]], Sequence[Matrix]], centred: bool = False, most: int = 1 << 16
+    ) -> None:
+        self._states, self._centred, self._most = states, centred, most
+        self._kept: OrderedDict[str, Matrix] = OrderedDict()
+        self._held = 0
+        self._changing = threading.Lock()
 
     def scores(self, question: str, passages: Sequence[str]) -> Matrix:
         """(passages,)."""
-        asked, *found = self._states([question, *passages])
-        return maxsim(asked, found)
+        with self._changing:
+            known = {text: self._kept[text] for text in passages if text in self._kept}
+        fresh = [text for text in dict.fromkeys(passages) if text not in known]
+        asked, *found = self._states([question, *fresh])
+        known.update(zip(fresh, found, strict=True))
+        with self._changing:
+            self._keep(known)
+        own = [known[text] for text in passages]
+        mean = np.concatenate([asked, *own]).mean(axis=0, dtype=np.float64) if self._centred else 0.0
+        asked, *own = (unit(one.astype(np.float64) - mean) for one in (asked, *own))
+        return maxsim(asked, own)
+
+    def _keep(self, known: Mapping[str, Matrix]) -> None:
+        """`known` are the newest; what is too much leaves, the oldest first."""
+        for text, states in known.items():
+            self._held += 0 if text in self._kept else len(states)
+            self._kept[text] = states
+            self._kept.move_to_end(text)
+        while self._held > self._most:
+            self._held -= len(self._kept.popitem(last=False)[1])
 
 
 def checked_scores(reranker: Reranker, question: str, passages: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -156,7 +156,7 @@ class Search:
             fused = fuse(lists, weights, places, self._settings.constant)
             one.fused = {each.chunk: each for each in fused}
             one.ranking = [(each.chunk, each.score) for each in fused[: self._count]]
-            one.told = {**one.lists, "fuse": one.ranking}
+            one.told = {**one.lists, "fuse": list(one.ranking)}
         self._clock.stop("fuse")
         return places
 
@@ -168,7 +168,7 @@ class Search:
 
     def _rerank(self, asked: Sequence[Asked]) -> None:
         """The first passages in the order of another reader; those behind stay behind."""
-        depth = max(self._k, self._settings.rerank.depth)
+        depth = self._settings.rerank.depth
         try:
             reranker = self._tools.reranker()
             for one in asked:
@@ -176,8 +176,8 @@ class Search:
                 texts = [_whole(passage) for passage in self._snapshot.passages(first)]
                 scores = checked_scores(reranker, one.text, texts) if texts else np.zeros(0)
                 order = np.argsort(-scores, kind="stable")
-                one.ranking = [(first[place], float(scores[place])) for place in order]
-                one.told["rerank"] = one.ranking
+                one.told["rerank"] = [(first[place], float(scores[place])) for place in order]
+                one.ranking[: len(first)] = one.told["rerank"]
         except IndexingError as error:
             self._notices.append(f"{error} Answered without re-ranking.")
         self._clock.stop("rerank")
@@ -185,11 +185,12 @@ class Search:
     def _diversify(self, asked: Sequence[Asked], share: float) -> None:
         """The first `k` so chosen that they are not all alike."""
         for one in asked:
-            chunks, scores = [chunk for chunk, _ in one.ranking], [score for _, score in one.ranking]
-            if len(chunks) > 1:
-                chosen = diverse(scores, self._own(chunks), share, self._k)
-                one.ranking = [one.ranking[place] for place in chosen]
-            one.told["diverse"] = one.ranking
+            compared = one.told.get("rerank", one.ranking)  # scores of one kind
+            chosen = diverse(
+                [score for _, score in compared], self._own([chunk for chunk, _ in compared]), share, self._k
+            )
+            one.told["diverse"] = [compared[place] for place in chosen]
+            one.ranking = one.told["diverse"] + one.ranking[len(compared) :]
         self._clock.stop("diverse")
 
     def _own(self, chunks: Sequence[int]) -> Matrix:

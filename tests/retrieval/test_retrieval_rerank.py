@@ -32,10 +32,27 @@ def test_late_interaction_is_its_definition(asked: int, lengths: list[int]) -> N
     np.testing.assert_allclose(maxsim(question, passages), expected, atol=1e-5)
 
 
-def test_late_interaction_reads_the_question_and_the_passages_alike() -> None:
-    states = {"who": rows(0, 2), "a": rows(1, 3), "b": rows(2, 4)}
-    scores = Late(lambda texts: [states[text] for text in texts]).scores("who", ["b", "a"])
-    np.testing.assert_allclose(scores, [late(states["who"], states["b"]), late(states["who"], states["a"])], atol=1e-5)
+STATES = {"who": 3 * rows(0, 2), "a": 2 * rows(1, 3), "b": rows(2, 4), "c": rows(3, 0)}
+
+
+@pytest.mark.parametrize("most", [0, 3, 100])
+@pytest.mark.parametrize("centred", [False, True])
+def test_states_that_are_kept_change_no_score(centred: bool, most: int) -> None:
+    read: list[Sequence[str]] = []
+
+    def states(texts: Sequence[str]) -> list[Matrix]:
+        read.append(texts)
+        return [STATES[text] for text in texts]
+
+    late_interaction = Late(states, centred, most)
+    for passages in (["b", "a"], ["a", "c", "a"], ["b"], ["a", "b"]):
+        own = [STATES["who"], *(STATES[text] for text in passages)]
+        mean = np.concatenate(own).mean(axis=0) if centred else 0
+        asked, *found = (unit(one.astype(float) - mean) for one in own)
+        expected = [late(asked, passage) for passage in found]
+        np.testing.assert_allclose(late_interaction.scores("who", passages), expected, atol=1e-5)
+    if most == 100:
+        assert read == [["who", "b", "a"], ["who", "c"], ["who"], ["who"]]
 
 
 class Fixed:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from farfield import pretrained
 from farfield.config import IndexingError
 from farfield.model import fingerprint
-from farfield.retrieval.embedders import FunctionEmbedder, Matrix, unit
+from farfield.retrieval.embedders import FunctionEmbedder, Matrix
 from farfield.retrieval.settings import HiddenConfig
 
 __all__ = ["HiddenStates"]
@@ -27,6 +27,8 @@ __all__ = ["HiddenStates"]
 
 class HiddenStates:
     """A layer's output at each token of texts. Which texts are read at once changes nothing but the time."""
+
+    centred = True
 
     def __init__(self, config: HiddenConfig) -> None:
         """Loads the model.
@@ -47,23 +49,16 @@ class HiddenStates:
     def vectors(self, texts: Sequence[str]) -> Matrix:
         """(texts, dimension): the mean over each text's tokens; zeros for a text without any."""
         out = np.zeros((len(texts), self.dimension), np.float32)
-        for row, states in zip(out, self._states(texts), strict=True):
+        for row, states in zip(out, self.states(texts), strict=True):
             if len(states):
                 row[:] = states.mean(axis=0, dtype=np.float64)
         return out
 
-    def states(self, texts: Sequence[str]) -> list[Matrix]:
-        """The states of each text's tokens, (tokens, dimension) of length one, about the mean of all of them."""
-        found = self._states(texts)
-        tokens = np.concatenate(found)
-        mean = tokens.mean(axis=0, dtype=np.float64) if len(tokens) else 0.0
-        return [unit(one - mean) for one in found]
-
     def embedder(self) -> FunctionEmbedder:
         """An embedder of its vectors."""
-        return FunctionEmbedder(self.name, self.dimension, self.vectors, version=self.version, centred=True)
+        return FunctionEmbedder(self.name, self.dimension, self.vectors, version=self.version, centred=self.centred)
 
-    def _states(self, texts: Sequence[str]) -> list[Matrix]:
+    def states(self, texts: Sequence[str]) -> list[Matrix]:
         """The layer's output at each text's tokens, (tokens, dimension) each."""
         parts: list[list[int]] = []
         owners: list[int] = []

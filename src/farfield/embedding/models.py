@@ -50,7 +50,8 @@ class Models:
                 "retrieval.rerank.model: none given, and the index's embedder has no states of tokens. Add"
                 " retrieval.rerank.model=<a run, or a folder of sentence-transformers>."
             )
-        return Late(self._states(chosen).states)
+        read = self._states(chosen)
+        return Late(read.states, read.centred)
 
     def _states(self, config: HiddenConfig | SentenceTransformersConfig) -> States:
         if config not in self._loaded:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from farfield.config import IndexingError
-from farfield.retrieval.embedders import FunctionEmbedder, Matrix, unit
+from farfield.retrieval.embedders import FunctionEmbedder, Matrix
 from farfield.retrieval.settings import SentenceTransformersConfig
 
 __all__ = ["CrossEncoder", "SentenceStates"]
@@ -102,6 +102,8 @@ def _version(folder: Path | None, model: Any) -> str:
 class SentenceStates:
     """A bi-encoder: a vector of each text, or a state of each of its tokens. Texts beyond its limit are cut there."""
 
+    centred = False
+
     def __init__(self, config: SentenceTransformersConfig) -> None:
         """Loads the model.
 
@@ -127,11 +129,11 @@ class SentenceStates:
         return np.asarray(found, np.float32).reshape(len(texts), -1)
 
     def states(self, texts: Sequence[str]) -> list[Matrix]:
-        """The states of each text's tokens, (tokens, dimension) of length one, without padding."""
+        """The states of each text's tokens, (tokens, dimension), without padding."""
         found = self._model.encode(
             list(texts), batch_size=self._batch, output_value="token_embeddings", show_progress_bar=False
         )
-        return [unit(one.double().cpu().numpy()) for one in found]
+        return [one.float().cpu().numpy() for one in found]
 
     def embedder(self) -> FunctionEmbedder:
         """An embedder of its vectors. Questions get the model's prompt for them, where it has one."""

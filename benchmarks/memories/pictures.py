@@ -24,6 +24,9 @@ __all__ = [
     "draw_perplexity",
     "draw_recall",
     "draw_search",
+    "finish",
+    "line",
+    "new_figure",
     "table_cost",
     "table_perplexity",
     "table_recall",
@@ -58,14 +61,14 @@ def table_perplexity(reads: Sequence[Read]) -> Table:
 
 def draw_perplexity(reads: Sequence[Read], path: Path) -> Path:
     """Bits a token against memory size, and the gain against position, of what was put on and what was trained with."""
-    figure = _figure(13.0, 8.4)
+    figure = new_figure(13.0, 8.4)
     panels = figure.subplots(2, 2, squeeze=False)
     names = list(dict.fromkeys(one.memory for one in reads if one.memory != "none"))
     for row, trained in enumerate((False, True)):
         shown = [one for one in reads if one.trained == trained]
         if shown:
             _draw_reads(shown, names, panels[row], "trained with it" if trained else "put on the trained model")
-    _finish(figure, list(panels.ravel()), path)
+    finish(figure, list(panels.ravel()), path)
     return path
 
 
@@ -79,8 +82,8 @@ def _draw_reads(shown: Sequence[Read], names: Sequence[str], panels: Sequence[Ax
         if not mine:
             continue
         middles = [(low + high) / 2 for low, high in itertools.pairwise(control.edges)]
-        by_size.plot([one.size or one.edges[-1] for one in mine], [one.mean() for one in mine], **_line(place, name))
-        by_place.plot(middles, mine[-1].gains(control), **_line(place, name))
+        by_size.plot([one.size or one.edges[-1] for one in mine], [one.mean() for one in mine], **line(place, name))
+        by_place.plot(middles, mine[-1].gains(control), **line(place, name))
     sizes = sorted({one.size or one.edges[-1] for one in shown if one.memory != "none"})
     by_size.set(xscale="log", xlabel="memory, tokens", ylabel="bits a token", title=how)
     by_size.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -88,7 +91,7 @@ def _draw_reads(shown: Sequence[Read], names: Sequence[str], panels: Sequence[Ax
     by_place.set(xscale="log", xlabel="position in the document, tokens", ylabel="gain, bits", title=f"largest, {how}")
 
 
-def _line(place: int, name: str) -> dict[str, Any]:
+def line(place: int, name: str) -> dict[str, Any]:
     """The look of a memory's line, the same in every panel."""
     style = ("-", ":", "--")[place // 10 % 3]
     return {"color": f"C{place % 10}", "marker": MARKERS[place % 8], "label": name, "markersize": 4, "linestyle": style}
@@ -109,7 +112,7 @@ def table_recall(found: Sequence[Found]) -> Table:
 
 def draw_recall(found: Sequence[Found], path: Path) -> Path:
     """A map of memories by lengths, one for each task."""
-    figure = _figure(9.0, 1.6 + 0.32 * len(found))
+    figure = new_figure(9.0, 1.6 + 0.32 * len(found))
     panels = figure.subplots(1, len(NEEDLES), sharey=True)
     for panel, name in zip(panels, NEEDLES, strict=True):
         lengths = list(found[0].rates[name])
@@ -146,7 +149,7 @@ def table_cost(costs: Sequence[Cost]) -> Table:
 
 def draw_cost(costs: Sequence[Cost], path: Path) -> Path:
     """Time of decoding and prefill, bytes read and written, against the tokens that the memory has read."""
-    figure = _figure(12.5, 8.0)
+    figure = new_figure(12.5, 8.0)
     panels = figure.subplots(2, 2)
     told = (
         ("decode", "decoding, us a token", 1e6),
@@ -158,9 +161,9 @@ def draw_cost(costs: Sequence[Cost], path: Path) -> Path:
     for panel, (field, title, unit) in zip(panels.ravel(), told, strict=True):
         for place, name in enumerate(names):
             mine = [one for one in costs if one.memory == name]
-            panel.plot([one.size for one in mine], [getattr(one, field) * unit for one in mine], **_line(place, name))
+            panel.plot([one.size for one in mine], [getattr(one, field) * unit for one in mine], **line(place, name))
         panel.set(xscale="log", yscale="log", xlabel="tokens read before", ylabel=title)
-    _finish(figure, list(panels.ravel()), path)
+    finish(figure, list(panels.ravel()), path)
     return path
 
 
@@ -178,27 +181,29 @@ def table_search(found: Sequence[Searched]) -> Table:
 def draw_search(found: Sequence[Searched], path: Path) -> Path:
     """The ratio against the bank, a panel for each layout and a line for each number of queries."""
     layouts = list(dict.fromkeys(one.layout for one in found))
-    figure = _figure(3.6 * len(layouts) + 1.2, 3.8)
+    figure = new_figure(3.6 * len(layouts) + 1.2, 3.8)
     panels = list(figure.subplots(1, len(layouts), sharey=True, squeeze=False).ravel())
     for panel, layout in zip(panels, layouts, strict=True):
         panel.axhline(1.0, color="black", linewidth=0.8)
         for place, queries in enumerate(dict.fromkeys(one.queries for one in found)):
             mine = [one for one in found if (one.layout, one.queries) == (layout, queries)]
             label = f"{queries:,} quer{'y' if queries == 1 else 'ies'}"
-            panel.plot([one.size for one in mine], [one.ratio for one in mine], **_line(place, label))
+            panel.plot([one.size for one in mine], [one.ratio for one in mine], **line(place, label))
         panel.set(xscale="log", ylim=(0, None), xlabel="tokens held", title=layout)
     panels[0].set_ylabel("search over product and top-k")
-    _finish(figure, panels, path)
+    finish(figure, panels, path)
     return path
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty one, of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _finish(figure: Figure, panels: Sequence[Axes], path: Path) -> None:
+def finish(figure: Figure, panels: Sequence[Axes], path: Path) -> None:
+    """Writes it, with one legend for all panels."""
     for panel in panels:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)

@@ -21,7 +21,7 @@ ROWS = {"perplexity": Read, "recall": Found, "cost": Cost, "search": Searched}
 Row = Read | Found | Cost | Searched
 
 
-def write_rows(path: Path, task: Any, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, task: Any, rows: Sequence[Any]) -> None:
     """What was measured so far, with the task and where it was measured."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in vars(task).items()}
     _write(path, {**provenance(), "task": plain, "rows": [asdict(row) for row in rows]})

@@ -1,0 +1,74 @@
+"""Table and picture of what neighbours are worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from farfield.benchmarks.augmented.neighbours import EDGES, Read
+from farfield.benchmarks.memories.pictures import finish, line, new_figure
+
+__all__ = ["draw_neighbours", "table_neighbours"]
+
+
+def table_neighbours(reads: Sequence[Read]) -> Table:
+    """Bits a token, the gain against the same model without passages, and that gain by overlap."""
+    table = Table("model", title=f"Bits a token of {len(reads[0].bits)} documents; gains against neighbours off")
+    for column in ("found", "bits", "gain", *(_bucket(number) for number in range(len(EDGES) - 1))):
+        table.add_column(column, justify="right")
+    for one in reads:
+        off = _off(reads, one)
+        gain, error = one.gain(off)
+        told = ["-"] * len(EDGES)
+        if one is not off:
+            pairs = zip(off.buckets, one.buckets, strict=True)
+            saved = [_saved(before, after) for before, after in pairs]
+            told = [f"{gain:+.4f} ± {error:.4f}", *("-" if bits is None else f"{bits:+.4f}" for bits in saved)]
+        table.add_row(one.label, f"{one.found:.0%}", f"{one.mean():.4f}", *told)
+    counts = [f"{count:,}" for count, _ in reads[0].buckets]
+    table.add_row("tokens", "", "", "", *counts)
+    return table
+
+
+def draw_neighbours(reads: Sequence[Read], path: Path) -> Path:
+    """Bits a token against the overlap that passages may have, and the gain by the overlap that they have."""
+    figure = new_figure(11.0, 4.2)
+    allowed, by_bucket = figure.subplots(1, 2)
+    for place, name in enumerate(dict.fromkeys(one.model for one in reads)):
+        mine = [one for one in reads if one.model == name]
+        off, on = _off(reads, mine[0]), sorted((one for one in mine if one.reads), key=_allowed)
+        style = line(place, name)
+        allowed.axhline(off.mean(), color=f"C{place}", linestyle="--", linewidth=1.0, label=f"{name}, off")
+        if on:
+            allowed.plot(range(len(on)), [one.mean() for one in on], **style)
+            allowed.set_xticks(range(len(on)), ["any" if one.overlap is None else f"{one.overlap:g}" for one in on])
+            gains = [_saved(*pair) for pair in zip(off.buckets, on[-1].buckets, strict=True)]
+            by_bucket.plot(range(len(gains)), [math.nan if gain is None else gain for gain in gains], **style)
+    by_bucket.axhline(0, color="black", linewidth=0.8)
+    by_bucket.set_xticks(range(len(EDGES) - 1), [_bucket(number) for number in range(len(EDGES) - 1)])
+    allowed.set(xlabel="longest run that passages may share, in chunks", ylabel="bits a token")
+    by_bucket.set(xlabel="longest run that a chunk shares with its passages, in chunks", ylabel="bits a token saved")
+    finish(figure, [allowed, by_bucket], path)
+    return path
+
+
+def _off(reads: Sequence[Read], one: Read) -> Read:
+    """The same model without passages."""
+    return next(other for other in reads if other.model == one.model and not other.reads)
+
+
+def _allowed(one: Read) -> float:
+    return math.inf if one.overlap is None else one.overlap
+
+
+def _bucket(number: int) -> str:
+    low, high = EDGES[number], EDGES[number + 1]
+    return f"{low:.3g} up" if math.isinf(high) else f"{low:.3g} to {high:.3g}"
+
+
+def _saved(before: tuple[int, float | None], after: tuple[int, float | None]) -> float | None:
+    """Bits a token; None where there is none."""
+    return None if before[1] is None or after[1] is None else before[1] - after[1]

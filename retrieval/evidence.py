@@ -49,15 +49,14 @@ def rarities(asked: Sequence[str], frequencies: Frequencies) -> dict[str, float]
 
 def coverage(rarity: Mapping[str, float], passages: Sequence[str]) -> list[float]:
     """The share (passages,) of a question that each passage holds, from 0 to 1; `rarity` weighs its words."""
-    found = stems([*rarity, *passages])
-    asked, held = found[: len(rarity)], found[len(rarity) :]
     whole = sum(rarity.values())
-    return [
-        sum(weight for stem, weight in zip(asked, rarity.values(), strict=True) if stem and stem <= passage) / whole
-        if whole
-        else 0.0
-        for passage in held
-    ]
+    if not whole:
+        return [0.0] * len(passages)
+    first = {word[0] for word in rarity}  # a stem begins as its word does: no other word can be the same
+    near = [" ".join({word for word in words(passage) if word[0] in first}) for passage in passages]
+    found = stems([*rarity, *near])
+    weights = list(zip(found, rarity.values(), strict=False))
+    return [sum(weight for stem, weight in weights if stem and stem <= held) / whole for held in found[len(rarity) :]]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How well passages are found: public collections, SQuAD's questions over paragraphs, and what a query takes."""

@@ -61,6 +61,10 @@ class Embedder(Protocol):
     def reads(self) -> bool:
         """Whether its vectors know more of a text than which words are in it."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether a passage's vector depends on that passage alone; then an index takes only what is new."""
+
     def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
         """What the database keeps of each text beside its words. It depends on nothing but that text."""
 
@@ -79,7 +83,7 @@ class HashedTfIdf:
     """
 
     version = ""
-    centred = reads = False
+    centred = reads = steady = False
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
@@ -127,6 +131,7 @@ class FunctionEmbedder:
         centred: bool = False,
     ) -> None:
         self.name, self.dimension, self.version, self.centred = name, dimension, version, centred
+        self.steady = not centred
         self._function, self._ask = function, ask or function
 
     def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:

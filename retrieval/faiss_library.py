@@ -5,8 +5,8 @@ after threads were started would hang in its first search (faiss#5206), since th
 searches with one thread, and is told so as it begins. Nothing here imports `faiss.contrib.torch_utils`, which
 breaks searches with parameters for the whole process.
 
-Files. The reader is a C++ parser. No vector within a file is longer than the file, and none of our indices nests
-anything deep, so FAISS's limits, a terabyte otherwise, are lowered to the file at hand.
+Files. The reader is a C++ parser. Nothing in a file has more parts than the file has bytes, and what is made of it is
+no larger than a few times the file, so FAISS's limits, a terabyte otherwise, are lowered to the file at hand.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from farfield.retrieval.vector_store import Ids
 __all__ = ["chosen_rows", "faiss_version", "library", "read_index", "write_index"]
 
 BLOCK = 1 << 20
+TABLES = 1 << 26
 
 reading = threading.Lock()
 
@@ -80,7 +81,7 @@ def read_index(source: Callable[[int], bytes], size: int) -> Any:
     """
     faiss = library()
     with reading:
-        faiss.set_deserialization_vector_byte_limit(max(size, 1))
+        faiss.set_deserialization_vector_byte_limit(4 * size + TABLES)
         faiss.set_deserialization_loop_limit(max(size, 1))
         try:
             return faiss.read_index(faiss.PyCallbackIOReader(source, BLOCK))

@@ -13,8 +13,9 @@ import numpy as np
 
 from farfield.retrieval.embedders import Matrix
 from farfield.retrieval.faiss_library import chosen_rows, library, read_index, write_index
+from farfield.retrieval.gpu import MOST, GpuCopy
 from farfield.retrieval.row_ids import RowIds
-from farfield.retrieval.vector_store import Found, Ids, checked_count, checked_rows, ordered, widened
+from farfield.retrieval.vector_store import Found, Ids, checked_count, checked_rows, nothing, ordered, settled, widened
 
 __all__ = ["Flat"]
 
@@ -25,6 +26,7 @@ class Flat:
     def __init__(self, dimension: int) -> None:
         self._index: Any = library().IndexFlatIP(dimension)
         self._rows = RowIds()
+        self._gpu: Any = None
 
     @property
     def count(self) -> int:
@@ -47,6 +49,15 @@ class Flat:
         ids = self._rows.check_new(ids, len(rows))
         self._index.add(rows)
         self._rows.append(ids)
+        self._gpu = None
+
+    def use_gpu(self) -> None:
+        """Searches go to a copy on the GPU from now on, until the store changes.
+
+        Raises:
+            ConfigError: there is no GPU.
+        """
+        self._gpu = GpuCopy(self._index)
 
     def remove(self, ids: Ids) -> int:
         """See `VectorStore.remove`. All vectors behind the first that goes are moved."""
@@ -55,6 +66,7 @@ class Flat:
         if rows.size:
             self._index.remove_ids(chosen_rows(rows, self.count))
             self._rows.close(rows)
+            self._gpu = None
         return rows.size
 
     def search(self, questions: Matrix, k: int, among: Ids | None = None) -> Found:
@@ -66,29 +78,18 @@ class Flat:
         allowed = None if among is None else self._rows.rows(np.asarray(among, np.int64))
         allowed = allowed if allowed is None else allowed[allowed >= 0]
         there = self.count if allowed is None else allowed.size
-        asked = min(checked_count(k) + 1, there)  # one more shows whether the last ties with what is left out
-        if not len(questions) or not asked or not k:
-            return widened(Found(*_nothing(len(questions))), k)
+        if not len(questions) or not there or not checked_count(k):
+            return widened(nothing(len(questions)), k)
         parameters = None
         if allowed is not None:
             parameters = library().SearchParameters(sel=chosen_rows(allowed, self.count))
-        scores, rows = self._index.search(questions, asked, params=parameters)
-        found = ordered(scores, self._rows.of(rows))
-        if asked > k:
-            self._settle(found, questions, k, parameters)
-        return widened(found, k)
 
-    def _settle(self, found: Found, questions: Matrix, k: int, parameters: Any) -> None:
-        """Where the last of `k` ties with one that is left out, all that tie are looked at: the lowest ids stay."""
-        open_ties = np.flatnonzero(found.scores[:, k] == found.scores[:, k - 1])
-        for one in open_ties:
-            last = float(found.scores[one, k - 1])
-            below = last - 1e-6 * abs(last) - float(np.finfo(np.float32).tiny)
-            _, scores, rows = self._index.range_search(questions[one : one + 1], below, params=parameters)
-            ids = self._rows.of(rows)
-            order = np.lexsort((ids, -scores))[: k + 1]
-            if order.size > k:
-                found.scores[one], found.ids[one] = scores[order], ids[order]
+        def fetch(questions: Matrix, asked: int) -> Found:
+            here = self._gpu is None or parameters is not None or asked > MOST
+            scores, rows = (self._index if here else self._gpu).search(questions, asked, params=parameters)
+            return ordered(scores, self._rows.of(rows))
+
+        return widened(settled(fetch, questions, k, there, there), k)
 
     def write(self, sink: Callable[[bytes], object]) -> None:
         """See `FileStore.write`."""
@@ -104,14 +105,12 @@ class Flat:
         """
         faiss = library()
         index = read_index(source, size)
-        if type(index) is not faiss.IndexFlatIP or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        known = type(index) is faiss.IndexFlatIP and index.is_trained
+        if not known or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError("not a flat inner-product index")
         out = cls.__new__(cls)
+        out._gpu = None
         out._index, out._rows = index, RowIds.read(source, index.ntotal)
         if out.count != index.ntotal:
             raise ValueError("a vector has no id")
         return out
-
-
-def _nothing(questions: int) -> tuple[Matrix, Ids]:
-    return np.zeros((questions, 0), np.float32), np.zeros((questions, 0), np.int64)

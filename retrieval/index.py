@@ -24,11 +24,12 @@ from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.filters import Filter
 from farfield.retrieval.held import Held
 from farfield.retrieval.hits import Answer, Hit
+from farfield.retrieval.making import Vectors
 from farfield.retrieval.rerank import Reranker
 from farfield.retrieval.search import Search, Tools
 from farfield.retrieval.settings import EmbedderConfig, RerankConfig, RetrievalConfig
 from farfield.retrieval.store import DATABASE, Snapshot, Store, made_with
-from farfield.retrieval.vectors import VECTORS, Vectors
+from farfield.retrieval.vectors import VECTORS
 
 __all__ = ["Builder", "Index", "IndexStats", "open_index"]
 
@@ -83,7 +84,7 @@ class Index:
         with self._store.reading() as snapshot:
             self._made = _made(snapshot, name, embedder)
             if settings.search != "lexical":
-                self._vectors(snapshot)
+                self._holder(snapshot).current(snapshot)
         if settings.rerank.kind != "none":
             self._reranker = builder.reranker(settings.rerank, self._made)
 
@@ -110,6 +111,8 @@ class Index:
 
     def close(self) -> None:
         """Closes the database. A search afterwards opens it again."""
+        if self._held:
+            self._held.close()
         self._store.close()
 
     def search(self, question: str, k: int | None = None, where: Filter | None = None) -> list[Hit]:
@@ -155,12 +158,22 @@ class Index:
         return Tools(lambda: self.embedder, self._vectors, reranker)
 
     def _vectors(self, snapshot: Snapshot) -> Vectors:
-        """The vectors for a snapshot."""
+        """The vectors for a snapshot.
+
+        Raises:
+            IndexingError: there are none yet.
+        """
+        vectors = self._holder(snapshot).current(snapshot)
+        if vectors is None:
+            raise IndexingError(f"index '{self.name}': its vectors are being made; retrieval.wait=always waits.")
+        return vectors
+
+    def _holder(self, snapshot: Snapshot) -> Held:
         if self._held is None:
             _check_maker(snapshot, self.name, self.embedder)
-            self._held = Held(self.folder, self.name, self.embedder)
+            self._held = Held(self._store, self.embedder, self.settings)
             self._stale = _stale(snapshot, self.name, self.embedder)
-        return self._held.current(snapshot)
+        return self._held
 
     def stats(self) -> IndexStats:
         """What the index holds now."""

@@ -30,7 +30,7 @@ from farfield.retrieval.settings import (
     SentenceTransformersConfig,
 )
 from farfield.retrieval.store import DATABASE, Store, made_with
-from farfield.retrieval.vectors import MISSING, OLDER, RETRAINED, rebuilt, renew
+from farfield.retrieval.vectors import CHANGED, MISSING, OLDER, RETRAINED, rebuilt, renew, want
 from farfield.retrieval.writing import Finish, Put, Writer
 
 __all__ = ["IngestResult", "ingest"]
@@ -189,7 +189,7 @@ class _Ingest:
     def __init__(self, settings: IngestConfig, writer: Writer, found: Found) -> None:
         self.added = self.replaced = self.unchanged = self.removed = self.renewed = 0
         self.skipped: list[Skipped] = []
-        self._chunk = settings.chunk
+        self._settings, self._chunk = settings, settings.chunk
         self._cut = (VERSION, json.dumps(settings.chunk.mapping(), sort_keys=True))
         self._writer, self._found = writer, found
         self._waiting: list[Put | Finish] = []
@@ -233,10 +233,12 @@ class _Ingest:
     def vectors(self) -> tuple[str, ...]:
         """Brings the vectors up to date; a line for each thing that was wrong with them."""
         began = time.monotonic()
+        settings = want(self._writer.folder, self._settings.vectors)
+        gpu = self._settings.device == "cuda"
         with self._writer.reading() as snapshot:
-            made, reason = renew(self._writer.folder, snapshot, self._writer.embedder)
+            made, reason = renew(self._writer.folder, snapshot, self._writer.embedder, settings, None, gpu)
         changed = self.added or self.replaced or self.removed or self.renewed
-        expected = (MISSING, OLDER, RETRAINED) if changed else ()
+        expected = (MISSING, OLDER, RETRAINED, CHANGED) if changed else (CHANGED,)
         if reason is None or str(reason) in expected:
             return ()
         notice = rebuilt(self._writer.name, reason, made, time.monotonic() - began)

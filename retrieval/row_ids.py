@@ -94,8 +94,8 @@ class RowIds:
             sink(self.ids[first : first + BLOCK].astype("<i8").tobytes())
 
     @classmethod
-    def read(cls, source: Callable[[int], bytes], rows: int) -> RowIds:
-        """The ids of `rows` rows, which are all that is left in `source`.
+    def read(cls, source: Callable[[int], bytes], rows: int | None) -> RowIds:
+        """The ids of `rows` rows (None: of as many as there are), which are all that is left in `source`.
 
         Raises:
             ValueError: there are more or fewer, or one comes twice.
@@ -104,8 +104,8 @@ class RowIds:
         while part := source(BLOCK):
             parts.append(part)
         data = b"".join(parts)
-        if len(data) != 8 * rows:
-            raise ValueError(f"{len(data)} bytes of ids for {rows} vectors")
+        if len(data) != 8 * (len(data) // 8 if rows is None else rows):
+            raise ValueError(f"{len(data)} bytes of ids for {'some' if rows is None else rows} vectors")
         ids = np.frombuffer(data, "<i8").astype(np.int64)
         live = ids[ids != NO_ID]
         if (live < 0).any() or np.unique(live).size != live.size:

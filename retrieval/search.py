@@ -24,11 +24,11 @@ from farfield.retrieval.evidence import coverage, rarities
 from farfield.retrieval.filters import Filter
 from farfield.retrieval.fusion import Fused, best, fuse, ranked
 from farfield.retrieval.hits import Answer, Candidate, Hit, Stage
+from farfield.retrieval.making import Vectors
 from farfield.retrieval.rerank import Reranker, checked_scores
 from farfield.retrieval.settings import DENSE_WEIGHTS, LEAST, RetrievalConfig
 from farfield.retrieval.store import Passage, Place, Snapshot, embedded
 from farfield.retrieval.vector_store import Found, pairs
-from farfield.retrieval.vectors import Vectors
 from farfield.retrieval.words import BAG, bag, words
 
 __all__ = ["Clock", "Search", "Tools"]

@@ -18,6 +18,7 @@ __all__ = [
     "RerankConfig",
     "RetrievalConfig",
     "SentenceTransformersConfig",
+    "VectorConfig",
     "checked_name",
 ]
 
@@ -93,6 +94,25 @@ class HiddenConfig(Config):
 EmbedderConfig = Annotated[HashedConfig | SentenceTransformersConfig | HiddenConfig, Field(discriminator="kind")]
 
 
+class VectorConfig(Config):
+    """How the vectors of an index are kept. What is null stays as the index has it.
+
+    Attributes:
+        kind: `flat` (exact), `ivf` (in lists, some of which are looked at), `pq` (4-bit codes in lists), `qdrant` (on a
+            server), or `auto`: flat below 50,000 vectors, else pq. Where the index has none: auto.
+        recall: of the ten best, the share that is found, measured when lists are made. Where the index has none: 0.95.
+        url: of the Qdrant server.
+    """
+
+    kind: Literal["auto", "flat", "ivf", "pq", "qdrant"] | None = None
+    recall: float | None = Field(default=None, gt=0, lt=1)
+    url: str | None = None
+
+    def over(self, stored: VectorConfig) -> VectorConfig:
+        """These settings, with those of `stored` for what is null."""
+        return VectorConfig(**{**stored.model_dump(), **self.model_dump(exclude_none=True)})
+
+
 class IngestConfig(Config):
     """Which files go into which index. `prune` forgets documents whose files, at or below `path`, are gone.
 
@@ -106,6 +126,8 @@ class IngestConfig(Config):
     ray: str | None = None
     chunk: ChunkConfig = ChunkConfig()
     embedder: EmbedderConfig | None = None
+    vectors: VectorConfig = VectorConfig()
+    device: Literal["cpu", "cuda"] = "cpu"
 
     _name = field_validator("index")(checked_name)
 
@@ -153,6 +175,10 @@ class RetrievalConfig(Config):
             default none.
         least: the least that the best passage must match the question (`Hit.match`), or nothing was found; by default
             what was measured for the kind of embedder (`LEAST`), 0 to take whatever comes first.
+
+        wait: whether a search waits until vectors that are missing, damaged or old are made anew: `small` where they
+            are few (20,000), `always`, or `never`. Who does not wait is answered by older vectors, or by words alone.
+        device: where vectors are searched.
     """
 
     k: int = Field(default=8, ge=1)
@@ -163,3 +189,5 @@ class RetrievalConfig(Config):
     rerank: RerankConfig = RerankConfig()
     mmr: float | None = Field(default=None, ge=0, le=1)
     least: float | None = Field(default=None, ge=0, le=1)
+    wait: Literal["small", "always", "never"] = "small"
+    device: Literal["cpu", "cuda"] = "cpu"

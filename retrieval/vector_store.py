@@ -27,8 +27,10 @@ __all__ = [
     "checked_count",
     "checked_ids",
     "checked_rows",
+    "nothing",
     "ordered",
     "pairs",
+    "settled",
     "widened",
 ]
 
@@ -127,14 +129,39 @@ def checked_count(k: int) -> int:
 
 def ordered(scores: Matrix, ids: Ids) -> Found:
     """(q, k) each, scores falling: equal ones by id, and -inf where there is no id. Only rows with ties are sorted."""
-    scores = np.where(ids == NO_ID, np.float32(-np.inf), scores)
-    tied = ((scores[:, 1:] == scores[:, :-1]) & (ids[:, 1:] != NO_ID)).any(axis=1)
+    absent = ids == NO_ID
+    if absent.any():
+        scores = np.where(absent, np.float32(-np.inf), scores)
+    tied = (scores[:, 1:] == scores[:, :-1]).any(axis=1)
     if tied.any():
         order = np.lexsort((ids[tied], -scores[tied]), axis=-1)
-        ids = ids.copy()
         scores[tied] = np.take_along_axis(scores[tied], order, -1)
         ids[tied] = np.take_along_axis(ids[tied], order, -1)
     return Found(scores, ids)
+
+
+def settled(fetch: Callable[[Matrix, int], Found], questions: Matrix, k: int, there: int, most: int) -> Found:
+    """The best `k` of what `fetch` finds, of equal scores those with the lowest ids, in rows of k or a few more.
+
+    One more than `k` shows whether the last ties with one that is left out; for such questions more are fetched, until
+    the tie ends, or all that are `there` are looked at, or `most`.
+    """
+    asked = min(k + 1, there)
+    found = fetch(questions, asked)
+    if asked <= k:
+        return found
+    tied = np.flatnonzero(found.scores[:, k] == found.scores[:, k - 1])
+    while tied.size and asked < min(there, most):
+        asked = min(8 * asked, there)
+        more = fetch(questions[tied], asked)
+        found.scores[tied, :k], found.ids[tied, :k] = more.scores[:, :k], more.ids[:, :k]
+        tied = tied[(more.ids[:, -1] != NO_ID) & (more.scores[:, -1] == more.scores[:, k - 1])]
+    return found
+
+
+def nothing(questions: int) -> Found:
+    """What is found for so many questions where there is nothing."""
+    return Found(np.zeros((questions, 0), np.float32), np.zeros((questions, 0), np.int64))
 
 
 def widened(found: Found, k: int) -> Found:

@@ -1,60 +1,67 @@
 """The vectors of an index: a file derived from the database, beside it, that can be lost at any time.
 
-    vectors.faiss     the FAISS index
-    vectors.json      its manifest: SHA-256 of that file, and which database, generation and embedder it was made of
+    vectors.faiss           the FAISS index, and the ids of its rows
+    vectors.json            its manifest: SHA-256 of that file, which database, generation and embedder it was made of,
+                            how it was made, and the recall that was measured then
+    vectors.settings.json   how the user wants them kept, where that is not the default
 
-Each is written to a temporary file, synced, and moved into place. After a kill between the two moves, or a flipped bit,
-the checksum does not fit; a file that does not fit its manifest, or is of another database, is never searched.
+Files are written to temporary ones, synced, and moved into place. After a kill between two moves, or a flipped bit, the
+checksum does not fit; a file that does not fit its manifest, or is of another database, is never searched.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import pydantic
 
-from farfield.config import Config
-from farfield.progress import Bar
-from farfield.retrieval.embedders import Embedder, Matrix, unit
+from farfield.config import Config, IndexingError
+from farfield.retrieval import qdrant
+from farfield.retrieval.embedders import Embedder
 from farfield.retrieval.faiss_library import faiss_version
 from farfield.retrieval.flat import Flat
+from farfield.retrieval.inverted import Inverted
+from farfield.retrieval.making import Made, Stop, UnusableError, Vectors, make, never, updated
+from farfield.retrieval.settings import VectorConfig
 from farfield.retrieval.store import Snapshot, State
-from farfield.retrieval.vector_store import FileStore, Ids
 
 __all__ = [
+    "CHANGED",
     "DAMAGED",
     "MANIFEST",
     "MISSING",
     "OLDER",
     "RETRAINED",
+    "SETTINGS",
     "VECTORS",
     "Manifest",
-    "UnusableError",
-    "Vectors",
     "load",
-    "make",
     "rebuilt",
     "renew",
     "save",
+    "want",
+    "wanted",
 ]
 
 VECTORS = "vectors.faiss"
 MANIFEST = "vectors.json"
+SETTINGS = "vectors.settings.json"
 TEMPORARY = ".tmp"
 BLOCK = 1 << 20
-CHUNKS_AT_ONCE = 1024
-CHUNKS_WITHOUT_BAR = 50_000
+TORN_SECONDS = 0.1
 
 MISSING, DAMAGED, OLDER = "is missing", "is damaged", "is older than the documents"
 RETRAINED = "was made by other weights of the model"
+CHANGED = "was made with other settings"
 
 
 class Manifest(Config):
@@ -68,106 +75,113 @@ class Manifest(Config):
     dimension: int
     count: int
     faiss: str
-    centre: tuple[float, ...] | None
+    centre: tuple[float, ...] | None = None
+    settings: VectorConfig
+    kind: Literal["flat", "ivf", "pq"]
+    trained: int
+    lists: int | None = None
+    probe: int | None = None
+    factor: int | None = None
+    recall: float | None = None
+    questions: int | None = None
+
+    @property
+    def made(self) -> Made:
+        """How the store was made."""
+        return Made(self.kind, self.trained, self.lists, self.probe, self.factor, self.recall, self.questions)
 
 
-class UnusableError(Exception):
-    """The vector file cannot be searched. The text says why, as the end of 'the vector file ...'."""
+def wanted(folder: Path) -> VectorConfig:
+    """How the vectors of the index in `folder` are to be kept.
 
-
-@dataclass(frozen=True)
-class Vectors:
-    """The vectors of one generation of one database; never changed once made.
-
-    They are those of the passages that the embedder's own weights embedded, counted from `centre` (dimension,), where
-    the embedder has its vectors centred.
+    Raises:
+        IndexingError: the file that says so cannot be read.
     """
-
-    store: FileStore
-    database: str
-    generation: int
-    centre: Matrix | None = None
-
-    def fits(self, state: State) -> bool:
-        """Whether they hold what the database holds now."""
-        return (self.database, self.generation) == (state.database, state.generation)
-
-    def aimed(self, rows: Matrix) -> Matrix:
-        """What an embedder gives (n, dimension), as the store has it: counted from the centre, of length one."""
-        return rows if self.centre is None else unit(rows.astype(np.float64) - self.centre)
+    file = folder / SETTINGS
+    try:
+        return VectorConfig.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return VectorConfig()
+    except (OSError, pydantic.ValidationError):
+        raise IndexingError(
+            f"{file} is damaged. Delete it, and ingest again with the settings 'vectors' that it held."
+        ) from None
 
 
-def make(snapshot: Snapshot, embedder: Embedder) -> Vectors:
-    """The vectors of all chunks in a snapshot, in the order that does not tell how the index came about."""
-    flat = Flat(embedder.dimension)
-    frequencies = snapshot.frequencies()
-    order = snapshot.order(embedder.version)
-    centre = _centre(snapshot, embedder, order) if embedder.centred else None
-    made = Vectors(flat, snapshot.state.database, snapshot.state.generation, centre)
-    bar = Bar("vectors", total=len(order), unit="chunks") if len(order) > CHUNKS_WITHOUT_BAR else None
-    with bar or nullcontext():
-        for first in range(0, len(order), CHUNKS_AT_ONCE):
-            ids = order[first : first + CHUNKS_AT_ONCE]
-            flat.add(ids, made.aimed(embedder.vectors(snapshot.kept(ids.tolist()), frequencies)))
-            if bar:
-                bar.step(len(ids))
-    return made
+def want(folder: Path, settings: VectorConfig) -> VectorConfig:
+    """Keeps `settings` for the index in `folder`, with those that it has for what is null; returns all of them."""
+    old = wanted(folder)
+    new = settings.over(old)
+    if new != old:
+        _replace((folder / SETTINGS, _text(new)))
+    return new
 
 
-def _centre(snapshot: Snapshot, embedder: Embedder, order: Ids) -> Matrix:
-    """The mean (dimension,) of all vectors, the same however the index came about."""
-    total, frequencies = np.zeros(embedder.dimension), snapshot.frequencies()
-    for first in range(0, len(order), CHUNKS_AT_ONCE):
-        kept = snapshot.kept(order[first : first + CHUNKS_AT_ONCE].tolist())
-        total += embedder.vectors(kept, frequencies).sum(axis=0, dtype=np.float64)
-    return (total / max(len(order), 1)).astype(np.float32)
-
-
-def save(folder: Path, vectors: Vectors, embedder: Embedder) -> None:
+def save(folder: Path, vectors: Vectors, embedder: Embedder, settings: VectorConfig) -> None:
     """Writes the vectors and their manifest. Whoever calls holds the right to write to the index."""
     for left in folder.glob(f"*{TEMPORARY}"):
         left.unlink(missing_ok=True)
     checksum = hashlib.sha256()
+    store = vectors.store
+    assert isinstance(store, Flat | Inverted)
 
     def write(sink: Callable[[bytes], object]) -> None:
         def pass_on(block: bytes) -> None:
             checksum.update(block)
             sink(block)
 
-        vectors.store.write(pass_on)
+        store.write(pass_on)
 
-    _replace(folder / VECTORS, write)
-    manifest = Manifest(
-        sha256=checksum.hexdigest(),
-        database=vectors.database,
-        generation=vectors.generation,
-        embedder=embedder.name,
-        version=embedder.version,
-        centre=None if vectors.centre is None else tuple(vectors.centre.tolist()),
-        dimension=vectors.store.dimension,
-        count=vectors.store.count,
-        faiss=faiss_version(),
-    )
-    text = manifest.model_dump_json(indent=2).encode() + b"\n"
-    _replace(folder / MANIFEST, lambda sink: sink(text))
+    def tell(sink: Callable[[bytes], object]) -> None:
+        manifest = Manifest(
+            sha256=checksum.hexdigest(),
+            database=vectors.database,
+            generation=vectors.generation,
+            embedder=embedder.name,
+            version=embedder.version,
+            centre=None if vectors.centre is None else tuple(vectors.centre.tolist()),
+            dimension=store.dimension,
+            count=store.count,
+            faiss=faiss_version(),
+            settings=settings,
+            **asdict(vectors.made),
+        )
+        _text(manifest)(sink)
+
+    _replace((folder / VECTORS, write), (folder / MANIFEST, tell))
 
 
 def renew(
-    folder: Path, snapshot: Snapshot, embedder: Embedder, held: Vectors | None = None
+    folder: Path,
+    snapshot: Snapshot,
+    embedder: Embedder,
+    settings: VectorConfig,
+    held: Vectors | None = None,
+    gpu: bool = False,
+    stop: Stop = never,
 ) -> tuple[Vectors, UnusableError | None]:
-    """Vectors for a snapshot: those on the disk, or new ones, which are saved, and why that had to be.
+    """Vectors for a snapshot: those on the disk, if need be with what is new, or new ones; and why that had to be.
 
     Whoever calls holds the right to write to the index.
     """
+    if settings.kind == "qdrant":
+        for file in (VECTORS, MANIFEST):
+            (folder / file).unlink(missing_ok=True)
+        return qdrant.renew(settings, snapshot, embedder, stop)
+    made = None
     try:
-        stored = load(folder, snapshot.state, embedder, held)
-        if stored.generation >= snapshot.state.generation:
+        current = _manifest(folder).settings == settings
+        stored = load(folder, snapshot.state, embedder, held if current else None)
+        if current and stored.generation >= snapshot.state.generation:
             return stored, None
-        reason = UnusableError(OLDER)
+        reason = UnusableError(OLDER if current else CHANGED)
+        if current and embedder.steady:
+            own = load(folder, snapshot.state, embedder) if stored is held else stored
+            made = updated(own, snapshot, embedder, settings, gpu, stop)
     except UnusableError as error:
         reason = error
-    made = make(snapshot, embedder)
-    save(folder, made, embedder)
+    made = made or make(snapshot, embedder, settings, gpu, stop)
+    save(folder, made, embedder, settings)
     return made, reason
 
 
@@ -183,25 +197,45 @@ def load(folder: Path, state: State, embedder: Embedder, held: Vectors | None = 
     Raises:
         UnusableError: they are missing or damaged, or belong to another database or embedder.
     """
+    settings = wanted(folder)
+    if settings.kind == "qdrant":
+        if held and held.made.kind == "qdrant" and held.fits(state.database, state.generation):
+            return held
+        return qdrant.load(settings, state, embedder)
     manifest = _manifest(folder)
+    while True:
+        try:
+            return _load(folder, manifest, state, embedder, held)
+        except UnusableError:
+            time.sleep(TORN_SECONDS)  # a writer may stand between its two moves
+            newer = _manifest(folder)
+            if newer == manifest:
+                raise
+            manifest = newer
+
+
+def _load(folder: Path, manifest: Manifest, state: State, embedder: Embedder, held: Vectors | None) -> Vectors:
+    """The vectors that `manifest` tells of."""
     if (manifest.embedder, manifest.database) != (embedder.name, state.database):
         raise UnusableError("belongs to another index")
     if manifest.version != embedder.version:
         raise UnusableError(RETRAINED)
-    if held and (held.database, held.generation) == (manifest.database, manifest.generation):
+    if held and held.fits(manifest.database, manifest.generation) and held.made == manifest.made:
         return held
     try:
         with (folder / VECTORS).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             _verify(file, manifest)
-            flat = Flat.read(file.read, os.fstat(file.fileno()).st_size)
+            store = (Flat if manifest.kind == "flat" else Inverted).read(file.read, size)
     except FileNotFoundError:
         raise UnusableError(MISSING) from None
     except (OSError, ValueError) as error:
         raise UnusableError(DAMAGED) from error
-    if (flat.count, flat.dimension) != (manifest.count, embedder.dimension):
+    kind = store.shape.kind if isinstance(store, Inverted) else "flat"
+    if (store.count, store.dimension, kind) != (manifest.count, embedder.dimension, manifest.kind):
         raise UnusableError(DAMAGED)
     centre = None if manifest.centre is None else np.array(manifest.centre, np.float32)
-    return Vectors(flat, manifest.database, manifest.generation, centre)
+    return Vectors(store, manifest.database, manifest.generation, manifest.made, centre)
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -223,18 +257,31 @@ def _verify(file: BinaryIO, manifest: Manifest) -> None:
     file.seek(0)
 
 
-def _replace(file: Path, write: Callable[[Callable[[bytes], object]], object]) -> None:
-    """Puts what `write` hands to its sink in place of `file`: afterwards it holds all of it, or what it held before."""
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}{TEMPORARY}")
-    try:
-        with temporary.open("xb") as out:
-            write(out.write)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(file.parent)
+def _text(settings: Config) -> Callable[[Callable[[bytes], object]], object]:
+    """Writes settings, for a person too."""
+    return lambda sink: sink(settings.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
+
+
+Part = tuple[Path, Callable[[Callable[[bytes], object]], object]]
+
+
+def _replace(*parts: Part) -> None:
+    """Puts what each part hands to its sink in place of its file, whole or not at all; all are written before the first
+    is moved, so that next to no time passes between the moves.
+    """
+    with ExitStack() as stack:
+        temporaries = []
+        for file, write in parts:
+            temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}{TEMPORARY}")
+            stack.callback(temporary.unlink, missing_ok=True)
+            with temporary.open("xb") as out:
+                write(out.write)
+                out.flush()
+                os.fsync(out.fileno())
+            temporaries.append((temporary, file))
+        for temporary, file in temporaries:
+            temporary.replace(file)
+        _sync_folder(temporaries[0][1].parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -50,10 +50,12 @@ def test_the_manifest_tells_what_the_file_is(folder: Path) -> None:
         "generation": generation,
         "embedder": "hashed-tfidf-1 dimension=2048",
         "version": "",
-        "centre": None,
         "dimension": 2048,
         "count": 7,
         "faiss": faiss.__version__,
+        "settings": {},
+        "kind": "flat",
+        "trained": 7,
     }
     assert sorted(file.name for file in folder.iterdir()) == [
         "documents.sqlite",

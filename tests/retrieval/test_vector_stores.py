@@ -12,13 +12,35 @@ from hypothesis import strategies as st
 
 from farfield.config import IndexingError
 from farfield.retrieval.flat import Flat
+from farfield.retrieval.inverted import Inverted, Shape
+from farfield.retrieval.qdrant import QdrantStore
 from farfield.retrieval.vector_store import VectorStore
 
 DIMENSION = 8
 
 Make = Callable[[], VectorStore]
 
-STORES: dict[str, Make] = {"flat": lambda: Flat(DIMENSION)}
+
+def lists(kind: str) -> Inverted:
+    """A store that looks at all of its lists, and orders all that it finds there by its vectors: it is exact."""
+    store = Inverted(Shape(kind, 4), whole(39 * 16, 20))
+    store.probe, store.factor = 4, 1000
+    return store
+
+
+def collection() -> QdrantStore:
+    """A collection in this process: what the client does where there is no server."""
+    store = QdrantStore(pytest.importorskip("qdrant_client").QdrantClient(":memory:"), "vectors", DIMENSION)
+    store.create({})
+    return store
+
+
+STORES: dict[str, Make] = {
+    "flat": lambda: Flat(DIMENSION),
+    "ivf": lambda: lists("ivf"),
+    "pq": lambda: lists("pq"),
+    "qdrant": lambda: collection(),
+}
 
 
 @pytest.fixture(params=list(STORES))
@@ -217,7 +239,7 @@ def run(store: VectorStore, steps: list[Step]) -> None:
 
 
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("name", list(STORES))
 def test_any_sequence_of_changes(name: str, steps: list[Step]) -> None:
     run(STORES[name](), steps)

@@ -47,7 +47,7 @@ class _SpreadEmbedder:
     def __init__(self, own: Embedder, config: EmbedderConfig, cluster: Cluster) -> None:
         self._own, self._config, self._cluster = own, json.dumps(config.mapping()), cluster
         self.name, self.version, self.dimension = own.name, own.version, own.dimension
-        self.centred, self.reads = own.centred, own.reads
+        self.centred, self.reads, self.steady = own.centred, own.reads, own.steady
 
     def keep(self, texts: Sequence[str]) -> Sequence[bytes | None]:
         """As in one process.

@@ -56,7 +56,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Farfield needs Python 3.10 or later; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch
-	$(PIP) --editable '.[cpu,dev,oracles]'
+	$(PIP) --editable '.[cpu,dev,documents,oracles]'
 	@touch $@
 
 # What else tests compare with: packages without what they ask for, which would be another torch, and packages in a

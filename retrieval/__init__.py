@@ -14,8 +14,10 @@ from farfield.retrieval.hits import Answer, Hit
 from farfield.retrieval.index import Index, IndexStats, open_index
 from farfield.retrieval.ingestion import IngestResult, ingest
 from farfield.retrieval.prompt import Prompt, PromptConfig, build_prompt
+from farfield.retrieval.removal import remove
 from farfield.retrieval.settings import (
     ChunkConfig,
+    DatasetConfig,
     EmbedderConfig,
     HashedConfig,
     HiddenConfig,
@@ -29,6 +31,7 @@ __all__ = [
     "Answer",
     "Chunk",
     "ChunkConfig",
+    "DatasetConfig",
     "Embedder",
     "EmbedderConfig",
     "FunctionEmbedder",
@@ -50,4 +53,5 @@ __all__ = [
     "cut",
     "ingest",
     "open_index",
+    "remove",
 ]

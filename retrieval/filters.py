@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from farfield.config import ConfigError
 from farfield.retrieval.digests import digest
 
-__all__ = ["Filter", "Metadata", "Scalar", "Where", "condition", "facts"]
+__all__ = ["SCALARS", "Filter", "Metadata", "Scalar", "Where", "condition", "facts"]
 
 Scalar = str | int | float | bool
 Filter = Mapping[str, Scalar | Sequence[Scalar]]

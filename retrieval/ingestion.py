@@ -1,27 +1,32 @@
 """Files into an index: read, cut, counted, stored, and at the end the vectors of all of it.
 
-    files -> documents -> chunks -> groups of documents -> database (one transaction a group) -> vectors
+    files -> pieces of work -> documents, chunks, words -> groups of documents -> database -> vectors
+    gathering.py               preparing.py, in as many         one transaction a group,
+                               processes as there are cores     by this process alone
 
 A document counts as stored when its group is on the disk; the bar moves only then. Whatever was stored when an ingest
 is stopped stays, and the next one goes on from there: a file whose bytes and settings are the same is left alone, and
-so is a document of a file that was stored in part.
+so is a document of a file that was stored in part. How many processes take part changes nothing in what is stored.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from farfield.config import DataError
 from farfield.progress import Bar, say
-from farfield.retrieval.chunks import VERSION, cut
-from farfield.retrieval.digests import content, digest
-from farfield.retrieval.documents import Document, Found, Skipped, find, read_documents, require_files
+from farfield.retrieval.chunks import Offsets
+from farfield.retrieval.documents import Document, Found, Skipped, check_parsers, find, require_files
+from farfield.retrieval.documents.hub import Dataset, open_dataset
+from farfield.retrieval.documents.lines import repeated
 from farfield.retrieval.embedders import Embedder, build_embedder
+from farfield.retrieval.gathering import file_tasks, look, row_tasks
+from farfield.retrieval.preparing import Done, Preparation, Same, Task
+from farfield.retrieval.removal import IngestResult, remove, renew_vectors
 from farfield.retrieval.settings import (
     EmbedderConfig,
     HashedConfig,
@@ -29,8 +34,8 @@ from farfield.retrieval.settings import (
     IngestConfig,
     SentenceTransformersConfig,
 )
-from farfield.retrieval.store import DATABASE, Store, made_with
-from farfield.retrieval.vectors import CHANGED, MISSING, OLDER, RETRAINED, rebuilt, renew, want
+from farfield.retrieval.store import DATABASE, Duplicate, Snapshot, Store, made_with
+from farfield.retrieval.workers import Pool, cores
 from farfield.retrieval.writing import Finish, Put, Writer
 
 __all__ = ["IngestResult", "ingest"]
@@ -38,65 +43,44 @@ __all__ = ["IngestResult", "ingest"]
 GROUP_DOCUMENTS = 256
 GROUP_CHARACTERS = 1_000_000
 SKIPPED_SAID = 20
-
-
-@dataclass(frozen=True)
-class IngestResult:
-    """What an ingest did.
-
-    Attributes:
-        index: the index's name.
-        folder: where it lies.
-        added, replaced, unchanged, removed: documents.
-        skipped: files, or lines of files, that could not be used, with the reason.
-        ignored: how many files of other kinds lay between them, by ending.
-        documents, chunks: what the index holds now.
-        seconds: how long it took.
-        notices: lines about what was mended.
-        renewed: chunks that were embedded anew, for the model's weights have changed.
-    """
-
-    index: str
-    folder: str
-    added: int
-    replaced: int
-    unchanged: int
-    removed: int
-    skipped: tuple[Skipped, ...]
-    ignored: Mapping[str, int]
-    documents: int
-    chunks: int
-    seconds: float
-    notices: tuple[str, ...]
-    renewed: int = 0
+BYTES_A_WORKER = 4_000_000
+ROWS_A_WORKER = 4_000
+"""Less than this takes less time than a process to start."""
 
 
 def ingest(
     settings: IngestConfig,
     embedder: Embedder | None = None,
     build: Callable[[EmbedderConfig], Embedder] = build_embedder,
+    offsets: Offsets | None = None,
 ) -> IngestResult:
-    """Stores the documents at `settings.path` in an index, which is made if it is not there.
+    """Stores the documents at `settings.path` in an index, which is made if it is not there; or forgets some.
 
     An `embedder` that is handed in takes the place of `settings.embedder`, and must be handed to `open_index` too;
     `build` makes the one that the settings describe. What an embedder of other weights embedded is embedded anew.
+    `offsets` says where tokens begin, where chunks are measured in tokens; it must be possible to pickle it.
 
     Raises:
-        DataError: nothing at the path can be used.
-        IndexingError: the index cannot be used, or another process writes to it.
+        DataError: nothing at the path can be used, or a parser is not installed.
+        IndexingError: the index cannot be used, another process writes to it, or a worker was killed.
     """
+    if settings.remove is not None:
+        return remove(settings.index, settings.remove, settings.root, embedder, build)
     began = time.monotonic()
     folder = Path(settings.root).expanduser() / settings.index
-    found = _checked(settings, folder)
+    preparation = Preparation.of(settings, folder, offsets)
+    found = _checked(settings, preparation)
     chosen = None if embedder else _chosen(settings, folder)
     described = None if chosen is None else json.dumps(chosen.mapping())
     with Writer(folder, settings.index, embedder or build(chosen or HashedConfig()), described) as writer:
-        work = _Ingest(settings, writer, found)
-        work.files()
-        if settings.prune:
-            work.prune()
+        work = _Ingest(preparation, writer, found)
+        work.store(settings.workers)
+        if settings.prune and isinstance(found, Found):
+            work.prune(found)
         work.renew()
-        notices = work.vectors()
+        changed = bool(work.added or work.replaced or work.removed or work.renewed)
+        notices = renew_vectors(writer, changed, settings.vectors, settings.device == "cuda")
+        duplicates = work.duplicates()
         with writer.reading() as snapshot:
             state = snapshot.state
     return IngestResult(
@@ -107,7 +91,8 @@ def ingest(
         unchanged=work.unchanged,
         removed=work.removed,
         skipped=tuple(work.skipped),
-        ignored=found.ignored,
+        ignored=found.ignored if isinstance(found, Found) else {},
+        duplicates=duplicates,
         documents=state.documents,
         chunks=state.chunks,
         seconds=time.monotonic() - began,
@@ -116,17 +101,21 @@ def ingest(
     )
 
 
-def _checked(settings: IngestConfig, folder: Path) -> Found:
-    """The files at the path. None of them holds a document only where the index has some of the path to be pruned.
+def _checked(settings: IngestConfig, preparation: Preparation) -> Found | Dataset:
+    """What is at the path. No file holds a document only where the index has some of the path to be pruned.
 
     Raises:
         DataError: nothing at the path can be used; told before an index is made for nothing.
     """
-    found = find(settings.path)
+    path = settings.path or ""
+    if settings.source == "dataset":
+        return open_dataset(path, settings.dataset)
+    found = find(path)
+    check_parsers({file.suffix.lower() for file in found.files})
     try:
-        _require_usable(found, settings.path)
+        _require_usable(found, path, preparation)
     except DataError:
-        if not settings.prune or not _below(_stored_files(folder, settings.index), found.root):
+        if not settings.prune or not _below(_stored_files(preparation), found.root):
             raise
     return found
 
@@ -142,11 +131,11 @@ def _chosen(settings: IngestConfig, folder: Path) -> EmbedderConfig | None:
     return chosen or HashedConfig()
 
 
-def _stored_files(folder: Path, name: str) -> Iterable[str]:
+def _stored_files(preparation: Preparation) -> Iterable[str]:
     """The paths of the files that an index holds, where there is one."""
-    if not (folder / DATABASE).is_file():
+    if not (preparation.folder / DATABASE).is_file():
         return ()
-    with closing(Store(folder, name)) as store, store.reading() as snapshot:
+    with closing(Store(preparation.folder, preparation.index)) as store, store.reading() as snapshot:
         return snapshot.files()
 
 
@@ -156,12 +145,12 @@ def _below(paths: Iterable[str], root: Path) -> list[str]:
     return sorted(path for path in paths if f"{path}/".startswith(top))
 
 
-def _require_usable(found: Found, path: str) -> None:
+def _require_usable(found: Found, path: str, preparation: Preparation) -> None:
     """Raises a DataError if no file holds a document."""
     require_files(found, path)
     reason = ""
     for file in found.files:
-        for item in _documents(file)[1]:
+        for item in look(file, preparation):
             if isinstance(item, Document):
                 return
             reason = reason or str(item)
@@ -169,54 +158,37 @@ def _require_usable(found: Found, path: str) -> None:
     raise DataError(f"path: {path}: none of its {len(found.files + found.skipped)} files can be used. {reason}.")
 
 
-def _documents(file: Path) -> tuple[bytes, Iterator[Document | Skipped]]:
-    """A file's bytes and its documents; a file that the system does not hand out is named as skipped."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        return b"", iter([Skipped(file.as_posix(), f"cannot be read ({error.strerror})")])
-    return data, read_documents(file, data)
-
-
-def _kilo(count: int) -> int:
-    """`count` bytes in kilobytes, rounded up, so that no file is nothing."""
-    return -(-count // 1000)
-
-
 class _Ingest:
-    """One run over the files: what waits to be written, and what was done so far."""
+    """One run over files, or rows: what waits to be written, and what was done so far."""
 
-    def __init__(self, settings: IngestConfig, writer: Writer, found: Found) -> None:
+    def __init__(self, preparation: Preparation, writer: Writer, found: Found | Dataset) -> None:
         self.added = self.replaced = self.unchanged = self.removed = self.renewed = 0
         self.skipped: list[Skipped] = []
-        self._settings, self._chunk = settings, settings.chunk
-        self._cut = (VERSION, json.dumps(settings.chunk.mapping(), sort_keys=True))
-        self._writer, self._found = writer, found
+        self._preparation, self._writer, self._found = preparation, writer, found
         self._waiting: list[Put | Finish] = []
         self._characters = self._read = 0
-        with writer.reading() as snapshot:
-            self._stored = snapshot.files()
+        self._parts = _Parts("")
 
-    def files(self) -> None:
-        """Stores every file that was found."""
-        if self._found.ignored:
-            kinds = ", ".join(f"{kind} {count}" for kind, count in self._found.ignored.items())
-            say(f"ingest: files of other kinds are left out ({kinds})")
-        total = sum(file.stat().st_size for file in self._found.files if file.exists())
-        for item in self._found.skipped:
-            self._skip(item)
-        with Bar("ingest", total=_kilo(total), unit="kB") as bar:
-            for file in self._found.files:
-                self._file(file, bar)
+    def store(self, workers: int | None) -> None:
+        """Stores all that was found."""
+        tasks, total, unit = self._dataset() if isinstance(self._found, Dataset) else self._files()
+        if workers is None:
+            workers = min(cores(), total // BYTES_A_WORKER if unit == "kB" else total // ROWS_A_WORKER)
+        total = _kilo(total) if unit == "kB" else total
+        with Bar("ingest", total=total, unit=unit) as bar, Pool(workers, self._preparation) as pool:
+            for done in pool.map(tasks):
+                self._take(done, bar)
             self._write(bar)
         if len(self.skipped) > SKIPPED_SAID:
             say(f"ingest: skipped {len(self.skipped) - SKIPPED_SAID} more")
 
-    def prune(self) -> None:
+    def prune(self, found: Found) -> None:
         """Forgets the files at or below the ingested path that are there no longer."""
-        present = {file.as_posix() for file in self._found.files}
-        gone = [path for path in _below(self._stored, self._found.root) if path not in present]
-        self._count([Finish(path, None, frozenset()) for path in gone])
+        present = {file.as_posix() for file in found.files}
+        with self._writer.reading() as snapshot:
+            gone = [path for path in _below(snapshot.files(), found.root) if path not in present]
+        for first in range(0, len(gone), GROUP_DOCUMENTS):
+            self._count([Finish(path, None, frozenset()) for path in gone[first : first + GROUP_DOCUMENTS]])
 
     def renew(self) -> None:
         """Embeds anew, group by group, what other weights of the embedder's model embedded."""
@@ -230,59 +202,70 @@ class _Ingest:
                 self.renewed += done
                 bar.step(done)
 
-    def vectors(self) -> tuple[str, ...]:
-        """Brings the vectors up to date; a line for each thing that was wrong with them."""
-        began = time.monotonic()
-        settings = want(self._writer.folder, self._settings.vectors)
-        gpu = self._settings.device == "cuda"
+    def duplicates(self) -> tuple[Duplicate, ...]:
+        """The documents among those ingested that have the content of another; they are told."""
+        root = self._found.path if isinstance(self._found, Dataset) else self._found.root.as_posix()
         with self._writer.reading() as snapshot:
-            made, reason = renew(self._writer.folder, snapshot, self._writer.embedder, settings, None, gpu)
-        changed = self.added or self.replaced or self.removed or self.renewed
-        expected = (MISSING, OLDER, RETRAINED, CHANGED) if changed else (CHANGED,)
-        if reason is None or str(reason) in expected:
-            return ()
-        notice = rebuilt(self._writer.name, reason, made, time.monotonic() - began)
-        say(notice)
-        return (notice,)
+            found = tuple(one for one in snapshot.duplicates() if _below([one.path], Path(root)))
+        for one in found[:SKIPPED_SAID]:
+            say(f"ingest: duplicate {one}")
+        if len(found) > SKIPPED_SAID:
+            say(f"ingest: {len(found) - SKIPPED_SAID} more duplicates")
+        return found
 
-    def _file(self, file: Path, bar: Bar) -> None:
-        """Puts what is new in a file on the list of what is to be written."""
-        path, (data, documents) = file.as_posix(), _documents(file)
-        mark = digest(data, file.suffix.lower(), *self._cut)
+    def _files(self) -> tuple[Iterator[Task | Done], int, str]:
+        """The work that the files are, and their bytes."""
+        assert isinstance(self._found, Found)
+        if self._found.ignored:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in self._found.ignored.items())
+            say(f"ingest: files of other kinds are left out ({kinds})")
+        for item in self._found.skipped:
+            self._skip(item)
+        total = sum(file.stat().st_size for file in self._found.files if file.exists())
+        return file_tasks(self._found.files, self._preparation, self._snapshot), total, "kB"
+
+    def _dataset(self) -> tuple[Iterator[Task | Done], int, str]:
+        """The work that the rows of a data set are, and how many they are."""
+        assert isinstance(self._found, Dataset)
+        return row_tasks(self._found, self._preparation, self._snapshot), self._found.length, "rows"
+
+    def _snapshot(self) -> Snapshot:
         with self._writer.reading() as snapshot:
-            stored = snapshot.documents(path)
-        if stored and self._stored.get(path) == mark:
-            self.unchanged += len(stored)
-        else:
-            keys, clean = self._new(path, documents, stored, bar)
-            if keys or not data.strip():
-                self._waiting.append(Finish(path, mark if clean else None, frozenset(keys)))
-        self._read += len(data)
+            return snapshot
+
+    def _take(self, done: Done, bar: Bar) -> None:
+        """Puts what is new in a file, or in a part of one, on the list of what is to be written."""
+        self.unchanged += done.unchanged
+        self._read += done.bytes
+        if done.path != self._parts.path:
+            self._parts = _Parts(done.path)
+        for number, item in done.items:
+            self._put(done, number, item, bar)
+        if done.mark is not None and (self._parts.documents or done.emptied):
+            keys = frozenset(self._parts.keys) if done.whole else None
+            self._waiting.append(Finish(done.path, done.mark if self._parts.clean else None, keys))
         if len(self._waiting) >= GROUP_DOCUMENTS or not self._waiting:
             self._write(bar)
 
-    def _new(
-        self, path: str, documents: Iterator[Document | Skipped], stored: Mapping[str, bytes], bar: Bar
-    ) -> tuple[set[str], bool]:
-        """Lists the new and changed documents of a file; the keys of all, and whether all could be read."""
-        keys: set[str] = set()
-        clean = True
-        for item in documents:
-            if isinstance(item, Skipped):
-                self._skip(item)
-                clean = False
-                continue
-            keys.add(item.key)
-            mark = digest(item.title, item.text, item.markdown, *self._cut)
-            if stored.get(item.key) == mark:
-                self.unchanged += 1
-                continue
-            chunks = cut(item.text, self._chunk, item.markdown)
-            self._waiting.append(Put(path, item.key, item.title, mark, chunks, content=content(item.text)))
-            self._characters += len(item.text)
-            if len(self._waiting) >= GROUP_DOCUMENTS or self._characters >= GROUP_CHARACTERS:
-                self._write(bar)
-        return keys, clean
+    def _put(self, done: Done, number: int, item: Put | Same | Skipped, bar: Bar) -> None:
+        """Lists a document, unless its key is that of another in its file."""
+        if not isinstance(item, Skipped) and not done.whole:
+            before = self._writer.note(done.path, item.key, number)
+            item = item if before == number else repeated(done.path, number, item.key, before)
+        if isinstance(item, Skipped):
+            self._skip(item)
+            self._parts.clean = False
+            return
+        self._parts.documents += 1
+        if done.whole:
+            self._parts.keys.append(item.key)
+        if isinstance(item, Same):
+            self.unchanged += 1
+            return
+        self._waiting.append(item)
+        self._characters += item.chunks[-1].end
+        if len(self._waiting) >= GROUP_DOCUMENTS or self._characters >= GROUP_CHARACTERS:
+            self._write(bar)
 
     def _skip(self, item: Skipped) -> None:
         self.skipped.append(item)
@@ -293,7 +276,8 @@ class _Ingest:
         """Writes what waits, and only then tells of it."""
         self._count(self._waiting)
         self._waiting, self._characters = [], 0
-        bar.step(_kilo(self._read) - bar.done, note=f"{self.added + self.replaced + self.unchanged} documents")
+        read = _kilo(self._read) if bar.unit == "kB" else self._read
+        bar.step(read - bar.done, note=f"{self.added + self.replaced + self.unchanged} documents")
 
     def _count(self, operations: list[Put | Finish]) -> None:
         if operations:
@@ -301,3 +285,18 @@ class _Ingest:
             self.added += changes.added
             self.replaced += changes.replaced
             self.removed += changes.removed
+
+
+class _Parts:
+    """What was seen of the file that is being read: how many documents, their keys if they are few, any flaw."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.documents = 0
+        self.keys: list[str] = []
+        self.clean = True
+
+
+def _kilo(count: int) -> int:
+    """`count` bytes in kilobytes, rounded up, so that no file is nothing."""
+    return -(-count // 1000)

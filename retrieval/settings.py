@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Annotated, Literal
 
@@ -9,8 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from farfield.config import Config
 
+Scalar = str | int | float | bool
+
 __all__ = [
     "ChunkConfig",
+    "DatasetConfig",
     "EmbedderConfig",
     "HashedConfig",
     "HiddenConfig",
@@ -39,11 +43,21 @@ def checked_name(name: str) -> str:
 
 
 class ChunkConfig(Config):
-    """How a text is cut. A chunk holds at most `size` and shares at most `overlap` with the one before it."""
+    """How a text is cut. A chunk holds at most `size` and shares at most `overlap` with the one before it.
+
+    Attributes:
+        size: the most of a chunk, in units.
+        overlap: the most that a chunk shares with the one before it, in units.
+        unit: what is counted.
+        tokenizer: whose tokens: the folder of a run, or of a tokenizer.
+        headings: the deepest level of headings that begin a chunk; 0 for none.
+    """
 
     size: int = Field(default=1000, ge=1)
     overlap: int = Field(default=100, ge=0)
-    unit: Literal["characters", "words"] = "characters"
+    unit: Literal["characters", "words", "sentences", "tokens"] = "characters"
+    tokenizer: str | None = None
+    headings: int = Field(default=6, ge=0, le=6)
 
     @model_validator(mode="after")
     def _overlap_leaves_progress(self) -> ChunkConfig:
@@ -51,6 +65,8 @@ class ChunkConfig(Config):
             raise ValueError(
                 f"overlap={self.overlap} is more than half of size={self.size}. Use at most {self.size // 2}."
             )
+        if (self.tokenizer is None) == (self.unit == "tokens"):
+            raise ValueError("unit=tokens and tokenizer=<a run, or a tokenizer's folder> belong together.")
         return self
 
 
@@ -113,23 +129,65 @@ class VectorConfig(Config):
         return VectorConfig(**{**stored.model_dump(), **self.model_dump(exclude_none=True)})
 
 
-class IngestConfig(Config):
-    """Which files go into which index. `prune` forgets documents whose files, at or below `path`, are gone.
+class DatasetConfig(Config):
+    """Which rows of a data set are documents, and what its columns are called; all other columns become metadata."""
 
-    Without an `embedder` it is the one that the index was made with, and for a new index the hashed one.
+    subset: str | None = None
+    split: str = "train"
+    text: str = "text"
+    id: str = "id"
+    title: str = "title"
+
+
+class IngestConfig(Config):
+    """Which documents go into which index, or leave it.
+
+    Attributes:
+        path: a file, a folder, or with `source=dataset` the name of a data set, or its folder.
+        index: the index is `root/index`.
+        source: what `path` names.
+        remove: in place of `path`: a path or pattern of files to be forgotten, or a filter on documents.
+        prune: forget documents whose files, at or below `path`, are gone.
+        encoding: of texts: `auto` is UTF-8, or what a byte order mark says, or else is likely enough.
+        duplicates: whether a document with the content of another is searched too (`keep`) or only counted (`skip`).
+        largest: bytes of a file, or of a line of JSON lines; what is larger is named and left out.
+        workers: processes that read and cut; None for as many as there are cores.
     """
 
-    path: str
+    path: str | None = None
     index: str
     root: str = "indexes"
+    source: Literal["files", "dataset"] = "files"
+    remove: str | dict[str, Scalar | list[Scalar]] | None = None
     prune: bool = False
+    encoding: str = "auto"
+    duplicates: Literal["skip", "keep"] = "skip"
+    largest: int = Field(default=256_000_000, ge=1)
+    workers: int | None = Field(default=None, ge=1)
     ray: str | None = None
     chunk: ChunkConfig = ChunkConfig()
+    dataset: DatasetConfig = DatasetConfig()
     embedder: EmbedderConfig | None = None
     vectors: VectorConfig = VectorConfig()
     device: Literal["cpu", "cuda"] = "cpu"
 
     _name = field_validator("index")(checked_name)
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name != "auto":
+            try:
+                codecs.lookup(name)
+            except LookupError:
+                raise ValueError(f"'{name}' is no encoding. Use auto, utf-8, latin-1, cp1251, shift_jis, ...") from None
+        return name
+
+    @model_validator(mode="after")
+    def _has_one_task(self) -> IngestConfig:
+        if (self.path is None) == (self.remove is None):
+            raise ValueError("give path=<what to add> or remove=<what to forget>, and not both.")
+        return self
 
 
 DENSE_WEIGHTS = {False: 0.5, True: 1.0}

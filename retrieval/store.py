@@ -240,11 +240,14 @@ class Snapshot:
         return Frequencies(self.state.chunks, table[:, 0].copy(), table[:, 1].copy())
 
     def order(self, version: str) -> npt.NDArray[np.int64]:
-        """Ids (chunks,) of all that these weights embedded, in an order that does not tell how the index came about."""
+        """Ids (chunks,) of all that these weights embedded, in an order that does not tell how the index came about.
+
+        Chunks of which an embedder made no vector (nothing, not NULL) are left out.
+        """
         rows = self._connection.execute(
             "SELECT chunks.id FROM files CROSS JOIN documents ON documents.file = files.id"
             " CROSS JOIN chunks ON chunks.document = documents.id"
-            " WHERE chunks.version = ? ORDER BY files.path, documents.key, chunks.start",
+            " WHERE chunks.version = ? AND extra IS NOT x'' ORDER BY files.path, documents.key, chunks.start",
             (version,),
         )
         return np.fromiter((row[0] for row in rows), np.int64)
@@ -361,6 +364,20 @@ class Snapshot:
         """The digest of each document of a file, by key."""
         rows = self._connection.execute(
             "SELECT key, documents.digest FROM documents JOIN files ON files.id = file WHERE path = ?", (path,)
+        )
+        return dict(rows.fetchall())
+
+    def mark(self, path: str) -> bytes | None:
+        """The digest of a stored file; None for one that is not there, or was not stored to its end."""
+        row = self._connection.execute("SELECT digest FROM files WHERE path = ?", (path,)).fetchone()
+        return row[0] if row else None
+
+    def digests(self, path: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """The digests of those of the documents `keys` of a file that are stored."""
+        rows = self._connection.execute(
+            "SELECT key, documents.digest FROM documents JOIN files ON files.id = file WHERE path = ?"
+            " AND key IN (SELECT value FROM json_each(?))",
+            (path, json.dumps(list(keys))),
         )
         return dict(rows.fetchall())
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +26,22 @@ from farfield.retrieval.chunks import Chunk
 from farfield.retrieval.digests import digest
 from farfield.retrieval.embedders import Embedder
 from farfield.retrieval.filters import Metadata, facts
-from farfield.retrieval.store import SCHEMA, Snapshot, check_schema, connect, embedded, guard
+from farfield.retrieval.settings import EmbedderConfig
+from farfield.retrieval.store import SCHEMA, Snapshot, Store, check_schema, connect, embedded, guard, made_with
 from farfield.retrieval.words import BAG, bag, words
 
-__all__ = ["Changes", "Finish", "LockedError", "Put", "Writer", "lock"]
+__all__ = ["Changes", "Counted", "Finish", "LockedError", "Put", "Writer", "count_words", "lock", "maker"]
 
 LOCK = "writer.lock"
+PLAIN_TEXT = "A plain text."
+"""What every embedder that works makes a vector of."""
+
+
+class Counted(NamedTuple):
+    """The words of a chunk, one after another, and as a bag."""
+
+    words: str
+    bag: bytes
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class Put:
         content: the same for the same text (`digests.content`): of several documents that share it, the first by path
             and key is searched, and the others are its duplicates. None: it is searched in any case.
         metadata: what filters find it by.
+        counted: the words of each chunk (`count_words`), where they have been counted already.
     """
 
     path: str
@@ -52,15 +64,19 @@ class Put:
     kind: str = "text"
     metadata: Metadata = field(default_factory=dict)
     content: bytes | None = None
+    counted: Sequence[Counted] = ()
 
 
 @dataclass(frozen=True)
 class Finish:
-    """A file is stored to its end: documents whose keys are not among `keys` leave, and so does a file without any."""
+    """A file is stored to its end: documents whose keys are not among `keys` leave, and so does a file without any.
+
+    `keys` are None for a file whose keys the writer has noted (`Writer.note`): there may be any number of them.
+    """
 
     path: str
     digest: bytes | None
-    keys: frozenset[str]
+    keys: frozenset[str] | None
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,7 @@ class Writer:
 
     def __init__(self, folder: Path, name: str, embedder: Embedder, settings: str | None) -> None:
         self.folder, self.name, self.embedder = folder, name, embedder
+        self.unembedded = 0
         self._settings = settings
         self._open = ExitStack()
         self._connection: sqlite3.Connection
@@ -157,7 +174,7 @@ class Writer:
         """Embeds up to `count` chunks anew that other weights embedded; how many. They are on the disk afterwards."""
         with self.reading() as snapshot:
             stale = snapshot.stale_texts(self.embedder.version, count)
-        extras = self.embedder.keep(list(stale.values()))
+        extras = self._kept(list(stale.values()))
         with guard(self.name), self._transaction():
             for chunk, extra in zip(stale, extras, strict=True):
                 fields = self._connection.execute(
@@ -170,6 +187,16 @@ class Writer:
             if stale:
                 self._connection.execute("UPDATE state SET generation = generation + 1")
         return len(stale)
+
+    def note(self, path: str, key: str, line: int) -> int:
+        """Notes that a document is on a line of a file; the line where it was noted first.
+
+        What is noted of a file is forgotten with its `Finish`. It lies on the disk, so that it may be any number.
+        """
+        with guard(self.name):
+            self._connection.execute("INSERT OR IGNORE INTO noted VALUES (?, ?, ?)", (path, key, line))
+            row = self._connection.execute("SELECT line FROM noted WHERE path = ? AND key = ?", (path, key)).fetchone()
+            return int(row[0])
 
     def _prepare(self) -> None:
         """Makes the tables of a new database; checks those of an old one, and that its embedder is ours."""
@@ -184,6 +211,9 @@ class Writer:
                     "INSERT INTO state VALUES (1, ?, ?, ?, 0, 0, 0)",
                     (uuid.uuid4().hex, self.embedder.name, self._settings),
                 )
+        self._connection.execute(
+            "CREATE TEMP TABLE noted (path TEXT, key TEXT, line INTEGER, PRIMARY KEY (path, key)) WITHOUT ROWID"
+        )
         check_schema(self._connection, self.name)
         made_by = Snapshot(self._connection, self.name).state.embedder
         if made_by != self.embedder.name:
@@ -223,15 +253,53 @@ class Writer:
         ).fetchone()
         return row is not None
 
+    def _kept(self, texts: Sequence[str]) -> list[bytes | None]:
+        """What the embedder keeps of each text; nothing (b""), counted as `unembedded`, where it makes no vector.
+
+        Raises:
+            IndexingError: it makes a vector of no text at all.
+        """
+        try:
+            return list(self.embedder.keep(texts))
+        except IndexingError:
+            if len(texts) == 1:
+                self.embedder.keep([PLAIN_TEXT])
+                self.unembedded += 1
+                return [b""]
+        middle = len(texts) // 2
+        return self._kept(texts[:middle]) + self._kept(texts[middle:])
+
     def _entries(self, puts: Sequence[Put]) -> list[list[Entry]]:
-        """The chunks of each document, counted and embedded; a chunk's words include those of what stands above it."""
-        chunks = [(put, chunk) for put in puts for chunk in put.chunks]
-        texts = [embedded(chunk.heading, put.title, chunk.text) for put, chunk in chunks]
-        extras = iter(self.embedder.keep(texts))
-        found = iter([words(text) for text in texts])
+        """The chunks of each document, counted and embedded."""
+        extras = iter(
+            self._kept([embedded(chunk.heading, put.title, chunk.text) for put in puts for chunk in put.chunks])
+        )
         return [
-            [Entry(chunk, " ".join(one := next(found)), bag(one), next(extras)) for chunk in put.chunks] for put in puts
+            [
+                Entry(chunk, *counted, next(extras))
+                for chunk, counted in zip(put.chunks, put.counted or count_words(put.title, put.chunks), strict=True)
+            ]
+            for put in puts
         ]
+
+
+def maker(
+    folder: Path, name: str, given: Embedder | None, build: Callable[[EmbedderConfig], Embedder]
+) -> tuple[Embedder, str | None]:
+    """The embedder that made the index in `folder`, and its settings: the one given, or the one that it describes.
+
+    Raises:
+        IndexingError: it was made by one that was handed in, and none is.
+    """
+    with closing(Store(folder, name)) as store, store.reading() as snapshot:
+        state = snapshot.state
+    return given or build(made_with(state, name)), state.settings
+
+
+def count_words(title: str, chunks: Sequence[Chunk]) -> list[Counted]:
+    """The words of each chunk of a document, with those of what stands above it."""
+    found = [words(embedded(chunk.heading, title, chunk.text)) for chunk in chunks]
+    return [Counted(" ".join(one), bag(one)) for one in found]
 
 
 class _Change:
@@ -283,17 +351,25 @@ class _Change:
 
     def finish(self, file: Finish) -> None:
         """Removes the documents that a file no longer holds, and a file that holds none."""
+        for number in self._left(file):
+            self._drop(number)
+            self._removed += 1
+        self._connection.execute("DELETE FROM noted WHERE path = ?", (file.path,))
+        self._connection.execute("UPDATE files SET digest = ? WHERE path = ?", (file.digest, file.path))
+        self._connection.execute(
+            "DELETE FROM files WHERE path = ? AND id NOT IN (SELECT file FROM documents)", (file.path,)
+        )
+
+    def _left(self, file: Finish) -> list[int]:
+        """The documents that a file no longer holds."""
+        sql, parameters = "SELECT key FROM noted WHERE noted.path = ?", file.path
+        if file.keys is not None:
+            sql, parameters = "SELECT value FROM json_each(?)", json.dumps(list(file.keys))
         rows = self._connection.execute(
-            "SELECT documents.id, key FROM documents JOIN files ON files.id = file WHERE path = ?", (file.path,)
-        ).fetchall()
-        for number, key in rows:
-            if key not in file.keys:
-                self._drop(number)
-                self._removed += 1
-        if file.keys:
-            self._connection.execute("UPDATE files SET digest = ? WHERE path = ?", (file.digest, file.path))
-        else:
-            self._connection.execute("DELETE FROM files WHERE path = ?", (file.path,))
+            f"SELECT documents.id FROM documents JOIN files ON files.id = file WHERE path = ? AND key NOT IN ({sql})",
+            (file.path, parameters),
+        )
+        return [row[0] for row in rows]
 
     def settle(self) -> Changes:
         """Writes the chunks, and brings frequencies, totals and the generation up to date."""

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from farfield import pretrained
+from farfield.chunking import TokenStarts
 from farfield.cluster import Cluster
 from farfield.compose import option
 from farfield.config import Config, ConfigError, read
@@ -158,10 +159,11 @@ def open_model(
 
 def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestResult:
     """Stores documents in an index, with embedders that are models too; see `farfield.retrieval.ingest`."""
+    offsets = TokenStarts(settings.chunk.tokenizer) if settings.chunk.tokenizer else None
     if settings.ray is None:
-        return ingest_with(settings, embedder, Models().embedder)
+        return ingest_with(settings, embedder, Models().embedder, offsets)
     with Cluster(settings.ray) as cluster:
-        return ingest_with(settings, embedder, Spread(cluster).embedder)
+        return ingest_with(settings, embedder, Spread(cluster).embedder, offsets)
 
 
 def open_index(

@@ -81,8 +81,17 @@ class Bar:
         rate = (self.done - self.first) / max(time.monotonic() - self.began, 1e-9)
         return f"{rate:.3g} {self.unit}/s"
 
+    def _left(self) -> str:
+        """The time left at the rate so far; empty where nobody knows it."""
+        done, spent = self.done - self.first, time.monotonic() - self.began
+        if self.total is None or done <= 0 or self.done >= self.total:
+            return ""
+        seconds = round(spent * (self.total - self.done) / done)
+        minutes, hours = seconds // 60 % 60, seconds // 3600
+        return f"{hours}:{minutes:02}:{seconds % 60:02} left" if hours else f"{minutes}:{seconds % 60:02} left"
+
     def _say(self, end: str) -> None:
         self.spoke = time.monotonic()
         of = f"/{self.total}" if self.total is not None else ""
-        parts = [f"{self.title}: {self.done}{of} {self.unit}", self._rate(), self.note, end]
+        parts = [f"{self.title}: {self.done}{of} {self.unit}", self._rate(), self._left(), self.note, end]
         say(", ".join(part for part in parts if part))

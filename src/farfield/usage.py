@@ -59,7 +59,11 @@ VERBS = {
     "ingest": Verb(
         "add documents to an index",
         "indexes/<index>/: documents, chunks and vectors",
-        ("farfield ingest path=docs index=handbook",),
+        (
+            "farfield ingest path=docs index=handbook",
+            "farfield ingest path=docs index=handbook prune=true chunk.unit=sentences chunk.size=12 chunk.overlap=2",
+            "farfield ingest remove=docs/old index=handbook",
+        ),
         "IngestSettings",
         "farfield.api:ingest",
     ),

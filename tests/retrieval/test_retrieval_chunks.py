@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farfield.config import ConfigError, read
-from farfield.retrieval.chunks import Chunk, cut, headings
+from farfield.retrieval.chunks import Chunk, cut
+from farfield.retrieval.headings import markdown_headings
 from farfield.retrieval.settings import ChunkConfig
 
 PIECES = st.sampled_from(
@@ -48,7 +49,7 @@ def units(text: str, start: int, end: int, unit: str) -> int:
 def heading_parts(text: str) -> list[tuple[int, int]]:
     """From the start of each heading to the first character of what follows it."""
     parts = []
-    for heading in headings(text):
+    for heading in markdown_headings(text):
         body = heading.end
         while body < len(text) and text[body].isspace():
             body += 1
@@ -59,7 +60,7 @@ def heading_parts(text: str) -> list[tuple[int, int]]:
 @settings(max_examples=150, deadline=None)
 @given(text=TEXTS, config=chunk_settings(), markdown=st.booleans())
 def test_spans_are_exact_cover_everything_and_go_forward(text: str, config: ChunkConfig, markdown: bool) -> None:
-    chunks = cut(text, config, markdown)
+    chunks = cut(text, config, markdown_headings(text) if markdown else ())
     assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
     assert all(chunk.start < chunk.end for chunk in chunks)
     assert [chunk.start for chunk in chunks[:1]] + [chunk.end for chunk in chunks[-1:]] == (
@@ -81,7 +82,7 @@ def test_size_and_overlap_are_never_exceeded(text: str, config: ChunkConfig) -> 
 @settings(max_examples=150, deadline=None)
 @given(text=TEXTS, config=chunk_settings())
 def test_no_heading_ends_a_chunk_unless_nothing_follows(text: str, config: ChunkConfig) -> None:
-    for chunk in cut(text, config, markdown=True):
+    for chunk in cut(text, config, markdown_headings(text)):
         for start, body in heading_parts(text):
             assert not start < chunk.end <= body or chunk.end == len(text)
 
@@ -90,7 +91,7 @@ def test_no_heading_ends_a_chunk_unless_nothing_follows(text: str, config: Chunk
 @given(text=TEXTS, config=chunk_settings())
 def test_headings_add_at_most_another_size(text: str, config: ChunkConfig) -> None:
     parts = heading_parts(text)
-    for chunk in cut(text, config, markdown=True):
+    for chunk in cut(text, config, markdown_headings(text)):
         above = sum(
             units(text, max(a, chunk.start), min(b, chunk.end), config.unit) for a, b in parts if b > chunk.start
         )
@@ -157,7 +158,7 @@ def test_line_ends_of_windows_stay() -> None:
 
 def test_headings_become_the_context_of_their_sections() -> None:
     text = "Before.\n\n# A #\n\nOne.\n\n## B\n\nTwo.\n\n# C\n\n### D\nThree.\n"
-    assert [(chunk.heading, chunk.text) for chunk in cut(text, ChunkConfig(), markdown=True)] == [
+    assert [(chunk.heading, chunk.text) for chunk in cut(text, ChunkConfig(), markdown_headings(text))] == [
         ("", "Before.\n\n"),
         ("A", "# A #\n\nOne.\n\n"),
         ("A > B", "## B\n\nTwo.\n\n"),
@@ -167,7 +168,7 @@ def test_headings_become_the_context_of_their_sections() -> None:
 
 def test_a_heading_stays_with_a_paragraph_that_must_be_cut() -> None:
     text = "# A heading of some length\n\n" + "Words follow words here. " * 20
-    first = cut(text, ChunkConfig(size=50, overlap=0), markdown=True)[0]
+    first = cut(text, ChunkConfig(size=50, overlap=0), markdown_headings(text))[0]
     assert first.text == "# A heading of some length\n\nWords follow words here. "
 
 
@@ -191,7 +192,7 @@ def test_a_heading_stays_with_a_paragraph_that_must_be_cut() -> None:
     ],
 )
 def test_what_is_a_heading(text: str, found: list[tuple[int, str]]) -> None:
-    assert [(heading.level, heading.title) for heading in headings(text)] == found
+    assert [(heading.level, heading.title) for heading in markdown_headings(text)] == found
 
 
 def test_hostile_texts_take_linear_time() -> None:
@@ -203,7 +204,7 @@ def test_hostile_texts_take_linear_time() -> None:
         "#" * 50_000,
         "A. " * 20_000,
     ):
-        assert cut(text, ChunkConfig(), markdown=True)[-1].end == len(text)
+        assert cut(text, ChunkConfig(), markdown_headings(text))[-1].end == len(text)
 
 
 def test_too_much_overlap_is_one_line() -> None:

@@ -146,7 +146,7 @@ def test_an_open_index_sees_what_is_ingested_later(index: Index, documents: Path
 def test_while_somebody_writes_the_old_vectors_serve(index: Index, documents: Path, fill: Ingest) -> None:
     (documents / "handbook.md").write_text("# Handbook\n\nLeave needs no signature.\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("farfield.retrieval.ingestion.renew", lambda *given: pytest.fail("stopped before the vectors"))
+        patch.setattr("farfield.retrieval.removal.renew", lambda *given: pytest.fail("stopped before the vectors"))
         with pytest.raises(pytest.fail.Exception):
             fill(documents)
     with lock(index.folder, "test"):

@@ -15,6 +15,8 @@ from conftest import Ingest
 from farfield.config import ConfigError, DataError, IndexingError, read
 from farfield.retrieval import HashedConfig, IngestConfig, IngestResult, ingest, open_index
 
+UNKNOWN = "and too little speaks for any other encoding; name it, as in encoding=latin-1"
+
 
 def counts(result: IngestResult) -> tuple[int, int, int, int]:
     return result.added, result.replaced, result.unchanged, result.removed
@@ -187,7 +189,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_stored(
     (documents / "picture.png").write_bytes(b"\x89PNG")
     result = fill(documents)
     assert counts(result) == (4, 0, 0, 0)
-    line = f"{(documents / 'latin.txt').as_posix()}: not UTF-8 (byte 0xe9 at 3)"
+    line = f"{(documents / 'latin.txt').as_posix()}: not UTF-8 (byte 0xe9 at 3), {UNKNOWN}"
     assert [str(one) for one in result.skipped] == [line]
     assert result.ignored == {".png": 1}
     said = capsys.readouterr().err.splitlines()
@@ -242,7 +244,7 @@ def test_nothing_usable_is_one_line_and_leaves_no_index(tmp_path: Path, fill: In
         fill(tmp_path)
     bad = (tmp_path / "bad.txt").as_posix()
     assert str(error.value) == (
-        f"path: {tmp_path}: none of its 1 files can be used. {bad}: not UTF-8 (byte 0xff at 0)."
+        f"path: {tmp_path}: none of its 1 files can be used. {bad}: not UTF-8 (byte 0xff at 0), {UNKNOWN}."
     )
     assert not Path(root).exists()
 

@@ -10,7 +10,9 @@ The database (SQLite) is the truth; the vectors (FAISS) are derived from it and 
 
 from farfield.retrieval.chunks import Chunk, cut
 from farfield.retrieval.embedders import Embedder, FunctionEmbedder, HashedTfIdf, build_embedder
-from farfield.retrieval.hits import Answer, Hit
+from farfield.retrieval.evidence import Quote
+from farfield.retrieval.filters import Filter
+from farfield.retrieval.hits import Answer, Candidate, Hit, Stage
 from farfield.retrieval.index import Index, IndexStats, open_index
 from farfield.retrieval.ingestion import IngestResult, ingest
 from farfield.retrieval.prompt import Prompt, PromptConfig, build_prompt
@@ -29,11 +31,13 @@ from farfield.retrieval.settings import (
 
 __all__ = [
     "Answer",
+    "Candidate",
     "Chunk",
     "ChunkConfig",
     "DatasetConfig",
     "Embedder",
     "EmbedderConfig",
+    "Filter",
     "FunctionEmbedder",
     "HashedConfig",
     "HashedTfIdf",
@@ -45,9 +49,11 @@ __all__ = [
     "IngestResult",
     "Prompt",
     "PromptConfig",
+    "Quote",
     "RerankConfig",
     "RetrievalConfig",
     "SentenceTransformersConfig",
+    "Stage",
     "build_embedder",
     "build_prompt",
     "cut",

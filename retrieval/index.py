@@ -21,6 +21,7 @@ from typing import Protocol
 from farfield.config import ConfigError, IndexingError, unknown
 from farfield.progress import say
 from farfield.retrieval.embedders import Embedder, build_embedder
+from farfield.retrieval.evidence import Quote, quoted, rarities
 from farfield.retrieval.filters import Filter
 from farfield.retrieval.held import Held
 from farfield.retrieval.hits import Answer, Hit
@@ -30,6 +31,7 @@ from farfield.retrieval.search import Search, Tools
 from farfield.retrieval.settings import EmbedderConfig, RerankConfig, RetrievalConfig
 from farfield.retrieval.store import DATABASE, Snapshot, Store, made_with
 from farfield.retrieval.vectors import VECTORS
+from farfield.retrieval.words import term, words
 
 __all__ = ["Builder", "Index", "IndexStats", "open_index"]
 
@@ -149,6 +151,12 @@ class Index:
             raise ConfigError("questions: one text given, where a list is needed, as in ['Who signs for it?'].")
         with self._store.reading() as snapshot:
             return Search(snapshot, self.settings, self._tools(), k).answers(questions, where, explain)
+
+    def quote(self, hit: Hit, question: str, answer: str = "") -> Quote | None:
+        """The sentence of a passage that holds most of the question and the answer; None where none holds any."""
+        asked = words(f"{question} {answer}")
+        with self._store.reading() as snapshot:
+            return quoted(hit.text, hit.start, rarities(asked, snapshot.frequencies({term(word) for word in asked})))
 
     def _tools(self) -> Tools:
         def reranker() -> Reranker:

@@ -168,7 +168,12 @@ def _single(line: argparse.Namespace) -> int:
 
     mapping = compose(line.verb, line.settings, line.config_dir)
     settings = _settings(line, mapping)
+    live, out = usage.VERBS[line.verb].live, sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
+        if live and not line.json:
+            module, name = live.split(":")
+            getattr(import_module(module), name)(settings, out)
+            return 0
         result = _result(line.verb, settings)
     return _print(result, line.json)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -104,7 +104,13 @@ class Sessions:
         self.store.close()
 
     def say(
-        self, name: str, text: str, generation: GenerationConfig | None = None, document: str | None = None
+        self,
+        name: str,
+        text: str,
+        generation: GenerationConfig | None = None,
+        document: str | None = None,
+        *,
+        told: Callable[[str], object] | None = None,
     ) -> Reply:
         """The model's answer to `text`, behind all that was said in the session before.
 
@@ -112,6 +118,7 @@ class Sessions:
             name: of the session, which begins with its first text.
             text: what is said now. generation: how the answer is written.
             document: what the session begins with, given again with every turn or with the first one.
+            told: is called with each piece of the answer as it is written.
 
         Raises:
             ModelError: nothing is said, the session was held with another model, or it began without the document.
@@ -122,21 +129,30 @@ class Sessions:
         head = self._head(before, document)
         ids = [*before.tokens.tolist(), *head, *self.model.tokenizer.encode(text)]
         before, ids = self._within(before, ids, (generation or GenerationConfig()).tokens)
-        reply, read, reading = self._answer(before.seed, ids, len(head), generation, document is not None)
+        reply, read, reading = self._answer(before.seed, ids, len(head), generation, document is not None, told)
         # The record first: what was said is known, though its state may not have been written yet.
         self.store.record(replace(before, tokens=token_ids(read)))
         self._put(before.seed, read, reading, name)
         return reply
 
-    def ask(self, document: str, question: str, generation: GenerationConfig | None = None) -> Reply:
+    def ask(
+        self,
+        document: str,
+        question: str,
+        generation: GenerationConfig | None = None,
+        *,
+        told: Callable[[str], object] | None = None,
+    ) -> Reply:
         """The model's answer to `question`, behind `document`, whose state is kept for the next question.
+
+        `told` is called with each piece of the answer as it is written.
 
         Raises:
             ModelError: there is neither a document nor a question.
         """
         head = self.model.tokenizer.encode(document)
         ids = [*head, *self.model.tokenizer.encode(question)]
-        return self._answer(self.fingerprint, ids, len(head), generation, True)[0]
+        return self._answer(self.fingerprint, ids, len(head), generation, True, told)[0]
 
     def _session(self, name: str) -> Session:
         """The session as it was left, or a new one."""
@@ -179,7 +195,13 @@ class Sessions:
         return cut, ids[len(history) - kept :]
 
     def _answer(
-        self, seed: str, ids: list[int], head: int, generation: GenerationConfig | None, document: bool
+        self,
+        seed: str,
+        ids: list[int],
+        head: int,
+        generation: GenerationConfig | None,
+        document: bool,
+        told: Callable[[str], object] | None,
     ) -> tuple[Reply, list[int], _Reading]:
         """The answer behind `ids`, all ids that were read, and the model behind them.
 
@@ -192,10 +214,12 @@ class Sessions:
         first = time.perf_counter() - began
         while True:
             try:
-                next(pieces)
+                piece = next(pieces)
             except StopIteration as end:
                 (answer,) = end.value
                 break
+            if told is not None:
+                told(piece.text)
         seconds = {"first": first, "all": time.perf_counter() - began}
         decoding.advance(set())  # the state has read the whole answer, its last token too
         reply = Reply(

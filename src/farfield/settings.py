@@ -25,6 +25,7 @@ from farfield.data.text import TextData
 from farfield.generation import GenerationConfig
 from farfield.memory import AmortizedContextsConfig, MemoryConfig
 from farfield.model import check_augmentation, check_memory
+from farfield.retrieval.filters import Scalar
 from farfield.retrieval.prompt import PromptConfig
 from farfield.retrieval.settings import IngestConfig as IngestSettings
 from farfield.retrieval.settings import RetrievalConfig
@@ -206,12 +207,16 @@ class SpeedSettings(Config):
     device: DeviceConfig = DeviceConfig()
 
 
+WRITE_IT = "Write it behind the verb: farfield query 'Who signs for it?' index=handbook"
+
+
 class QuerySettings(Config):
     """`farfield query`. Without a model the answer is the passages alone; without an index it has no sources.
 
     With a folder of sessions, a session goes on where it stopped, and a document is read once. With documents, or a
     bank of them, the question asks the model's memory of amortized contexts. A model that reads neighbours is given
-    those of the database that is named, or of the one it was trained with.
+    those of the database that is named, or of the one it was trained with. A question may be missing where somebody
+    sits at a terminal who can be asked for it.
     """
 
     question: str | None = None
@@ -226,6 +231,8 @@ class QuerySettings(Config):
     session: Name | None = None
     sessions: Text | None = None
     store: SessionsConfig = SessionsConfig()
+    where: dict[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
+    explain: bool = False
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
     generation: GenerationConfig = GenerationConfig(stop=("\n",))
@@ -238,12 +245,10 @@ class QuerySettings(Config):
 
     @field_validator("question")
     @classmethod
-    def _asked(cls, question: str | None) -> str:
-        if question is None or not question.strip():
-            raise ValueError(
-                "nothing is asked. Write it behind the verb: farfield query 'Who signs for it?' index=handbook"
-            )
-        return question.strip()
+    def _asked(cls, question: str | None) -> str | None:
+        if question is not None and not question.strip():
+            raise ValueError(f"nothing is asked. {WRITE_IT}")
+        return None if question is None else question.strip()
 
     @model_validator(mode="after")
     def _answerable(self) -> QuerySettings:

@@ -20,13 +20,17 @@ GROUP = re.compile(r"^ *- (?P<group>(?!override )\w+): (?P<default>\w+)(?: +# *(
 
 @dataclass(frozen=True)
 class Verb:
-    """A command: what it does, what it writes, examples, its settings class and the function that does the work."""
+    """A command: what it does, what it writes, examples, its settings class and the function that does the work.
+
+    One that writes as it goes has a `live` function too, of its settings and standard output, for persons.
+    """
 
     summary: str
     writes: str
     examples: tuple[str, ...]
     settings: str | None
     work: str
+    live: str | None = None
 
 
 VERBS = {
@@ -72,11 +76,13 @@ VERBS = {
         "sessions and a bank where told to, else nothing; prints the answer, its sources and what each stage took",
         (
             "farfield query 'Who signs for it?' model=runs/retnet-text index=handbook",
+            "farfield query model=runs/retnet-text index=handbook",
             "farfield query 'Who is the count?' model=runs/retnet-text document=book.txt sessions=sessions",
             "farfield query 'Who signs for it?' model=runs/mac documents=handbook bank=handbook.safetensors",
         ),
         "QuerySettings",
         "farfield.query:query_command",
+        "farfield.query:query_live",
     ),
     "report": Verb(
         "turn results into tables, pictures and a page",
@@ -168,9 +174,7 @@ def _group_lines(verb: str) -> list[str]:
     lines = []
     for group in groups(verb):
         lines += ["", f"{group.key}=<name>: {group.text} (default: {group.default})"]
-        known = options(group.key)
-        width = max(16, *map(len, known))
-        lines += [f"  {name:<{width}} {text}" for name, text in known.items()]
+        lines += [f"  {name:<16} {text}" for name, text in options(group.key).items()]
     if lines:
         example = groups(verb)[0].key
         lines += ["", f"Settings of an option are set by path, as {example}.<key>=value; --cfg job prints them."]

@@ -7,13 +7,14 @@ or the output of a model, beside a memory or without one.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from pydantic import Field
 
 from farfield.memory.autocompressor import AutoCompressorConfig
 from farfield.memory.infini import Infini, InfiniConfig
 from farfield.memory.key_value import KeyValueMemoryConfig, WithMemory
+from farfield.memory.knn_lm import OutputConfig
 from farfield.memory.longmem import LongMemConfig
 from farfield.memory.mac import AmortizedContextsConfig
 from farfield.memory.neighbours import Neighbours, NeighboursConfig
@@ -35,6 +36,7 @@ __all__ = [
     "MixerMemory",
     "Neighbours",
     "NeighboursConfig",
+    "OutputConfig",
     "Passages",
     "RecurrentMemoryConfig",
     "StackMemory",
@@ -55,4 +57,4 @@ MemoryConfig = Annotated[
     Field(discriminator="kind"),
 ]
 
-AugmentationConfig: TypeAlias = NeighboursConfig  # with a second kind a union by `kind`, as above
+AugmentationConfig = Annotated[NeighboursConfig | OutputConfig, Field(discriminator="kind")]

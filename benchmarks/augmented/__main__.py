@@ -1,22 +1,25 @@
-"""python -m farfield.benchmarks.augmented neighbours: see the file of this name.
+"""python -m farfield.benchmarks.augmented neighbours | output: see the files of these names.
 
 python -m farfield.benchmarks.augmented neighbours --books books                      # by the splits of its index.json
 python -m farfield.benchmarks.augmented neighbours --books books --documents others
+python -m farfield.benchmarks.augmented output --model runs/base --texts train --validation validation --test test
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from farfield.benchmarks.augmented.neighbours import Read, Task, compare, split_books
-from farfield.benchmarks.augmented.pictures import draw_neighbours, table_neighbours
+from farfield.benchmarks.augmented import output
+from farfield.benchmarks.augmented.neighbours import Task, compare, split_books
+from farfield.benchmarks.augmented.pictures import draw_neighbours, draw_output, table_neighbours, table_output
 from farfield.benchmarks.memories.results import write_rows
 from farfield.compose import group_options
 from farfield.config import ConfigError, FarfieldError, unknown
@@ -40,27 +43,59 @@ HELP = {
 }
 
 
+OUTPUT_HELP = {
+    "k": "the most neighbours of a token",
+    "length": "tokens that are read of each text",
+    "steps": "in which the weight is learned",
+    "batch": "rows of a step",
+    "seed": "of the training",
+    "threads": "of the CPU",
+}
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """0, or 2 after one line on what cannot be used."""
     given = _parser().parse_args(words)
-    path, rows = given.json or given.out / "neighbours.json", []
+    path, rows = given.json or given.out / f"{given.what}.json", []
     try:
-        task = _task(given)
-        for row in compare(task, given.out / "neighbours"):
+        task = _task(given) if given.what == "neighbours" else _output_task(given)
+        compared = compare(task, given.out / given.what) if isinstance(task, Task) else _output(task, given)
+        for row in compared:
             rows.append(row)  # written as they come: a stopped comparison has told what it has measured
             write_rows(path, task, rows)
     except FarfieldError as error:
         sys.stderr.write(f"farfield: {error}\n")
         return 2
-    _show(rows, path, given.picture or path.with_suffix(".png"))
+    _show(given.what, rows, path, given.picture or path.with_suffix(".png"))
     return 0
 
 
-def _show(rows: Sequence[Read], path: Path, picture: Path) -> None:
-    draw_neighbours(rows, picture)
+def _show(what: str, rows: Sequence[Any], path: Path, picture: Path) -> None:
+    table, draw = (table_neighbours, draw_neighbours) if what == "neighbours" else (table_output, draw_output)
+    draw(rows, picture)
     console = Console(width=160, highlight=False)
-    console.print(table_neighbours(rows))
+    console.print(table(rows))
     console.print(f"wrote {path} and {picture}")
+
+
+def _output(task: output.Task, given: argparse.Namespace) -> Iterator[output.Row]:
+    torch.set_num_threads(given.threads or torch.get_num_threads())
+    return output.compare(task, given.out / "output")
+
+
+def _output_task(given: argparse.Namespace) -> output.Task:
+    """The defaults with what was given in their place.
+
+    Raises:
+        ConfigError: a number that is too small.
+    """
+    changed = {
+        name: value
+        for name in OUTPUT_HELP
+        if name != "threads" and (value := getattr(given, name)) is not None and _least(name, value)
+    }
+    datastore = given.datastore or given.out / "datastore"
+    return replace(output.Task(given.model, given.texts, given.validation, given.test, datastore), **changed)
 
 
 def _task(given: argparse.Namespace) -> Task:
@@ -110,7 +145,24 @@ def _parser() -> argparse.ArgumentParser:
     defaults = {field.name: field.default for field in fields(Task)}
     for number, what in HELP.items():
         verb.add_argument(f"--{number}", type=int, metavar="N", help=f"{what}; default: {defaults[number]}")
+    _add_output(verbs)
     return parser
+
+
+def _add_output(verbs: Any) -> None:
+    text = "bits a token with a datastore of the training texts, and the searches that its automaton saves"
+    verb = verbs.add_parser("output", help=text, description=text)
+    verb.add_argument("--model", type=Path, required=True, help="a run of data=text")
+    verb.add_argument("--texts", type=Path, required=True, help="what it was trained on; the datastore is built of it")
+    verb.add_argument("--validation", type=Path, required=True, help="texts on which weight and temperature are tuned")
+    verb.add_argument("--test", type=Path, required=True, help="texts that are read")
+    verb.add_argument("--datastore", type=Path, help="its folder; default: in --out")
+    verb.add_argument("--out", type=Path, default=Path("results/augmented"), help="run, figures and picture")
+    verb.add_argument("--json", type=Path, help="where the figures go; default: in --out")
+    verb.add_argument("--picture", type=Path, help="where the picture goes; default: beside the figures")
+    defaults = {field.name: field.default for field in fields(output.Task)}
+    for number, what in OUTPUT_HELP.items():
+        verb.add_argument(f"--{number}", type=int, metavar="N", help=f"{what}; default: {defaults.get(number, 'all')}")
 
 
 if __name__ == "__main__":

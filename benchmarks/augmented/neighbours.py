@@ -134,7 +134,7 @@ def compare(task: Task, out: Path) -> Iterator[Read]:
     trained = train_model(task.words(out, task.steps, task.augmented(out)), out, "neighbours")
     frozen = [*task.augmented(out), "augmentation.freeze=true", f"start={_quoted(out / 'without')}"]
     fitted = train_model(task.words(out, task.more, frozen), out, "retrofitted")
-    database, settings = trained.open_neighbours(out / "database"), trained.config.augmentation
+    database, settings = trained.open_neighbours(out / "database"), trained.config.neighbours
     assert settings is not None
     limits = (None, *task.overlaps)
     found = {limit: found_for(database, settings, tokens, limit) for limit in limits}
@@ -216,7 +216,7 @@ def nats(model: LanguageModel, tokens: Tensor, found: Tensor | None) -> Tensor:
     positions = torch.arange(last).expand(len(tokens), -1)
     for begin in range(0, last, PIECE):
         at = slice(begin, min(begin + PIECE, last))
-        settings, passages = model.config.augmentation, None
+        settings, passages = model.config.neighbours, None
         if found is not None and settings is not None:
             passages = Passages(found).part(positions, at, settings.chunk)
         hidden, state = model.hidden(tokens[:, at], state, passages=passages)

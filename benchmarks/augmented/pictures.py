@@ -1,4 +1,4 @@
-"""Table and picture of what neighbours are worth."""
+"""Tables and pictures of what neighbours, and datastores, are worth."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.table import Table
 
 from farfield.benchmarks.augmented.neighbours import EDGES, Read
+from farfield.benchmarks.augmented.output import Row
 from farfield.benchmarks.memories.pictures import finish, line, new_figure
 
-__all__ = ["draw_neighbours", "table_neighbours"]
+__all__ = ["draw_neighbours", "draw_output", "table_neighbours", "table_output"]
 
 
 def table_neighbours(reads: Sequence[Read]) -> Table:
@@ -72,3 +73,42 @@ def _bucket(number: int) -> str:
 def _saved(before: tuple[int, float | None], after: tuple[int, float | None]) -> float | None:
     """Bits a token; None where there is none."""
     return None if before[1] is None or after[1] is None else before[1] - after[1]
+
+
+def table_output(rows: Sequence[Row]) -> Table:
+    """Bits a token by way of reading, the gain against the model alone, and what searching cost."""
+    first = rows[0]
+    told = f"{first.tokens:,} tokens of {first.documents} texts; {first.entries:,} entries"
+    table = Table("way", title=f"Bits a token with a datastore: {told}")
+    for column in ("neighbours", "weight", "temperature", "pointers", "bits", "gain", "searches saved", "measured"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        chosen = ["learned" if one is None else f"{one:g}" for one in (row.weight, row.temperature)]
+        if row.weight == 0:
+            chosen[1] = "-"
+        least = "-" if row.least is None else str(row.least)
+        gain = "-" if row is first else f"{row.gain:+.4f} ± {row.error:.4f}"
+        saved = "-" if row.least is None else f"{row.saved:.1%}"
+        table.add_row(row.way, str(row.k), *chosen, least, f"{row.bits:.4f}", gain, saved, f"{row.measured:,.0f}")
+    return table
+
+
+def draw_output(rows: Sequence[Row], path: Path) -> Path:
+    """Bits a token by way of reading, and of the automaton against the share of searches that it saves."""
+    figure = new_figure(11.0, 4.2)
+    ways, saved = figure.subplots(1, 2)
+    plain = [row for row in rows if row.least is None]
+    ways.barh([row.way for row in plain], [row.bits for row in plain], color=[f"C{n}" for n in range(len(plain))])
+    ways.invert_yaxis()
+    ways.set_xlim(min(row.bits for row in rows) - 0.1, max(row.bits for row in rows) + 0.05)
+    ways.set(xlabel="bits a token")
+    alone, stepped = rows[0], [row for row in rows if row.least is not None]
+    every = next((row for row in plain if row.way == "fixed weight"), None)
+    saved.axhline(alone.bits, color="black", linestyle="--", linewidth=1.2, label="model alone")
+    points = [(0.0, every.bits)] if every else []
+    points += sorted((row.saved, row.bits) for row in stepped)
+    if points:
+        saved.plot(*zip(*points, strict=True), **line(0, "automaton"))
+    saved.set(xlabel="share of searches saved", ylabel="bits a token")
+    finish(figure, [ways, saved], path)
+    return path

@@ -13,9 +13,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -169,17 +170,19 @@ def documents_of(folder: Path, tokenizer: Tokenizer, length: int) -> Tensor:
     return torch.stack(rows)
 
 
-def train_model(words: Sequence[str], root: Path, name: str) -> TextModel:
+def train_model(words: Sequence[str], root: Path, name: str, settings: Mapping[str, Any] | None = None) -> TextModel:
     """The model that `farfield train` with these words makes; a finished run is taken as it is, another goes on.
+
+    `settings` take the place of those that the words give.
 
     Raises:
         TrainingError: what stands there was trained with other settings.
     """
     resume = (root / name / "checkpoints").is_dir()
     quoted = json.dumps(str(root), ensure_ascii=False)
-    settings = read(TrainSettings, compose("train", [*words, f"root={quoted}", f"name={name}", f"resume={resume}"]))
+    mapping = compose("train", [*words, f"root={quoted}", f"name={name}", f"resume={resume}"])
     try:
-        train(settings)
+        train(read(TrainSettings, {**mapping, **(settings or {})}))
     except TrainingError as error:
         if resume:
             raise TrainingError(f"{error} Comparisons of other settings go into another --out.") from None

@@ -1,10 +1,12 @@
 """How retrieved passages reach a model in training: the options of the group `augmentation`.
 
     neighbours    the model reads them for each chunk by cross-attention: `farfield.memory.neighbours`
+    output        the distribution of what came next where the context was alike, mixed in: `farfield.memory.knn_lm`
     prompt        they stand before a row: tokens only, for any model (Ram et al., https://arxiv.org/abs/2302.00083)
 
-Both look in a database (`farfield.retrieval.neighbours`), which is made of the training documents where it is not there
-yet. What a model is built of are the settings that its own class has; the others say what it is fed.
+The first and the last look in a database (`farfield.retrieval.neighbours`), which is made of the training documents
+where it is not there yet; a datastore is of one model, which reads texts for it. What a model is built of are the
+settings that its own class has; the others say what it is fed.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from pydantic import Field
 from farfield.config import Config, ConfigError, IndexingError, read
 from farfield.data.found import NeighbourSource, PromptSource, Search
 from farfield.data.text import TextSource
-from farfield.memory import AugmentationConfig, NeighboursConfig
+from farfield.memory import NeighboursConfig, OutputConfig
 from farfield.retrieval.neighbours import Database, NeighbourSettings, Texts, build, open_database
 from farfield.retrieval.settings import HashedConfig
 from farfield.tokenizers import Tokenizer, fingerprint
 
 __all__ = [
     "AugmentedTraining",
+    "DatastoreSettings",
     "NeighboursTraining",
+    "OutputTraining",
     "PromptTraining",
     "SearchSettings",
     "model_part",
@@ -78,14 +82,39 @@ class PromptTraining(SearchSettings):
         return PromptSource(source, search, self.tokens)
 
 
-AugmentedTraining = Annotated[NeighboursTraining | PromptTraining, Field(discriminator="kind")]
+class DatastoreSettings(Config):
+    """Where a model's datastore is, and what it is built of where it is not there."""
+
+    datastore: str = Field(min_length=1, description="folder of the datastore")
+    texts: str | None = Field(None, description="texts that it is built of where it is not there")
+    window: int | None = Field(None, ge=2, description="tokens that are read at once; null: a row of the training")
+    overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that was in the one before")
+    cluster: int = Field(100, ge=1, description="entries of a cluster of the automaton")
+    cache: str = Field(".farfield/data", description="where the texts' tokens are kept")
+
+
+class OutputTraining(OutputConfig, DatastoreSettings):
+    """What a datastore finds is mixed with the model's output (kNN-LM)."""
+
+    @property
+    def model(self) -> OutputConfig:
+        """The settings that the model is built of."""
+        return read(OutputConfig, model_part(self.mapping()) or {})
+
+    def source(self, source: TextSource) -> TextSource:
+        """The batches as they are: what is found depends on what the model makes of them."""
+        return source
+
+
+AugmentedTraining = Annotated[NeighboursTraining | PromptTraining | OutputTraining, Field(discriminator="kind")]
 
 
 def model_part(trained: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Of the settings of a run's augmentation, those that its model is built of; None where it reads tokens only."""
     if trained is None or trained.get("kind") == "prompt":
         return None
-    return {key: value for key, value in trained.items() if key in AugmentationConfig.model_fields}
+    fields = (OutputConfig if trained.get("kind") == "output" else NeighboursConfig).model_fields
+    return {key: value for key, value in trained.items() if key in fields}
 
 
 def open_neighbours(folder: str | Path, tokenizer: Tokenizer, chunk: int) -> Database:

@@ -61,7 +61,7 @@ def fetching_for(model: LanguageModel, database: Database | None, rows: int) -> 
     """
     if database is None:
         return None
-    settings = model.config.augmentation
+    settings = model.config.neighbours
     if settings is None:
         raise ModelError("neighbours: given, but this model reads none. Train one with augmentation=neighbours.")
     if settings.chunk != database.manifest.chunk:

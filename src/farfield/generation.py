@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from farfield.amortized import AmortizedBank, amortize, asked, open_bank
 from farfield.architectures.saved_state import load_state, save_state
-from farfield.augmentation import open_neighbours
+from farfield.augmentation import OutputTraining, open_neighbours
 from farfield.config import Config, ModelError, read
+from farfield.datastores import open_knn
 from farfield.fetching import Fetching, fetching_for
+from farfield.knn import KnnLM, Mixing
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
 from farfield.retrieval.neighbours import Database
@@ -44,6 +46,7 @@ __all__ = [
     "stream",
 ]
 
+WINDOW = 512  # tokens of texts that a datastore's keys are made of at once, where no training says
 PIECE = 1024  # tokens of a prompt that are prefilled in one call
 
 
@@ -82,10 +85,12 @@ def prefill(
     state: ModelState | None = None,
     piece: int = PIECE,
     fetching: Fetching | None = None,
+    mixing: Mixing | None = None,
 ) -> tuple[Tensor, ModelState]:
     """Logits (B, V) behind the last token of each prompt, and the state there; `state` goes on where it stopped.
 
-    With `fetching`, which has seen what the state has, chunks that end in the prompts read their neighbours.
+    With `fetching`, which has seen what the state has, chunks that end in the prompts read their neighbours; with
+    `mixing`, what a datastore finds for each prompt is in the logits.
 
     Raises:
         ModelError: no prompts, or one without tokens.
@@ -101,18 +106,18 @@ def prefill(
     tokens = tokens.to(model.device)
     column = torch.arange(time, device=model.device)
     positions = torch.where(column < lengths[:, None], begin[:, None] + column, -1)
-    last = torch.zeros(len(prompts), model.config.architecture.width, dtype=model.embedding.weight.dtype).to(
-        model.device
-    )
+    last = torch.zeros(len(prompts), 0)
     for first in range(0, time, piece):
         part = slice(first, first + piece)
         found_for = None if fetching is None else fetching.read(tokens[:, part], positions[:, part] >= 0)
-        hidden, state = model.hidden(tokens[:, part], state, positions=positions[:, part], passages=found_for)
+        read = model.hidden if mixing is None else mixing.read
+        hidden, state = read(tokens[:, part], state, positions=positions[:, part], passages=found_for)
+        last = last if last.shape[1] else torch.zeros_like(hidden[:, 0])
         ends = (lengths > first) & (lengths <= first + hidden.shape[1])
         at = (lengths - 1 - first).clamp(0, hidden.shape[1] - 1)
         found = hidden.gather(1, at[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
-        last = torch.where(ends[:, None], found.to(last.dtype), last)
-    return model.head(last), state
+        last = torch.where(ends[:, None], found, last)
+    return (model.head if mixing is None else mixing.logits)(last), state
 
 
 def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
@@ -142,6 +147,7 @@ class Decoding:
     state: ModelState
     config: GenerationConfig
     fetching: Fetching | None = None
+    mixing: Mixing | None = None
     rows: list[int] = field(default_factory=list)
     generators: list[torch.Generator] = field(default_factory=list)
 
@@ -162,6 +168,8 @@ class Decoding:
         """Read the ids just chosen, but for rows that have `ended`."""
         kept = [place for place, row in enumerate(self.rows) if row not in ended]
         tokens = self._next
+        if self.mixing is not None:
+            self.mixing.came(tokens.tolist())
         if len(kept) < len(self.rows):
             index = torch.tensor(kept, dtype=torch.int64, device=tokens.device)
             tokens, self.state = tokens[index], self.state.select(index)
@@ -169,11 +177,14 @@ class Decoding:
             self.generators = [self.generators[place] for place in kept]
             if self.fetching is not None:
                 self.fetching.select(kept)
+            if self.mixing is not None:
+                self.mixing.select(kept)
         if self.rows:
             tokens = tokens[:, None]
             found = None if self.fetching is None else self.fetching.read(tokens, torch.ones_like(tokens).bool())
-            hidden, self.state = self.model.hidden(tokens, self.state, passages=found)
-            self.logits = self.model.head(hidden[:, -1])
+            read = self.model.hidden if self.mixing is None else self.mixing.read
+            hidden, self.state = read(tokens, self.state, passages=found)
+            self.logits = (self.model.head if self.mixing is None else self.mixing.logits)(hidden[:, -1])
 
 
 class _Writer:
@@ -224,10 +235,12 @@ def stream(
     config: GenerationConfig,
     bank: AmortizedBank | None = None,
     neighbours: Database | None = None,
+    datastore: KnnLM | None = None,
 ) -> Generator[Piece, None, list[Generated]]:
     """Pieces of text as they come, from prompts as text or ids; the generator returns all answers at its end.
 
-    With a bank, each prompt asks it before it is read; with neighbours, each chunk of prompt and answer reads its own.
+    With a bank, each prompt asks it before it is read; with neighbours, each chunk of prompt and answer reads its own;
+    with a datastore of the model's, what it finds is mixed with each token's distribution.
 
     Raises:
         ModelError: no prompts, an empty one, the bank of another model, or neighbours that the model does not read.
@@ -237,8 +250,9 @@ def stream(
     ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     fetching = fetching_for(model, neighbours, len(ids))
     state = None if bank is None else asked(model, bank, ids)
-    read = prefill(model, ids, state, fetching=fetching)
-    return (yield from decode(Decoding(model, *read, config, fetching), tokenizer, ids))
+    mixing = None if datastore is None else Mixing(datastore, len(ids))
+    read = prefill(model, ids, state, fetching=fetching, mixing=mixing)
+    return (yield from decode(Decoding(model, *read, config, fetching, mixing), tokenizer, ids))
 
 
 def decode(
@@ -276,9 +290,10 @@ def generate(
     config: GenerationConfig,
     bank: AmortizedBank | None = None,
     neighbours: Database | None = None,
+    datastore: KnnLM | None = None,
 ) -> list[Generated]:
     """All answers at once; see `stream`."""
-    pieces = stream(model, tokenizer, prompts, config, bank, neighbours)
+    pieces = stream(model, tokenizer, prompts, config, bank, neighbours, datastore)
     while True:
         try:
             next(pieces)
@@ -402,7 +417,7 @@ class TextModel(nn.Module):
             ModelError: the model reads no neighbours, or nobody says where they are.
             IndexingError: none there, damaged, of another tokenizer, or of other chunks.
         """
-        settings = self.config.augmentation
+        settings = self.config.neighbours
         if settings is None:
             raise ModelError("neighbours: this model reads none. Train one with augmentation=neighbours.")
         trained = (self.info.get("config", {}).get("augmentation") or {}).get("database")
@@ -410,6 +425,27 @@ class TextModel(nn.Module):
         if folder is None:
             raise ModelError("neighbours: no folder is named, and the model was trained with none.")
         return open_neighbours(folder, self.tokenizer, settings.chunk)
+
+    def open_datastore(self, settings: OutputTraining | Mapping[str, Any] | None = None) -> KnnLM:
+        """The model with a datastore: `generate(..., datastore=...)` mixes in what it finds (kNN-LM).
+
+            model.open_datastore({"datastore": "stores/books", "texts": "books", "weight": 0.25})
+
+        Args:
+            settings: those of `augmentation=output`; None: those that the model was trained with.
+
+        Raises:
+            ConfigError: settings that do not fit, no such datastore and no texts to build it from, or that of another
+                model. ModelError: none given, and the model was trained with none.
+        """
+        trained = self.info.get("config", {})
+        own = trained.get("augmentation") or {}
+        if settings is None and own.get("kind") != "output":
+            raise ModelError("datastore: none is named, and the model was trained with none.")
+        given = own if settings is None else settings
+        given = given if isinstance(given, OutputTraining) else read(OutputTraining, dict(given), "augmentation")
+        length = trained.get("data", {}).get("length", WINDOW)
+        return open_knn(self.model, self.tokenizer, given.model, given, length)
 
     def generate(
         self,
@@ -423,14 +459,18 @@ class TextModel(nn.Module):
         stop: Sequence[str] = (),
         bank: AmortizedBank | None = None,
         neighbours: Database | None = None,
+        datastore: KnnLM | None = None,
     ) -> Any:
         """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0.
 
         With a `bank` of documents, each prompt asks it before it is read; see `amortize`. With `neighbours`, each chunk
         of prompt and answer reads its own; see `open_neighbours`. Without, a model answers as if none were found.
+        With a `datastore`, what it finds is mixed with each token's distribution; see `open_datastore`.
         """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [answer.text for answer in generate(self.model, self.tokenizer, prompts, config, bank, neighbours)]
+        texts = [
+            answer.text for answer in generate(self.model, self.tokenizer, prompts, config, bank, neighbours, datastore)
+        ]
         return texts[0] if isinstance(prompt, str) else texts

@@ -33,7 +33,15 @@ from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entro
 from farfield.architectures.saved_state import checksum
 from farfield.config import Config, ModelError
 from farfield.inputs import check_positions, check_targets, check_tokens
-from farfield.memory import AugmentationConfig, MemoryConfig, MixerMemory, Neighbours, Passages, StackMemory
+from farfield.memory import (
+    AugmentationConfig,
+    MemoryConfig,
+    MixerMemory,
+    NeighboursConfig,
+    OutputConfig,
+    Passages,
+    StackMemory,
+)
 from farfield.memory.neighbours import Reading
 
 __all__ = [
@@ -97,8 +105,13 @@ class ModelConfig(Config):
     def parameters(self) -> int:
         """Number of weights."""
         embedding = self.vocabulary * self.architecture.width
-        reading = 0 if self.augmentation is None else self.augmentation.parameters(self.decoder)
-        return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + self._own() + reading
+        own = self._own() + (0 if self.augmentation is None else self.augmentation.parameters(self.decoder))
+        return embedding * (1 if self.architecture.tied else 2) + self.architecture.parameters() + own
+
+    @property
+    def neighbours(self) -> NeighboursConfig | None:
+        """How the layers read passages, if they do."""
+        return self.augmentation if isinstance(self.augmentation, NeighboursConfig) else None
 
     def active(self) -> int:
         """Number of weights that a token meets: all but those of other experts."""
@@ -112,7 +125,7 @@ class ModelConfig(Config):
         if isinstance(self.memory, StackMemory):
             return position + self.memory.state_bytes(architecture, tokens, element)
         width, depth, around = architecture.width, architecture.depth, dict(self._around())
-        reading = 0 if self.augmentation is None else self.augmentation.state_bytes(architecture, element)
+        reading = 0 if self.neighbours is None else self.neighbours.state_bytes(architecture, element)
         return (
             position
             + reading
@@ -136,7 +149,7 @@ class ModelConfig(Config):
         if isinstance(self.memory, StackMemory):
             return head + self.memory.flops(architecture, tokens)
         width, depth, around = architecture.width, architecture.depth, dict(self._around())
-        reading = 0 if self.augmentation is None else self.augmentation.flops(architecture, tokens)
+        reading = 0 if self.neighbours is None else self.neighbours.flops(architecture, tokens)
         return (
             head
             + reading
@@ -225,7 +238,7 @@ def check_augmentation(
             f"augmentation.kind: '{augmentation.kind}' is read from left to right, and a bidirectional architecture "
             "reads whole documents. Use augmentation=none."
         )
-    if isinstance(memory, StackMemory):
+    if isinstance(memory, StackMemory) and isinstance(augmentation, NeighboursConfig):
         raise ValueError(
             f"augmentation.kind: '{augmentation.kind}' counts chunks from a document's start, and the layers in memory "
             f"'{memory.name}' count from that of a segment. Use memory=none, or a memory around single layers."
@@ -334,14 +347,16 @@ class LanguageModel(nn.Module):
         if isinstance(config.memory, StackMemory):
             self.decoder = config.memory.build(self.decoder, architecture)
         self.output = None if architecture.tied else nn.Linear(architecture.width, config.vocabulary, bias=False)
-        self.augmentation: Neighbours | None = None
-        if config.augmentation is not None:
-            self.augmentation = config.augmentation.build(architecture)
+        reads, mixes = config.neighbours, config.augmentation
+        self.augmentation = None if reads is None else reads.build(architecture)
+        self.mixing = mixes.build(architecture) if isinstance(mixes, OutputConfig) else None
         self.reset_parameters()
         if isinstance(config.memory, StackMemory) and config.memory.freezes:
             self._train_only(self.decoder.get_submodule("memory"))
         if self.augmentation is not None and self.augmentation.config.freeze:
             self._train_only(self.augmentation)
+        if self.mixing is not None:  # the keys of a datastore are those of the model as it was
+            self._train_only(self.mixing)
 
     def _train_only(self, part: nn.Module) -> None:
         """Leaves all other weights as they are."""
@@ -482,12 +497,16 @@ class LanguageModel(nn.Module):
 
 
 def fingerprint(model: LanguageModel) -> str:
-    """What stands for a model and its states: its settings, its weights, and what states of this version mean."""
+    """What stands for a model and its states: its settings, its weights, and what states of this version mean.
+
+    What is mixed with its output leaves no trace in either.
+    """
     mapping = model.config.mapping()
-    if mapping["augmentation"] is None:  # as before there were any: states of such a model mean what they did
+    if model.config.neighbours is None:  # as before there were any: states of such a model mean what they did
         del mapping["augmentation"]
     settings = json.dumps([STATES, mapping], sort_keys=True)
-    weights = checksum({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("mixing.")}
+    weights = checksum({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
     return hashlib.sha256(f"{settings} {weights}".encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
-from farfield.augmentation import AugmentedTraining, NeighboursTraining, PromptTraining
+from farfield.augmentation import AugmentedTraining, NeighboursTraining, OutputTraining, PromptTraining
 from farfield.benchmarks.settings import NeedleSuite
 from farfield.config import Config
 from farfield.data.facts import FactsData
@@ -120,7 +120,7 @@ def _check_length(architecture: ArchitectureConfig, length: int) -> None:
 
 
 def _check_augmentation(
-    augmentation: NeighboursTraining | PromptTraining,
+    augmentation: NeighboursTraining | PromptTraining | OutputTraining,
     architecture: ArchitectureConfig,
     memory: MemoryConfig | None,
     data: DataConfig,

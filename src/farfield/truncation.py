@@ -35,9 +35,9 @@ def truncated(model: LanguageModel, state: ModelState, count: int) -> ModelState
     memory, layers = model.config.memory, []
     if isinstance(memory, StackMemory):
         raise ModelError(f"memory '{memory.name}': {_WITHOUT}")
-    if model.config.augmentation is not None:
+    if model.config.neighbours is not None:
         raise ModelError(
-            f"augmentation '{model.config.augmentation.kind}': chunks are counted from a document's start, so that the "
+            f"augmentation '{model.config.neighbours.kind}': chunks are counted from a document's start, so that the "
             "oldest tokens cannot be dropped. Use a model without."
         )
     dropped = (state.position - count).clamp(min=0)

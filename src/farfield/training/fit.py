@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from farfield.config import TrainingError
 from farfield.data import Source
 from farfield.encoding import EncoderModel
+from farfield.knn import KnnLM
 from farfield.model import LanguageModel
 from farfield.pretrained import CHECKPOINTS, LAST, read_checkpoint
 from farfield.progress import Bar
@@ -55,6 +56,7 @@ class Job:
     kept: dict[str, Any]
     checkpoint: Path | None
     done: int
+    knn: KnnLM | None = None
 
 
 class WholeFiles(CheckpointIO):
@@ -81,7 +83,7 @@ def fit(job: Job, devices: Devices) -> None:
     job.model.stack.checkpointing = training.recompute
     if training.compile:
         job.model.stack.compile()
-    learner = Learner(job.model, training, job.kept)
+    learner = Learner(job.model, training, job.kept, job.knn)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         interrupt = stack.enter_context(Interrupt(quiet=devices.rank > 0))

@@ -22,6 +22,7 @@ from farfield.architectures.mixer import Stepped
 from farfield.architectures.ops.cross_entropy import IGNORED
 from farfield.config import TrainingError
 from farfield.encoding import EncoderModel
+from farfield.knn import KnnLM
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelState
 from farfield.pretrained import OURS
@@ -41,10 +42,16 @@ class Learner(lightning.LightningModule):
     read, the gradient's norm before it was clipped.
     """
 
-    def __init__(self, model: LanguageModel | EncoderModel, training: TrainingConfig, kept: dict[str, Any]) -> None:
-        """`kept` goes into each checkpoint: format, config, facts."""
+    def __init__(
+        self,
+        model: LanguageModel | EncoderModel,
+        training: TrainingConfig,
+        kept: dict[str, Any],
+        knn: KnnLM | None = None,
+    ) -> None:
+        """`kept` goes into each checkpoint: format, config, facts. With `knn`, its weight is what is learned."""
         super().__init__()
-        self.model, self.training_config, self.kept = model, training, kept
+        self.model, self.training_config, self.kept, self.knn = model, training, kept, knn
         self.progress = Progress()
         self.losses: list[float] = []
         self.told: list[dict[str, Tensor]] = []
@@ -99,6 +106,8 @@ class Learner(lightning.LightningModule):
             asked = batch.tokens, positions, sets.question
             state, positions = learning(self.model, *asked, sets.tokens, sets.positions)
         passages = None if batch.passages is None else Passages(batch.passages)
+        if self.knn is not None:
+            return self.knn.loss(batch.tokens, targets, state, positions=positions)
         time, cut = batch.tokens.shape[1], self.training_config.cut
         if cut is None or cut >= time:
             return self.model.loss(batch.tokens, targets, state, positions=positions, passages=passages)
@@ -114,9 +123,9 @@ class Learner(lightning.LightningModule):
 
     def _part(self, passages: Passages | None, positions: Tensor, at: slice) -> Passages | None:
         """The passages of the chunks that end in the columns `at`."""
-        if passages is None or self.model.config.augmentation is None:
+        if passages is None or self.model.config.neighbours is None:
             return passages
-        return passages.part(positions, at, self.model.config.augmentation.chunk)
+        return passages.part(positions, at, self.model.config.neighbours.chunk)
 
     def _scored(self, batch: Fed) -> Tensor:
         """The targets (B, T) without those of tokens that only fill the memory."""

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from farfield.architectures.encoders.stack import EncoderConfig
+from farfield.augmentation import OutputTraining
 from farfield.config import ConfigError, TrainingError
 from farfield.data import FactsData, TextData, open_source
 from farfield.data.text import TextSource
+from farfield.datastores import open_knn
 from farfield.encoding import EncoderModel
-from farfield.memory import StackMemory
+from farfield.knn import KnnLM
+from farfield.memory import NeighboursConfig, StackMemory
 from farfield.model import LanguageModel, ModelConfig
 from farfield.pretrained import (
     BEST,
@@ -34,6 +37,7 @@ from farfield.pretrained import (
 from farfield.progress import say
 from farfield.retrofit import retrofit
 from farfield.settings import TrainSettings
+from farfield.tokenizers import Tokenizer
 from farfield.training import metrics
 from farfield.training.devices import choose_devices, threads
 from farfield.training.folder import (
@@ -117,8 +121,10 @@ def _check(settings: TrainSettings) -> None:
             "memory.frozen: true given, but layers with fresh weights would never learn. "
             "Use start=<a run without the memory>, or memory.frozen=false."
         )
+    if isinstance(settings.augmentation, OutputTraining):
+        _check_output(settings.augmentation, settings.start)
     augmentation = None if settings.augmentation is None else settings.augmentation.model
-    if augmentation is not None and augmentation.freeze and settings.start is None:
+    if isinstance(augmentation, NeighboursConfig) and augmentation.freeze and settings.start is None:
         raise ConfigError(
             "augmentation.freeze: true given, but layers with fresh weights would never learn. "
             "Use start=<a run without neighbours>, or augmentation.freeze=false."
@@ -132,6 +138,24 @@ def _check(settings: TrainSettings) -> None:
         outdated = layer.mixer.resolved().outdated()
         if outdated is not None:
             raise ConfigError(f"architecture.layers.{name}.mixer.{outdated}, or training.carry=false.")
+
+
+def _check_output(augmentation: OutputTraining, start: str | None) -> None:
+    """Raise ConfigError where a datastore would leave nothing to learn, or be of a model that changes."""
+    if augmentation.weight != "learned":
+        raise ConfigError(
+            f"augmentation.weight: {augmentation.weight:g} given, which leaves nothing to learn. Use "
+            "augmentation.weight=learned, or give a share where the model is asked."
+        )
+    if augmentation.least is not None:
+        raise ConfigError(
+            f"augmentation.least: {augmentation.least} given, and in training every token searches. Leave it null, and "
+            "give it where the model is asked."
+        )
+    if start is None:
+        raise ConfigError(
+            "augmentation.kind: 'output' is of a trained model, whose keys the datastore keeps. Use start=<a run>."
+        )
 
 
 def _check_fill(settings: TrainSettings) -> None:
@@ -171,7 +195,10 @@ def _train(settings: TrainSettings, rank: int) -> None:
         if start[0].name != LAST:  # killed after the best checkpoint was written, and before it was named the newest
             link(start[0], start[0].with_name(LAST))
         return
-    model = _model(model_config(config, folder), settings.start if start is None else None)
+    # A checkpoint is read later; the layers whose keys a datastore has never change, and are needed before.
+    begun = start is None or isinstance(settings.augmentation, OutputTraining)
+    model = _model(model_config(config, folder), settings.start if begun else None)
+    knn = _knn(settings, model, source.tokenizer)
     with owned(folder) if rank == 0 else nullcontext():
         if rank == 0:
             _tell(settings, model.config)
@@ -182,7 +209,7 @@ def _train(settings: TrainSettings, rank: int) -> None:
 
         kept = {"format": config["format"], "config": config, "facts": facts}
         checkpoint = None if start is None else start[0]
-        fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done), devices)
+        fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done, knn), devices)
 
 
 def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderModel:
@@ -202,6 +229,14 @@ def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderMod
     return retrofit(model, config.memory, fresh=True, augmentation=config.augmentation).train()
 
 
+def _knn(settings: TrainSettings, model: LanguageModel | EncoderModel, tokenizer: Tokenizer) -> KnnLM | None:
+    """The model with its datastore, where the weight of that is what is learned."""
+    if not isinstance(settings.augmentation, OutputTraining):
+        return None
+    assert isinstance(model, LanguageModel), "see farfield.settings"
+    return open_knn(model, tokenizer, settings.augmentation.model, settings.augmentation, settings.data.length)
+
+
 def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
     for key in ("vocabulary", "architecture"):
         if getattr(before, key) != getattr(now, key):
@@ -214,7 +249,7 @@ def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
 
 def _tell(settings: TrainSettings, config: ModelConfig) -> None:
     """A line where memory or passages would never be read: the rows are too short."""
-    reads, length = config.augmentation, settings.data.length
+    reads, length = config.neighbours, settings.data.length
     if reads is not None and length < reads.chunk and not settings.training.carry:
         say(
             f"farfield: augmentation={reads.kind}: rows of {length} tokens have no whole chunk of {reads.chunk}, and "

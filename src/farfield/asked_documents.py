@@ -1,4 +1,4 @@
-"""What a question is asked of beside an index: a document read before it, a bank of documents, or neighbours."""
+"""What a question is asked of beside an index: a document before it, a bank of documents, or neighbours."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from farfield.generation import GenerationConfig, TextModel, generate, prefill
 from farfield.memory import Passages
 from farfield.model import LanguageModel, ModelConfig
 from farfield.retrieval.neighbours import Database, NeighbourSettings, Texts, Wanted, build
-from farfield.retrieval.settings import EmbedderConfig
+from farfield.retrieval.settings import HashedConfig
 from farfield.settings import QuerySettings
 from farfield.tokenizers import BytesTokenizer, fingerprint
 
@@ -47,7 +47,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
     ends = np.cumsum([len(one) for one in ids])
     tokens = np.concatenate(ids).astype(np.uint16)
     texts = Texts(tokens, ends - [len(one) for one in ids], ends, np.arange(len(ids), dtype=np.uint64))
-    cut = NeighbourSettings(chunk=6, embedder=EmbedderConfig(dimension=256))
+    cut = NeighbourSettings(chunk=6, embedder=HashedConfig(dimension=256))
     folder = tmp_path_factory.mktemp("neighbours") / "database"
     return build(folder, texts, tokenizer.decode, cut, fingerprint(tokenizer), "made up")
 

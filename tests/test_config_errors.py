@@ -13,10 +13,10 @@ from farfield.config import FarfieldError, printable
 TRAIN = ["train", "data=needle"]
 KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 ARCHITECTURES = ", ".join(usage.options("architecture"))
-KNOWN = "architecture, data, memory, name, objective, resume, root, seed, size, start, training"
+KNOWN = "architecture, augmentation, data, memory, name, objective, resume, root, seed, size, start, training"
 KNOWN_TO_QUERY = (
-    "Known: bank, device, document, documents, generation, index, memory, model, prompt, question, retrieval, root, "
-    "session, sessions, store. "
+    "Known: bank, device, document, documents, generation, index, memory, model, neighbours, prompt, question, "
+    "retrieval, root, session, sessions, store. "
     "A question with '=' in it is given as question='...'."
 )
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."

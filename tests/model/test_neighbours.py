@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from contract.runs import assert_close, cut, documents, positions_of
+from hypothesis import given, settings
 from models import MODELS, VOCABULARY, mapping
 from models import model_of as plain
 from neighbouring import AROUND, CHUNK, NEIGHBOURS, Loop, config_of, ends_of, found_for, model_of, settings_of
+from test_model_answers import layouts
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -89,6 +91,21 @@ def test_any_split_is_the_whole_with_gradients(name: str, sizes: list[int]) -> N
         ours, theirs = (gradients(model, (logits * above).sum()) for logits in (found, expected))
         for weight in theirs:
             assert_close(ours[weight], theirs[weight], 1e-9, weight)
+
+
+@settings(max_examples=25)
+@given(layouts())
+def test_any_calls_over_any_rows_answer_as_each_document_alone(calls: list[Tensor]) -> None:
+    """Padding on every side and between documents, rows that have nothing in a call, chunks that end anywhere."""
+    model, positions = model_of("mixture"), torch.cat(calls, 1)
+    tokens = tokens_like(positions)
+    with torch.no_grad():
+        found, _ = in_calls(model, tokens, calls)
+        expected = torch.zeros_like(found)
+        for row, columns in documents(positions):
+            own = positions[row : row + 1, columns]
+            expected[row, columns] = in_calls(model, tokens[row : row + 1, columns], [own])[0][0]
+    assert_close(found, expected, 1e-9)
 
 
 @pytest.mark.parametrize("left", [1, 9])

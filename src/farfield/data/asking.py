@@ -13,7 +13,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.config import DataError
 from farfield.data.batch import PADDING, UNSCORED, Batch, Ids
 from farfield.retrieval.neighbours import Wanted
 
@@ -48,16 +47,12 @@ def with_past(batch: Batch, columns: int, before: Callable[[int], Batch | None])
 
     Args:
         before: the batch so many steps before this one; None where there is none.
-
-    Raises:
-        DataError: there are not so many.
     """
     parts, found, back = [batch.tokens], 0, 0
     while found < columns:
         back += 1
         earlier = before(back)
-        if earlier is None:
-            raise DataError("a chunk ends in the first batch of a stream that began before it.")
+        assert earlier is not None, "a stream begins with the start of a document, or as if"
         parts.insert(0, earlier.tokens)
         found += earlier.tokens.shape[1]
     return np.concatenate(parts, 1), found

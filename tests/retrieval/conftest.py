@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filling import Ingest
 
 from farfield.retrieval import ChunkConfig, Embedder, IngestConfig, IngestResult, ingest
 
@@ -22,8 +22,6 @@ Leave is signed by the head of the unit. Ask two weeks ahead.
 
 Trips by train are booked at the office. Flights need the signature of the director.
 """
-
-Ingest = Callable[..., IngestResult]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import Ingest
+from filling import Ingest
 from pdfs import pdf
 
 from farfield.config import DataError

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Ingest
+from filling import Ingest
 
 from farfield.config import ConfigError, IndexingError
 from farfield.retrieval import FunctionEmbedder, Hit, Index, RetrievalConfig, open_index

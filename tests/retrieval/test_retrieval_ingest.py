@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Ingest
+from filling import Ingest
 
 from farfield.config import ConfigError, DataError, IndexingError, read
 from farfield.retrieval import HashedConfig, IngestConfig, IngestResult, ingest, open_index

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import Ingest
+from filling import Ingest
 
 from farfield.retrieval import Index, IngestConfig, RetrievalConfig, ingest, open_index
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ingest
+from filling import Ingest
 
 from farfield.config import ConfigError, IndexingError
 from farfield.retrieval import (

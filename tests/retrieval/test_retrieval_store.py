@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ingest
+from filling import Ingest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

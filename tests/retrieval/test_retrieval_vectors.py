@@ -12,7 +12,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from conftest import Ingest
+from filling import Ingest
 
 from farfield.config import IndexingError
 from farfield.retrieval import open_index

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ingest
+from filling import Ingest
 
 from farfield.config import ConfigError, IndexingError
 from farfield.retrieval import FunctionEmbedder, IngestConfig, RetrievalConfig, ingest, making, open_index

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ingest
+from filling import Ingest
 
 from farfield.retrieval import Index, RetrievalConfig, held, making, open_index
 from farfield.retrieval.writing import lock

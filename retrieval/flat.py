@@ -57,7 +57,7 @@ class Flat:
         Raises:
             ConfigError: there is no GPU.
         """
-        self._gpu = GpuCopy(self._index)
+        self._gpu = self._gpu or GpuCopy(self._index)
 
     def remove(self, ids: Ids) -> int:
         """See `VectorStore.remove`. All vectors behind the first that goes are moved."""

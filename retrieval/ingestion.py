@@ -25,6 +25,7 @@ from farfield.retrieval.documents.hub import Dataset, open_dataset
 from farfield.retrieval.documents.lines import repeated
 from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.gathering import file_tasks, look, row_tasks
+from farfield.retrieval.gpu import require_gpu
 from farfield.retrieval.preparing import Done, Preparation, Same, Task
 from farfield.retrieval.removal import IngestResult, remove, renew_vectors
 from farfield.retrieval.settings import (
@@ -63,10 +64,13 @@ def ingest(
     Raises:
         DataError: nothing at the path can be used, or a parser is not installed.
         IndexingError: the index cannot be used, another process writes to it, or a worker was killed.
+        ConfigError: vectors are to be made on a GPU, which is not there.
     """
     if settings.remove is not None:
         return remove(settings.index, settings.remove, settings.root, embedder, build)
     began = time.monotonic()
+    if settings.device == "cuda":
+        require_gpu()
     folder = Path(settings.root).expanduser() / settings.index
     preparation = Preparation.of(settings, folder, offsets)
     found = _checked(settings, preparation)

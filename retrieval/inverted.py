@@ -129,7 +129,7 @@ class Inverted:
         require_gpu()
         if self._vectors is not None:
             raise ConfigError("device: cuda given, and an index of kind pq. Ingest with vectors.kind=ivf device=cuda.")
-        self._gpu = GpuCopy(self._index)
+        self._gpu = self._gpu or GpuCopy(self._index)
 
     def remove(self, ids: Ids) -> int:
         """See `VectorStore.remove`."""

@@ -48,7 +48,7 @@ def connect(url: str) -> Any:
     """A client of the server at `url`.
 
     Raises:
-        IndexingError: its package is not installed.
+        IndexingError: its package is not installed, or there is no such address.
     """
     try:
         client = importlib.import_module("qdrant_client")
@@ -57,7 +57,12 @@ def connect(url: str) -> Any:
             f"vectors.kind: qdrant needs its client, which cannot be loaded ({error})."
             " Install it with: pip install 'farfield[qdrant]'"
         ) from error
-    return client.QdrantClient(url=url)
+    try:  # the client's own check of versions would run in a thread, and warn where there is no server
+        return client.QdrantClient(url=url, check_compatibility=False)
+    except ValueError as error:
+        raise IndexingError(
+            f"vectors.url: '{url}' is no address of a server ({error}). As in http://host:6333"
+        ) from error
 
 
 @contextmanager

@@ -188,7 +188,8 @@ def renew(
 def rebuilt(name: str, reason: UnusableError, made: Vectors, seconds: float) -> str:
     """One line that says that, and why, the vectors of index `name` were made anew."""
     done = f"rebuilt from the database ({made.store.count} chunks, {seconds:.1f} s)"
-    return f"index '{name}': the vector file {reason}; {done}"
+    where = "collection" if made.made.kind == "qdrant" else "file"
+    return f"index '{name}': the vector {where} {reason}; {done}"
 
 
 def load(folder: Path, state: State, embedder: Embedder, held: Vectors | None = None) -> Vectors:

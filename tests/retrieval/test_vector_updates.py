@@ -171,3 +171,6 @@ def test_a_gpu_that_is_not_there_is_one_line(documents: Path, fill: Ingest, root
     fill(documents)
     with pytest.raises(ConfigError, match=r"device: cuda given, but .*(no part for GPUs|finds no GPU)"):
         open_index("test", root, RetrievalConfig(device="cuda"))
+    with pytest.raises(ConfigError, match=r"device: cuda given, but .*(no part for GPUs|finds no GPU)"):
+        ingest(IngestConfig(path=str(documents), index="other", root=root, device="cuda"))
+    assert not (Path(root) / "other").exists()

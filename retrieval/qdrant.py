@@ -103,11 +103,25 @@ class QdrantStore:
             return dict(self._client.get_collection(self._collection).config.metadata or {})
 
     def create(self, metadata: dict[str, Any]) -> None:
-        """An empty collection, in the place of the one there may be."""
-        space = self._models.VectorParams(size=self._dimension, distance=self._models.Distance.DOT)
+        """An empty collection: the one there is, with the shards and replicas that somebody gave it, where it fits."""
+        models = self._models
+        space = models.VectorParams(size=self._dimension, distance=models.Distance.DOT)
         with guard(self._where):
+            if self._fits():
+                everything = models.FilterSelector(filter=models.Filter())
+                self._client.delete(self._collection, points_selector=everything, wait=True)
+                self._client.update_collection(self._collection, metadata=metadata)
+                return
             self._client.delete_collection(self._collection)
             self._client.create_collection(self._collection, vectors_config=space, metadata=metadata)
+
+    def _fits(self) -> bool:
+        """Whether there is a collection of such vectors."""
+        if not self._client.collection_exists(self._collection):
+            return False
+        held = self._client.get_collection(self._collection).config.params.vectors
+        wanted = (self._dimension, self._models.Distance.DOT)
+        return isinstance(held, self._models.VectorParams) and (held.size, held.distance) == wanted
 
     def mark(self, metadata: dict[str, Any]) -> None:
         """The collection says this about itself from now on."""

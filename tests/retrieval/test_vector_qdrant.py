@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Ingest
-from test_vector_updates import write
 from test_vector_updates import fill as fill_numbers
+from test_vector_updates import write
 
 from farfield.config import IndexingError
 from farfield.retrieval import IngestConfig, RetrievalConfig, ingest, open_index, qdrant
@@ -126,6 +125,24 @@ def test_a_collection_that_does_not_fit_is_filled_again(
         assert [(hit.source, hit.dense, hit.lexical) for hit in index.search(QUESTIONS[0])] == expected
     with open_index("test", root) as index:
         assert index.notices == ()
+
+
+def test_a_collection_that_was_made_before_keeps_its_shape(documents: Path, root: str, server: Any) -> None:
+    from qdrant_client import models
+
+    on_server(documents, root)
+    expected = hits(root, QUESTIONS[0])
+    (collection,) = server.get_collections().collections
+    for size, kept in ((2048, True), (7, False)):
+        server.delete_collection(collection.name)
+        space = models.VectorParams(size=size, distance=models.Distance.DOT, on_disk=True)
+        server.create_collection(collection.name, vectors_config=space)
+        server.upsert(collection.name, points=models.Batch(ids=[9999], vectors=[[1.0] * size]))
+        on_server(documents, root)
+        assert bool(server.get_collection(collection.name).config.params.vectors.on_disk) == kept
+        assert hits(root, QUESTIONS[0]) == expected
+        with open_index("test", root) as index:
+            assert count(server) == index.stats().chunks
 
 
 def test_back_to_a_file(documents: Path, root: str, server: Any) -> None:

@@ -2,7 +2,8 @@
 
 For each source and number of vectors: the store that the settings choose is built and tuned as an index does it; then
 questions that had no part in that are asked of it, of exact search, and of the FAISS index within the store, called
-with the same settings and for as many vectors. The last two are timed in turns, in one process, on one thread.
+with the same settings and for as many vectors. The last two are timed in turns, in one process, on one thread, by the
+processor's time, which leaves out what others do on the machine meanwhile.
 
     clustered   1,000 centres of the normal distribution, and points about them at 0.3 of its deviation; 64 numbers each
     passages    300 characters of books, hashed TF-IDF; where the books are too short for so many, they overlap. Of a
@@ -213,13 +214,13 @@ def _exact(vectors: Vectors) -> tuple[Found, float]:
     """What there is to be found, and how many questions a second an exact index answers; blocks bound its memory."""
     faiss = library()
     heap = faiss.ResultHeap(len(vectors.asked), BEST + 1, keep_max=True)
-    began = time.perf_counter()
+    began = time.process_time()
     for first in range(0, len(vectors.rows), 1 << 16):
         some = vectors.rows[first : first + (1 << 16)]
         scores, places = faiss.knn(vectors.asked, some, BEST + 1, metric=faiss.METRIC_INNER_PRODUCT)
         heap.add_result(scores, places + first)
     heap.finalize()
-    return Found(heap.D, heap.I), len(vectors.asked) / (time.perf_counter() - began)
+    return Found(heap.D, heap.I), len(vectors.asked) / (time.process_time() - began)
 
 
 Call = Callable[[Matrix], object]
@@ -229,7 +230,7 @@ def _calls(store: Flat | Inverted) -> tuple[Call, Call]:
     """A search for the ten best: ours, and the same of FAISS alone."""
     if isinstance(store, Flat):
         return (lambda asked: store.search(asked, BEST)), (lambda asked: store._index.search(asked, BEST))
-    parameters = store._parameters(store.probe, BEST, {})
+    parameters = store._parameters(store.probe, BEST, BEST, {})
     return (
         lambda asked: store.search(asked, BEST),
         lambda asked: store._index.search(asked, BEST, params=parameters),
@@ -237,13 +238,13 @@ def _calls(store: Flat | Inverted) -> tuple[Call, Call]:
 
 
 def _rates(asked: Matrix, calls: Sequence[Call], repeats: int) -> list[float]:
-    """Questions a second of each call, in turns; the best of the repeats."""
+    """Questions in a second of the processor's time of each call, in turns; the best of the repeats."""
     least = [math.inf] * len(calls)
     for _ in range(repeats):
         for place, call in enumerate(calls):
-            began = time.perf_counter()
+            began = time.process_time()
             call(asked)
-            least[place] = min(least[place], time.perf_counter() - began)
+            least[place] = min(least[place], time.process_time() - began)
     return [len(asked) / seconds for seconds in least]
 
 

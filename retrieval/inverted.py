@@ -162,7 +162,7 @@ class Inverted:
         def fetch(questions: Matrix, asked: int) -> Found:
             here = self._gpu is None or choice or max(asked, probe) > MOST
             index = self._index if here else self._gpu
-            scores, rows = index.search(questions, asked, params=self._parameters(probe, asked, choice))
+            scores, rows = index.search(questions, asked, params=self._parameters(probe, k, asked, choice))
             return ordered(scores, self._rows.of(rows))
 
         found = settled(fetch, questions, k, there, MOST_TIES)
@@ -175,14 +175,17 @@ class Inverted:
             ids = np.sort(self.ids if allowed is None else self._rows.ids[allowed])[: found.ids.shape[1]]
             found.scores[blank], found.ids[blank] = 0, ids
 
-    def _parameters(self, probe: int, k: int, choice: Mapping[str, Any]) -> Any:
-        """Of a search for `k`. The last of a long list need fewer codes each to be found: the square root of k."""
+    def _parameters(self, probe: int, k: int, asked: int, choice: Mapping[str, Any]) -> Any:
+        """Of a search for `k`, `asked` of which come back.
+
+        The last of a long list need fewer codes each to be found: as many as the square root of k says.
+        """
         faiss = library()
         lists = faiss.SearchParametersIVF(nprobe=probe, **choice)
         if self._vectors is None:
             return lists
-        factor = max(1.0, min(self.factor * math.sqrt(min(1, BEST / k)), -(-self.count // k)))
-        return faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=lists)
+        compared = min(self.factor * math.sqrt(k * min(k, BEST)), self.count)
+        return faiss.IndexRefineSearchParameters(k_factor=max(1.0, (compared + 0.5) / asked), base_index_params=lists)
 
     def write(self, sink: Callable[[bytes], object]) -> None:
         """See `FileStore.write`."""

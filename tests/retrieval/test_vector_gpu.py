@@ -9,7 +9,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-from conftest import Ingest
+from filling import Ingest
 from test_vector_stores import Exact, check, whole
 
 from farfield.config import ConfigError

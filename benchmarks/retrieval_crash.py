@@ -143,7 +143,7 @@ def _text(draw: random.Random, number: int) -> str:
 def _killed(place: Path, draw: random.Random, longest: float) -> bool:
     """Starts an ingest and kills it, or its workers, or all, at a random moment; False if it came to its end."""
     command = [sys.executable, "-c", START, str(place)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+    with (place / "said").open("w") as said, subprocess.Popen(command, stderr=said, start_new_session=True) as process:
         while not (place / "began").exists() and process.poll() is None:
             time.sleep(0.002)
         with suppress(subprocess.TimeoutExpired):
@@ -153,7 +153,7 @@ def _killed(place: Path, draw: random.Random, longest: float) -> bool:
         process.wait()
     (place / "began").unlink(missing_ok=True)
     if process.returncode not in (0, WORKER_KILLED, -signal.SIGKILL):
-        raise RuntimeError(f"an ingest ended with status {process.returncode}, which nobody asked for")
+        raise RuntimeError(f"an ingest ended with status {process.returncode}: {(place / 'said').read_text()}")
     return process.returncode != 0
 
 

@@ -122,13 +122,13 @@ class Pool:
 
     def _send(self, connection: Connection, what: Task | Preparation) -> None:
         """Hands something to a worker; that it is gone is noticed when its answer is read."""
-        with suppress(BrokenPipeError, ConnectionResetError):
+        with suppress(OSError):
             connection.send(what)
 
     def _receive(self, connection: Connection, task: Task) -> list[Done]:
         try:
             answer = connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # at the end of a message, or within one
             raise IndexingError(f"a worker {self._end(connection)} while it read {_named(task)}. {ADVICE}") from None
         if isinstance(answer, FarfieldError):
             raise answer
@@ -160,7 +160,7 @@ def work() -> None:
     """The life of a worker: told what to do and how, until nobody tells it any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    with suppress(EOFError, OSError):
         preparer = Preparer(connection.recv())
         while True:
             connection.send(_answer(preparer, connection.recv()))

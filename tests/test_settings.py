@@ -51,7 +51,7 @@ def test_top_level_keys_are_the_fields(verb: str) -> None:
 def test_yaml_defaults_are_the_typed_defaults(verb: str) -> None:
     mapping = compose(verb, NEEDED[verb])
     given = {name for name, field in kind(verb).model_fields.items() if field.is_required()}
-    given |= {"question", "index"} if verb == "query" else set()
+    given |= {"query": {"question", "index"}, "ingest": {"path"}}.get(verb, set())
     typed = read(kind(verb), {name: mapping[name] for name in given}).model_dump(mode="json")
     assert {name: mapping[name] for name in set(mapping) - given} == {
         name: typed[name] for name in set(typed) - given if name in mapping or typed[name] is not None

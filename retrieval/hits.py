@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from farfield.retrieval.filters import Metadata
 
 __all__ = ["Answer", "Candidate", "Hit", "Stage"]
 
@@ -15,13 +17,15 @@ class Hit:
     Attributes:
         path: the file, as an absolute path.
         key: the document within it; empty where the file is the document.
-        heading: the Markdown headings above it, `Handbook > Leave`.
+        heading: the headings above it, `Handbook > Leave`.
         chunk: its id in the index.
         score: of the stage that ordered it last, fusion or the re-ranker; larger is better. It tells an order, not how
             good a passage is.
         match: how well it fits the question, from 0 to 1: the share of the question's words that it holds, weighed by
             how rare they are; with an embedder that reads, the mean of that and the cosine of the vectors.
         dense, lexical: its rank in each list, from 1; None where it is not in that list.
+        page: on which it begins, from 1, of a document with pages.
+        metadata: what is known of its document.
     """
 
     path: str
@@ -36,6 +40,8 @@ class Hit:
     dense: int | None
     lexical: int | None
     match: float = 1.0
+    page: int | None = None
+    metadata: Metadata = field(default_factory=dict)
 
     @property
     def source(self) -> str:

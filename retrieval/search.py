@@ -281,4 +281,6 @@ def _hit(fused: Fused, score: float, passage: Passage, match: float) -> Hit:
         dense=fused.ranks.get("dense"),
         lexical=fused.ranks.get("lexical"),
         match=match,
+        page=passage.page,
+        metadata=passage.metadata,
     )

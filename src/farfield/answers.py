@@ -17,7 +17,8 @@ CANDIDATES_SHOWN = 10
 class Source:
     """A passage that was in the prompt: characters `start` to `end` of a document, and its score in the search.
 
-    `match` says how well it fits the question, from 0 to 1; `quote` is the sentence of it that supports the answer.
+    `match` says how well it fits the question, from 0 to 1; `quote` is the sentence of it that supports the answer,
+    and `page` the one on which it begins, in a document of pages.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Source:
     text: str
     match: float = 1.0
     quote: Quote | None = None
+    page: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def shown_sources(sources: Sequence[Source]) -> list[str]:
     """Lines that say where an answer is from: documents with spans, and what they say there, word for word."""
     lines = []
     for number, source in enumerate(sources, start=1):
-        place = f"{source.path}:{source.start}-{source.end}"
+        page = f" page {source.page}" if source.page else ""
+        place = f"{source.path}:{source.start}-{source.end}{page}"
         heading = f"  {source.heading}" if source.heading else ""
         lines.append(f"  [{number}] {place}  score {source.score:.4f}  match {source.match:.2f}{heading}")
         if source.quote is None:

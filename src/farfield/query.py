@@ -158,6 +158,7 @@ def _sources(index: Index | None, hits: list[Hit], question: str, answer: str) -
             text=hit.text,
             match=hit.match,
             quote=None if index is None else index.quote(hit, question, answer),
+            page=hit.page,
         )
         for hit in hits
     )

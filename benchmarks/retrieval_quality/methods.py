@@ -96,17 +96,20 @@ def opened(folder: Path, method: Method, **settings: object) -> Index:
 def measured(collection: Collection, name: str, folder: Path, dense_weight: float | None = None) -> Quality:
     """The quality of a method; a document stands where the first of its passages does."""
     questions, rows = collection.questions, []
-    with opened(folder, METHODS[name], dense_weight=dense_weight, k=150, candidates=150) as index:
+    with opened(folder, METHODS[name], dense_weight=dense_weight, k=10, candidates=150) as index:
         for first in range(0, len(questions), AT):
             asked = questions[first : first + AT]
-            answers = index.answers([question.text for question in asked])
+            answers = index.answers([question.text for question in asked], explain=True)
             rows += [_row(answer, question) for answer, question in zip(answers, asked, strict=True)]
     means = [float(mean) for mean in np.mean(rows, axis=0)]
     return Quality(collection.name, name, dense_weight, len(rows), *means)
 
 
 def _row(answer: Answer, question: Question) -> list[float]:
-    ranking = list(dict.fromkeys(one.key for one in answer.hits))
+    # Hits are few; behind them stands what later stages left as it was.
+    told = {stage.name: stage.candidates for stage in answer.stages}
+    ranked = [one for stage in ("diverse", "rerank", "fuse") for one in told.get(stage, ())]
+    ranking = list(dict.fromkeys(one.source.rpartition("#")[2] for one in ranked))
     relevant = question.relevant
     return [
         ndcg(ranking, relevant, 10),

@@ -35,7 +35,7 @@ from farfield.retrieval.overlap import longest_runs
 __all__ = ["EDGES", "Read", "Task", "compare", "found_for", "nats", "overlaps", "shares_of", "split_books"]
 
 PIECE = 1024  # tokens that are read in one call
-EDGES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, math.inf)
+EDGES = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, math.inf)
 """Where buckets of overlap begin, as shares of a chunk; the last one ends nowhere."""
 
 
@@ -45,7 +45,7 @@ class Task:
 
     books: Path
     documents: Path
-    overlaps: tuple[float, ...] = (1.0, 0.5, 0.25, 0.125)
+    overlaps: tuple[float, ...] = (0.25, 0.125, 0.0625, 0.03125)
     architecture: str = "attention"
     length: int = 2048
     steps: int = 300

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from rich.table import Table
@@ -67,7 +68,7 @@ def _allowed(one: Read) -> float:
 
 def _bucket(number: int) -> str:
     low, high = EDGES[number], EDGES[number + 1]
-    return f"{low:.3g} up" if math.isinf(high) else f"{low:.3g} to {high:.3g}"
+    return f"{Fraction(low)} up" if math.isinf(high) else f"below {Fraction(high)}"
 
 
 def _saved(before: tuple[int, float | None], after: tuple[int, float | None]) -> float | None:

@@ -25,7 +25,7 @@ def test_a_token_counts_where_its_chunk_and_the_passages_before_it_agree() -> No
 
 
 def test_buckets_begin_at_their_edges() -> None:
-    shares = torch.tensor([[0.0, 1 / 32, 1 / 16, 0.1, 1 / 8, 1 / 4, 0.5, 2.0]])
+    shares = torch.tensor([[0.0, 1 / 64, 1 / 32, 0.05, 1 / 16, 1 / 8, 0.25, 2.0]])
     assert overlaps(shares).tolist() == [[0, 0, 1, 1, 2, 3, 4, 4]]
     assert len(EDGES) == 6
 

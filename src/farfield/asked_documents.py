@@ -1,18 +1,21 @@
-"""What a question is asked of beside an index: a document before it, a bank of documents, or neighbours."""
+"""What a question is asked of beside an index: a document before it, a bank of documents, neighbours, a datastore."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from farfield.amortized import AmortizedBank
+from farfield.augmentation import OutputTraining
 from farfield.config import ConfigError, DataError, IndexingError
 from farfield.generation import TextModel
+from farfield.knn import KnnLM
 from farfield.progress import say
 from farfield.retrieval.documents import Skipped, find, read_documents, require_files
 from farfield.retrieval.neighbours import Database
 
-__all__ = ["open_bank", "open_neighbours", "read_document"]
+__all__ = ["open_bank", "open_datastore", "open_neighbours", "read_document"]
 
 
 def read_document(path: str) -> str:
@@ -65,7 +68,7 @@ def open_neighbours(
     Raises:
         ConfigError: no such database. ModelError: it is named, and the model reads none.
     """
-    if model is None or name == "none" or (name is None and model.config.augmentation is None):
+    if model is None or name == "none" or (name is None and model.config.neighbours is None):
         return None, {}
     if in_sessions:
         say("farfield: sessions keep no neighbours: the model answers as if none were found.")
@@ -76,6 +79,28 @@ def open_neighbours(
     except IndexingError as error:
         raise ConfigError(f"neighbours: {error} Or go on without: neighbours=none.") from None
     return found, {"open neighbours": time.perf_counter() - began}
+
+
+def open_datastore(
+    model: TextModel | None, chosen: OutputTraining | Literal["trained"] | None, in_sessions: bool
+) -> tuple[KnnLM | None, dict[str, float]]:
+    """The model with the datastore whose findings are mixed in, and the seconds that took.
+
+    Args:
+        model: that answers. chosen: its datastore; `trained` for that of its training, if there was one.
+        in_sessions: the question is asked in sessions, which mix nothing in.
+
+    Raises:
+        ConfigError: it cannot be used or built, or is of another model.
+    """
+    if model is None or chosen is None or (chosen == "trained" and model.model.mixing is None):
+        return None, {}
+    if in_sessions:
+        say("farfield: sessions mix no datastore in: the model answers alone.")
+        return None, {}
+    began = time.perf_counter()
+    found = model.open_datastore(None if chosen == "trained" else chosen)
+    return found, {"open datastore": time.perf_counter() - began}
 
 
 def _texts(path: str) -> dict[str, str]:

@@ -19,10 +19,11 @@ from typing import Any, TextIO
 from farfield.amortized import AmortizedBank
 from farfield.answers import Answered, Source, explained, footer, shown_sources
 from farfield.api import open_index, open_model
-from farfield.asked_documents import open_bank, open_neighbours, read_document
+from farfield.asked_documents import open_bank, open_datastore, open_neighbours, read_document
 from farfield.config import ConfigError
 from farfield.dialogue import Dialogue, typed
 from farfield.generation import GenerationConfig, TextModel, stream
+from farfield.knn import KnnLM
 from farfield.progress import say
 from farfield.retrieval import Answer, Filter, Hit, Index, PromptConfig, build_prompt
 from farfield.retrieval.neighbours import Database
@@ -54,6 +55,7 @@ def ask(
     session: str | None = None,
     bank: AmortizedBank | None = None,
     neighbours: Database | None = None,
+    datastore: KnnLM | None = None,
     told: Told | None = None,
 ) -> Answered:
     """What `model` writes behind the question and the passages that `index` finds for it.
@@ -71,6 +73,7 @@ def ask(
         sessions: of the same model, where it has read the document already, or talks on in the `session` of this name.
         bank: of documents that the model has amortized, which the prompt asks before it is read; without sessions.
         neighbours: what the model reads for each chunk of prompt and answer; without sessions.
+        datastore: of the model, whose findings are mixed with each token's distribution; without sessions.
         told: is called with each piece of the answer as it is written.
 
     Raises:
@@ -85,6 +88,8 @@ def ask(
         raise ConfigError("bank: given with sessions, which keep no banks. Ask the bank without them.")
     if neighbours is not None and sessions is not None:
         raise ConfigError("neighbours: given with sessions, which keep none. Ask without them.")
+    if datastore is not None and sessions is not None:
+        raise ConfigError("datastore: given with sessions, which mix nothing in. Ask without them.")
     found = Answer([], 0, {}) if index is None else index.answer(question, k, where, explain)
     asked = Answered(
         question, None, None, (), 0, 0, 0, 0, dict(found.seconds), found.found, found.notices, found.stages
@@ -96,7 +101,7 @@ def ask(
     built = build_prompt(found.hits, question, count, prompt or PromptConfig())
     prompted = time.perf_counter()
     written = generation or GenerationConfig(stop=("\n",))
-    reply = _reply(model, sessions, session, document, built.text, written, bank, neighbours, told)
+    reply = _reply(model, sessions, session, document, built.text, written, bank, neighbours, datastore, told)
     generated = time.perf_counter()
     used = [hit for hit in found.hits if hit in built.used]
     return replace(
@@ -126,12 +131,13 @@ def _reply(
     generation: GenerationConfig,
     bank: AmortizedBank | None,
     neighbours: Database | None,
+    datastore: KnnLM | None,
     told: Told | None,
 ) -> Reply:
     """What the model writes behind `text`, with what it has read before."""
     if sessions is None:
         ids = [*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)]
-        pieces = stream(model.model, model.tokenizer, [ids], generation, bank, neighbours)
+        pieces = stream(model.model, model.tokenizer, [ids], generation, bank, neighbours, datastore)
         while True:
             try:
                 piece = next(pieces)
@@ -174,6 +180,7 @@ class _Opened:
     sessions: Sessions | None
     bank: AmortizedBank | None
     neighbours: Database | None
+    datastore: KnnLM | None
     document: str | None
     seconds: dict[str, float]
 
@@ -193,6 +200,7 @@ class _Opened:
             session=settings.session,
             bank=self.bank,
             neighbours=self.neighbours,
+            datastore=self.datastore,
             told=told,
         )
         self._warn(answer)
@@ -219,12 +227,13 @@ def _opened(settings: QuerySettings) -> Iterator[_Opened]:
         seconds = {"load model": time.perf_counter() - began} if model is not None else {}
         bank, amortized = open_bank(model, settings.documents, settings.bank)
         neighbours, found = open_neighbours(model, settings.neighbours, settings.sessions is not None)
+        datastore, opened = open_datastore(model, settings.mixed, settings.sessions is not None)
         document = None if settings.document is None else read_document(settings.document)
         sessions = None
         if model is not None and settings.sessions is not None:
             sessions = stack.enter_context(open_sessions(settings.sessions, model, settings.store))
-        taken = {**seconds, **amortized, **found}
-        yield _Opened(settings, model, index, sessions, bank, neighbours, document, taken)
+        taken = {**seconds, **amortized, **found, **opened}
+        yield _Opened(settings, model, index, sessions, bank, neighbours, datastore, document, taken)
 
 
 def query_command(settings: QuerySettings) -> dict[str, Any]:
@@ -316,6 +325,7 @@ def _plain(settings: QuerySettings, answer: Answered) -> dict[str, Any]:
         "documents": settings.documents,
         "bank": settings.bank,
         "neighbours": settings.neighbours,
+        "datastore": None if settings.augmentation is None else settings.augmentation.datastore,
         "session": settings.session,
         "prompt_tokens": answer.prompt_tokens,
         "reused_tokens": answer.reused_tokens,

@@ -215,8 +215,8 @@ class QuerySettings(Config):
 
     With a folder of sessions, a session goes on where it stopped, and a document is read once. With documents, or a
     bank of them, the question asks the model's memory of amortized contexts. A model that reads neighbours is given
-    those of the database that is named, or of the one it was trained with. A question may be missing where somebody
-    sits at a terminal who can be asked for it.
+    those of the database that is named, or of the one it was trained with; what a datastore finds is mixed into the
+    answer, where one is named or was trained with. A question may be missing where somebody sits at a terminal.
     """
 
     question: str | None = None
@@ -228,6 +228,7 @@ class QuerySettings(Config):
     documents: Text | None = None
     bank: Text | None = None
     neighbours: Text | None = None
+    augmentation: OutputTraining | None = None
     session: Name | None = None
     sessions: Text | None = None
     store: SessionsConfig = SessionsConfig()
@@ -242,6 +243,11 @@ class QuerySettings(Config):
     def remembered(self) -> MemoryConfig | Literal["trained"] | None:
         """The memory that the model gets; trained: its own."""
         return self.memory if "memory" in self.model_fields_set else "trained"
+
+    @property
+    def mixed(self) -> OutputTraining | Literal["trained"] | None:
+        """The datastore that is mixed in; trained: that of the model's training."""
+        return self.augmentation if "augmentation" in self.model_fields_set else "trained"
 
     @field_validator("question")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def run(words: list[str], *more: str) -> None:
     train(read(TrainSettings, compose("train", [*words, *more])))
 
 
-def test_the_weight_is_learned_and_nothing_else(words: list[str], tmp_path: Path) -> None:
+def test_the_weight_is_learned_and_nothing_else(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run(words, "name=base", "training.steps=3")
     output = ["augmentation=output", "augmentation.datastore=store", "augmentation.texts=books", "augmentation.k=8"]
     run(words, "name=knn", "start=runs/base", *output, "training.steps=6")
@@ -48,6 +49,29 @@ def test_the_weight_is_learned_and_nothing_else(words: list[str], tmp_path: Path
     shared = base.open_datastore({"datastore": "store", "weight": 0.5})  # of the same layers: built once
     assert len(shared.store) == len(used.store) > 1000
     run(words, "name=knn", "start=runs/base", *output, "training.steps=8", "resume=true")
+
+    capsys.readouterr()
+    mixed = ["augmentation=output", "augmentation.datastore=store", "augmentation.weight=0.9", "augmentation.least=1"]
+    asked = [
+        "query",
+        "The books gate number 7",
+        "generation.tokens=8",
+        'prompt.prompt="{passages}{question}"',
+        "--json",
+    ]
+    answers = []
+    for more in (
+        ["model=runs/base"],
+        ["model=runs/base", *mixed],
+        ["model=runs/knn"],
+        ["model=runs/knn", "augmentation=none"],
+    ):
+        assert cli.main([*asked, *more]) == 0
+        told = json.loads(capsys.readouterr().out)
+        answers.append((told["answer"], told["datastore"], "open datastore" in told["seconds"]))
+    plain, mix, own, without = answers
+    assert (plain[1:], mix[1:], own[1:], without[1:]) == ((None, False), ("store", True), (None, True), (None, False))
+    assert without[0] == plain[0] != mix[0]
 
 
 @pytest.mark.parametrize(

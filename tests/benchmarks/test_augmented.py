@@ -82,8 +82,6 @@ def test_a_comparison_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixt
     assert sum(count for count, _ in rows[0]["buckets"]) == 60
     assert sum(count for count, _ in rows[0]["buckets"][3:]) > 0
     assert (tmp_path / "out" / "neighbours.png").stat().st_size > 1000
-    assert main(words) == 0  # what was trained is taken as it is
-    assert json.loads((tmp_path / "out" / "neighbours.json").read_text())["rows"] == rows
 
 
 def test_books_are_linked_by_their_split(tmp_path: Path) -> None:

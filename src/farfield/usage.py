@@ -42,7 +42,7 @@ VERBS = {
             "farfield train architecture=attention memory=knn memory.top=16 size=tiny data=needle",
             "farfield train -m architecture=retnet,longformer,attention size=tiny data=needle",
             "farfield train architecture=attention memory=mac size=tiny data=facts",
-            "farfield train augmentation=neighbours augmentation.database=neighbours size=tiny data.path=books",
+            "farfield train augmentation=neighbours augmentation.database=neighbours data=text data.path=books",
         ),
         "TrainSettings",
         "farfield.training:train",

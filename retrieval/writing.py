@@ -202,7 +202,7 @@ class Writer:
         """Makes the tables of a new database; checks those of an old one, and that its embedder is ours."""
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA cache_size = -65536")
+        self._connection.execute("PRAGMA cache_size = -8192")
         if not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             with self._transaction():
                 for statement in SCHEMA.strip().split(";\n"):

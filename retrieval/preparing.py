@@ -107,7 +107,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How documents of one ingest are prepared: all that another process needs to know."""
+    """How documents of one ingest are prepared: all that another process needs to know.
+
+    `marks` are what a document's digest holds beside the document: other settings store it anew.
+    """
 
     folder: Path
     index: str
@@ -116,18 +119,23 @@ class Preparation:
     duplicates: bool
     largest: int
     offsets: Offsets | None
+    marks: tuple[object, ...]
 
     @classmethod
     def of(cls, settings: IngestConfig, folder: Path, offsets: Offsets | None) -> Preparation:
         """What `settings` say about it."""
         keeps = settings.duplicates == "keep"
-        return cls(folder, settings.index, settings.chunk, settings.encoding, keeps, settings.largest, offsets)
-
-    @property
-    def marks(self) -> tuple[object, ...]:
-        """What a document's digest holds beside the document: other settings store it anew."""
-        chunk = json.dumps(self.chunk.mapping() | {"tokenizer": self.offsets and self.offsets.name}, sort_keys=True)
-        return VERSION, chunk, self.encoding, self.duplicates
+        chunk = json.dumps(settings.chunk.mapping() | {"tokenizer": offsets and offsets.name}, sort_keys=True)
+        return cls(
+            folder,
+            settings.index,
+            settings.chunk,
+            settings.encoding,
+            keeps,
+            settings.largest,
+            offsets,
+            marks=(VERSION, chunk, settings.encoding, keeps),
+        )
 
 
 class Preparer:
@@ -136,7 +144,6 @@ class Preparer:
     def __init__(self, preparation: Preparation) -> None:
         self.preparation = preparation
         self._store = Store(preparation.folder, preparation.index)
-        self._marks = preparation.marks
 
     def __call__(self, task: Task) -> list[Done]:
         """What each file of a piece of work holds."""
@@ -157,7 +164,7 @@ class Preparer:
             data = path.read_bytes()
         except OSError as error:
             return Done(name, ((0, Skipped(name, f"cannot be read ({error.strerror})")),))
-        mark = digest(data, path.suffix.lower(), *self._marks)
+        mark = digest(data, path.suffix.lower(), *self.preparation.marks)
         stored = snapshot.documents(name)
         if stored and snapshot.mark(name) == mark:
             return Done(name, unchanged=len(stored), bytes=len(data))
@@ -177,7 +184,7 @@ class Preparer:
     def _prepared(self, path: str, document: Document, stored: Mapping[str, bytes]) -> Put | Same:
         preparation = self.preparation
         about = json.dumps(document.metadata, sort_keys=True), repr(document.headings), repr(document.pages)
-        mark = digest(document.title, document.text, document.kind, *about, *self._marks)
+        mark = digest(document.title, document.text, document.kind, *about, *self.preparation.marks)
         if stored.get(document.key) == mark:
             return Same(document.key)
         chunks = cut(document.text, preparation.chunk, document.headings, document.pages, preparation.offsets)

@@ -185,8 +185,10 @@ class IngestConfig(Config):
 
     @model_validator(mode="after")
     def _has_one_task(self) -> IngestConfig:
-        if (self.path is None) == (self.remove is None):
-            raise ValueError("give path=<what to add> or remove=<what to forget>, and not both.")
+        if self.path is None and self.remove is None:
+            raise ValueError(".path: none given. Add path=<what to add>, or remove=<what to forget>.")
+        if self.path is not None and self.remove is not None:
+            raise ValueError(".remove: given beside a path. Take one of them.")
         return self
 
 

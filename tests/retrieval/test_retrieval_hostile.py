@@ -244,7 +244,7 @@ def test_all_of_it_at_once(folder: Path, root: str, tmp_path: Path, fill: Ingest
     "what", [{"encoding": "klingon"}, {"path": None}, {"remove": "x"}, {"largest": 0}, {"workers": 0}]
 )
 def test_mistakes_in_settings(what: dict[str, object], root: str) -> None:
-    with pytest.raises(ValueError, match=r"encoding|give path|largest|workers"):
+    with pytest.raises(ValueError, match=r"encoding|path|largest|workers"):
         IngestConfig.model_validate({"path": "p", "index": "i", "root": root} | what)
 
 

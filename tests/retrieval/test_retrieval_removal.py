@@ -76,11 +76,17 @@ def test_an_index_that_is_not_there_is_named_and_not_made(documents: Path, fill:
     assert not Path(root, "tset").exists()
 
 
-@pytest.mark.parametrize("given", [{}, {"path": "a", "remove": "b"}])
-def test_one_of_path_and_remove_is_given(given: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({}, "ingest.path: none given. Add path=<what to add>, or remove=<what to forget>."),
+        ({"path": "a", "remove": "b"}, "ingest.remove: given beside a path. Take one of them."),
+    ],
+)
+def test_one_of_path_and_remove_is_given(given: dict[str, str], line: str) -> None:
     with pytest.raises(ConfigError) as error:
         read(IngestConfig, {"index": "i"} | given, "ingest")
-    assert str(error.value) == "ingest: give path=<what to add> or remove=<what to forget>, and not both."
+    assert str(error.value) == line
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ docs/scaling.md says when to use it, and how.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -167,7 +168,7 @@ class QdrantStore:
         """See `VectorStore.search`. Small collections are searched exactly by the server, large ones by its graph."""
         questions = checked_rows(questions, self._dimension)
         allowed = None if among is None else np.asarray(among, np.int64)
-        there = self.count if allowed is None else allowed.size
+        there = sys.maxsize if allowed is None else allowed.size
         if not len(questions) or not there or not checked_count(k):
             return widened(nothing(len(questions)), k)
 

@@ -150,7 +150,7 @@ def settled(fetch: Callable[[Matrix, int], Found], questions: Matrix, k: int, th
     found = fetch(questions, asked)
     if asked <= k:
         return found
-    tied = np.flatnonzero(found.scores[:, k] == found.scores[:, k - 1])
+    tied = np.flatnonzero((found.scores[:, k] == found.scores[:, k - 1]) & (found.ids[:, k] != NO_ID))
     while tied.size and asked < min(there, most):
         asked = min(8 * asked, there)
         more = fetch(questions[tied], asked)

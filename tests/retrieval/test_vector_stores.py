@@ -210,6 +210,18 @@ def test_large_ids(make: Make) -> None:
     check(store, exact, whole(2, 1), 4, np.sort(ids)[2:])
 
 
+def test_up_to_19_questions_are_answered_as_each_alone() -> None:
+    drawn = np.random.default_rng(12)
+    store = Flat(48)
+    store.add(np.arange(3000), drawn.normal(size=(3000, 48)).astype(np.float32))
+    questions = drawn.normal(size=(19, 48)).astype(np.float32)
+    together = store.search(questions, 50)
+    for row, question in enumerate(questions):
+        alone = store.search(question[None], 50)
+        np.testing.assert_array_equal(alone.ids[0], together.ids[row])
+        np.testing.assert_array_equal(alone.scores[0], together.scores[row])
+
+
 Step = tuple[str, list[int], int]
 STEPS = st.lists(
     st.tuples(

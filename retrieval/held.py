@@ -32,6 +32,7 @@ __all__ = ["Held"]
 
 FEW = 20_000
 SECONDS_BETWEEN = 1.0
+SECONDS_AFTER_FAILURE = 60.0
 
 
 class Held:
@@ -117,7 +118,7 @@ class Held:
             return
         except FarfieldError as error:
             self._tell(f"index '{self.name}': its vectors could not be made anew: {error}")
-            self._next = math.inf
+            self._next = time.monotonic() + SECONDS_AFTER_FAILURE
 
     def _stopped(self) -> bool:
         return self._closed or not threading.main_thread().is_alive()
@@ -147,5 +148,6 @@ class Held:
         return vectors
 
     def _tell(self, notice: str) -> None:
-        self.notices += (notice,)
-        say(notice)
+        if notice not in self.notices:
+            self.notices += (notice,)
+            say(notice)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from farfield.config import ConfigError
+from farfield.config import ConfigError, IndexingError
 from farfield.retrieval.embedders import Matrix
 from farfield.retrieval.faiss_library import chosen_rows, library, read_index, write_index
 from farfield.retrieval.gpu import MOST, GpuCopy, require_gpu, train_on_gpu
@@ -36,6 +36,7 @@ PER_LIST = 64
 SEED = 1234
 MOST_TIES = 4096
 BEST = 10
+HALF = 65504.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,9 @@ class Inverted:
     def add(self, ids: Ids, rows: Matrix) -> None:
         """See `VectorStore.add`."""
         rows = checked_rows(rows, self.dimension)
+        largest = float(np.abs(rows).max(initial=0))
+        if largest > HALF:
+            raise IndexingError(f"a vector holds {largest:g}; kept as float16, numbers go up to {HALF:g}.")
         ids = self._rows.check_new(ids, len(rows))
         first = self._rows.ids.size
         self._lists.add_with_ids(rows, np.arange(first, first + len(rows)))

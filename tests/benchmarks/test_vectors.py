@@ -67,9 +67,7 @@ def test_the_command_writes_a_table_figures_and_a_picture(
         (["--counts", "2000"], "farfield: --books: a folder of texts is needed for passages, or --sources clustered."),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(
-    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_measured_is_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.splitlines()[-1] == line
 

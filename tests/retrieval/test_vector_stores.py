@@ -222,6 +222,15 @@ def test_up_to_19_questions_are_answered_as_each_alone() -> None:
         np.testing.assert_array_equal(alone.scores[0], together.scores[row])
 
 
+@pytest.mark.parametrize("kind", ["ivf", "pq"])
+def test_numbers_that_float16_has_not_are_refused(kind: str) -> None:
+    store = lists(kind)
+    store.add(np.array([1]), np.full((1, DIMENSION), 65504.0))
+    with pytest.raises(IndexingError, match=r"a vector holds 70000; kept as float16, numbers go up to 65504"):
+        store.add(np.array([2]), np.full((1, DIMENSION), -70000.0))
+    assert store.search(np.ones((1, DIMENSION)), 2).ids.tolist() == [[1, -1]]
+
+
 Step = tuple[str, list[int], int]
 STEPS = st.lists(
     st.tuples(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from filling import Ingest
 
+from farfield.config import IndexingError
 from farfield.retrieval import Index, RetrievalConfig, held, making, open_index
 from farfield.retrieval.writing import lock
 
@@ -249,3 +250,20 @@ def test_a_child_forked_after_threads_were_started_can_search(first: str) -> Non
         [sys.executable, "-W", "ignore", "-c", FORKED, first], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, (run.returncode, run.stderr)
+
+
+def test_vectors_that_cannot_be_made_are_told_of_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "vectors.faiss").unlink()
+
+    def refuse(*given: object, **more: object) -> object:
+        raise IndexingError("no room.")
+
+    monkeypatch.setattr(held, "renew", refuse)
+    with open_index(folder, settings=NEVER) as index:
+        finished(index)
+        for _ in range(3):
+            assert index.search("Who signs the leave?")[0].dense is None
+        assert index.notices[1:] == ("index 'test': its vectors could not be made anew: no room.",)
+    assert capsys.readouterr().err.count("no room.") == 1

@@ -183,14 +183,16 @@ class Search:
         self._clock.stop("rerank")
 
     def _diversify(self, asked: Sequence[Asked], share: float) -> None:
-        """The first `k` so chosen that they are not all alike."""
-        for one in asked:
-            compared = one.told.get("rerank", one.ranking)  # scores of one kind
-            chosen = diverse(
-                [score for _, score in compared], self._own([chunk for chunk, _ in compared]), share, self._k
-            )
-            one.told["diverse"] = [compared[place] for place in chosen]
-            one.ranking = one.told["diverse"] + one.ranking[len(compared) :]
+        """The first `k` so chosen that they are not all alike, where vectors can be had."""
+        try:
+            for one in asked:
+                compared = one.told.get("rerank", one.ranking)  # scores of one kind
+                vectors = self._own([chunk for chunk, _ in compared])
+                chosen = diverse([score for _, score in compared], vectors, share, self._k)
+                one.told["diverse"] = [compared[place] for place in chosen]
+                one.ranking = one.told["diverse"] + one.ranking[len(compared) :]
+        except IndexingError as error:
+            self._notices.append(f"{error} Answered without a look at what is alike.")
         self._clock.stop("diverse")
 
     def _own(self, chunks: Sequence[int]) -> Matrix:

@@ -175,6 +175,19 @@ def test_a_reader_that_fails_leaves_the_order(index: Index) -> None:
     )
 
 
+def test_diversity_without_vectors_leaves_the_order(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_yet(*given: object) -> None:
+        return None
+
+    with again(index, search="lexical") as opened:
+        plain = opened.search("Who signs the leave? lions")
+    with again(index, search="lexical", mmr=0.5) as opened:
+        monkeypatch.setattr("farfield.retrieval.held.Held.current", none_yet)
+        answer = opened.answer("Who signs the leave? lions")
+    assert answer.hits == plain
+    assert answer.notices[0].endswith("Answered without a look at what is alike.")
+
+
 def letters(texts: Sequence[str]) -> list[list[float]]:
     return [[float(text.lower().count(letter)) for letter in "lzct"] for text in texts]
 

@@ -74,14 +74,20 @@ class Late:
         with self._changing:
             known = {text: self._kept[text] for text in passages if text in self._kept}
         fresh = [text for text in dict.fromkeys(passages) if text not in known]
-        asked, *found = self._states([question, *fresh])
+        asked, *found = self._read([question, *fresh])
         known.update(zip(fresh, found, strict=True))
         with self._changing:
             self._keep(known)
         own = [known[text] for text in passages]
-        mean = np.concatenate([asked, *own]).mean(axis=0, dtype=np.float64) if self._centred else 0.0
-        asked, *own = (unit(one.astype(np.float64) - mean) for one in (asked, *own))
+        if self._centred:
+            mean = np.concatenate([asked, *own]).mean(axis=0, dtype=np.float64)
+            asked, *own = (unit(one.astype(np.float64) - mean) for one in (asked, *own))
         return maxsim(asked, own)
+
+    def _read(self, texts: Sequence[str]) -> list[Matrix]:
+        """The states of texts; of length one, where nothing is taken off them later."""
+        found = self._states(texts)
+        return list(found) if self._centred else [unit(one.astype(np.float64)) for one in found]
 
     def _keep(self, known: Mapping[str, Matrix]) -> None:
         """`known` are the newest; what is too much leaves, the oldest first."""

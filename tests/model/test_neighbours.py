@@ -284,23 +284,6 @@ def test_checkpointing_and_a_detached_state_change_no_gradient(name: str) -> Non
         assert_close(results[1][weight], expected, 1e-9, weight)
 
 
-# Dynamo's own ways of tracing warn, and the tests turn warnings into errors.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_a_compiled_decoder_learns_the_same() -> None:
-    """As traced, without the compiler behind it: what is read is decided by numbers, outside of the graph."""
-    model, positions = model_of("attention"), positions_of("22", "10 12")
-    tokens = tokens_like(positions)
-    given, results = Passages(found_for(tokens, positions, model)), []
-    for compiled in (False, True):
-        if compiled:
-            model.decoder.compile(backend="eager")
-        loss = model.loss(tokens, tokens, positions=positions, passages=given)
-        results.append((loss.total.detach(), gradients(model, loss.total)))
-    assert_close(results[1][0], results[0][0], 1e-12)
-    for weight, expected in results[0][1].items():
-        assert_close(results[1][1][weight], expected, 1e-9, weight)
-
-
 def test_mixed_precision_learns_from_a_state() -> None:
     model, positions = model_of("mixture", torch.float32), positions_of(*LAYOUT)
     tokens = tokens_like(positions)

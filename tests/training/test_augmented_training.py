@@ -10,7 +10,7 @@ import torch
 from training_cases import TINY, numbers, run, same, settings, weights, write_text
 
 import farfield
-from farfield.compose import compose
+from farfield.compose import compose, group_options
 from farfield.config import ConfigError, TrainingError, read
 from farfield.data import Batch
 from farfield.memory import NeighboursConfig, Passages
@@ -170,7 +170,8 @@ def other(text: Path, tmp_path: Path) -> Path:
         ),
         (
             ["augmentation=neighbour", "data=text", "data.path=x"],
-            "augmentation: unknown option 'neighbour'. Did you mean 'neighbours'? Known: neighbours, none, prompt.",
+            "augmentation: unknown option 'neighbour'. Did you mean 'neighbours'? Known: "
+            f"{', '.join(group_options('augmentation'))}.",
         ),
         (
             ["augmentation=neighbours", "augmentation.database=x", "augmentation.chunks=3", "data=text", "data.path=x"],

@@ -15,8 +15,8 @@ KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass
 ARCHITECTURES = ", ".join(usage.options("architecture"))
 KNOWN = "architecture, augmentation, data, memory, name, objective, resume, root, seed, size, start, training"
 KNOWN_TO_QUERY = (
-    "Known: bank, device, document, documents, generation, index, memory, model, neighbours, prompt, question, "
-    "retrieval, root, session, sessions, store. "
+    "Known: augmentation, bank, device, document, documents, explain, generation, index, memory, model, neighbours, "
+    "prompt, question, retrieval, root, session, sessions, store, where. "
     "A question with '=' in it is given as question='...'."
 )
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."
@@ -72,8 +72,8 @@ COMPOSING = {
     ),
     "unknown flag": (
         [*TRAIN, "--jsno"],
-        "unknown option '--jsno'. Did you mean '--json'? Known: --cfg, --config-dir, --help, --info, --json, "
-        "--multirun, --package, --resolve, --version, -c, -h, -i, -m, -p. Settings are written key=value.",
+        "unknown option '--jsno'. Did you mean '--json'? Known: --cfg, --config-dir, --cpus, --gpus, --help, "
+        "--info, --json, --multirun, --package, --ray, --resolve, --version, -c, -h, -i, -m, -p. Settings are written key=value.",
     ),
     "flag without its value": (
         [*TRAIN, "--config-dir"],
@@ -297,7 +297,7 @@ TYPED = {
         'training.steps: "few" given. Input should be a valid integer.',
     ),
     "nothing asked": (
-        ["query", "index=handbook"],
+        ["query", "index=handbook", "question=' '"],
         "question: nothing is asked. Write it behind the verb: farfield query 'Who signs for it?' index=handbook",
     ),
     "nobody asked": (

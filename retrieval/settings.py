@@ -192,9 +192,10 @@ class IngestConfig(Config):
         return self
 
 
-DENSE_WEIGHTS = {False: 0.5, True: 1.0}
-LEAST = {False: 0.3, True: 0.4}
-"""By whether the embedder knows more of a text than its words."""
+DENSE_WEIGHTS = {False: 0.25, True: 1.0}
+LEAST = {False: 0.3, True: 0.35}
+"""By whether the embedder knows more of a text than its words. Of SQuAD's questions 95 in 100 that have an answer keep it,
+and of those whose paragraph was left out six in ten are told (docs/log.md)."""
 
 
 class RerankConfig(Config):

@@ -29,7 +29,7 @@ def test_a_hit_tells_where_it_stands(index: Index, documents: Path) -> None:
     assert hit.path == (documents / "handbook.md").as_posix()
     assert (hit.key, hit.title, hit.heading) == ("", "Handbook", "Handbook > Leave")
     assert (hit.dense, hit.lexical) == (1, 1)
-    assert hit.score == pytest.approx(0.5 / 61 + 1 / 61)
+    assert hit.score == pytest.approx(0.25 / 61 + 1 / 61)
     assert (documents / "handbook.md").read_text()[hit.start : hit.end] == hit.text
     assert hit.source == hit.path
 

@@ -194,8 +194,8 @@ class IngestConfig(Config):
 
 DENSE_WEIGHTS = {False: 0.25, True: 1.0}
 LEAST = {False: 0.3, True: 0.35}
-"""By whether the embedder knows more of a text than its words. Of SQuAD's questions 95 in 100 that have an answer keep it,
-and of those whose paragraph was left out six in ten are told (docs/log.md)."""
+"""By whether the embedder knows more of a text than its words. About 95 in 100 of SQuAD's questions with an answer
+keep it, and half to six in ten of those whose paragraph was left out are told (docs/log.md)."""
 
 
 class RerankConfig(Config):

@@ -80,16 +80,9 @@ def ask(
         ConfigError: nothing is asked, or of nobody; the question alone is longer than the budget.
         ModelError: see `Sessions.say`; the bank is of another model; the model reads no such neighbours.
     """
-    if not question.strip():
-        raise ConfigError("question: nothing is asked.")
     if model is None and index is None:
         raise ConfigError("ask: neither a model nor an index is given.")
-    if bank is not None and sessions is not None:
-        raise ConfigError("bank: given with sessions, which keep no banks. Ask the bank without them.")
-    if neighbours is not None and sessions is not None:
-        raise ConfigError("neighbours: given with sessions, which keep none. Ask without them.")
-    if datastore is not None and sessions is not None:
-        raise ConfigError("datastore: given with sessions, which mix nothing in. Ask without them.")
+    _check(question, sessions, bank, neighbours, datastore)
     found = Answer([], 0, {}) if index is None else index.answer(question, k, where, explain)
     asked = Answered(
         question, None, None, (), 0, 0, 0, 0, dict(found.seconds), found.found, found.notices, found.stages
@@ -116,6 +109,24 @@ def ask(
         seconds={**found.seconds, "prompt": prompted - began, "generate": generated - prompted},
         found=True,
     )
+
+
+def _check(
+    question: str,
+    sessions: Sessions | None,
+    bank: AmortizedBank | None,
+    neighbours: Database | None,
+    datastore: KnnLM | None,
+) -> None:
+    """Raise ConfigError where nothing is asked, or sessions are to keep what they cannot."""
+    if not question.strip():
+        raise ConfigError("question: nothing is asked.")
+    if bank is not None and sessions is not None:
+        raise ConfigError("bank: given with sessions, which keep no banks. Ask the bank without them.")
+    if neighbours is not None and sessions is not None:
+        raise ConfigError("neighbours: given with sessions, which keep none. Ask without them.")
+    if datastore is not None and sessions is not None:
+        raise ConfigError("datastore: given with sessions, which mix nothing in. Ask without them.")
 
 
 def _counter(model: TextModel) -> Callable[[str], int]:

@@ -73,7 +73,8 @@ COMPOSING = {
     "unknown flag": (
         [*TRAIN, "--jsno"],
         "unknown option '--jsno'. Did you mean '--json'? Known: --cfg, --config-dir, --cpus, --gpus, --help, --info, "
-        "--json, --multirun, --package, --ray, --resolve, --version, -c, -h, -i, -m, -p. Settings are written key=value.",
+        "--json, --multirun, --package, --ray, --resolve, --version, -c, -h, -i, -m, -p. Settings are written "
+        "key=value.",
     ),
     "flag without its value": (
         [*TRAIN, "--config-dir"],

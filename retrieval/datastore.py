@@ -96,13 +96,13 @@ class Datastore:
         return found
 
     def search(self, questions: Floats, k: int, without: Ints | None = None) -> Neighbours:
-        """The `k` nearest entries to questions (Q, D), the nearest first; the lowest number first of equal ones.
+        """The `k` nearest entries to questions (Q, D), or all, the nearest first; of equal ones the lowest.
 
         Args:
             questions: keys, of any length. k: how many.
             without: (Q,) a document for each question whose entries it does not see; -1 for none.
         """
-        asked = unit(questions)
+        asked, k = unit(questions), min(k, len(self))
         found = self._find(asked, k)
         if without is None:
             return self._measured(asked, found, k)

@@ -27,6 +27,7 @@ from farfield.retrieval.embedders import Embedder, build_embedder
 from farfield.retrieval.gathering import file_tasks, look, row_tasks
 from farfield.retrieval.gpu import require_gpu
 from farfield.retrieval.preparing import Done, Preparation, Same, Task
+from farfield.retrieval.qdrant import check_url
 from farfield.retrieval.removal import IngestResult, remove, renew_vectors
 from farfield.retrieval.settings import (
     EmbedderConfig,
@@ -36,6 +37,7 @@ from farfield.retrieval.settings import (
     SentenceTransformersConfig,
 )
 from farfield.retrieval.store import DATABASE, Duplicate, Snapshot, Store, made_with
+from farfield.retrieval.vectors import wanted
 from farfield.retrieval.workers import Pool, cores
 from farfield.retrieval.writing import Finish, Put, Writer
 
@@ -69,9 +71,10 @@ def ingest(
     if settings.remove is not None:
         return remove(settings.index, settings.remove, settings.root, embedder, build)
     began = time.monotonic()
+    folder = Path(settings.root).expanduser() / settings.index
+    check_url(settings.vectors.over(wanted(folder)))
     if settings.device == "cuda":
         require_gpu()
-    folder = Path(settings.root).expanduser() / settings.index
     preparation = Preparation.of(settings, folder, offsets)
     found = _checked(settings, preparation)
     chosen = None if embedder else _chosen(settings, folder)

@@ -37,7 +37,7 @@ from farfield.retrieval.vector_store import (
     widened,
 )
 
-__all__ = ["QdrantStore", "connect", "load", "renew"]
+__all__ = ["QdrantStore", "check_url", "connect", "load", "renew"]
 
 AT_ONCE = 512
 FILTER_AT_ONCE = 10_000
@@ -273,8 +273,17 @@ def renew(
     return Vectors(store, state.database, state.generation, Made("qdrant", len(order)), source.centre), reason
 
 
+def check_url(settings: VectorConfig) -> None:
+    """Raise IndexingError where vectors are to be kept on a server, and none is named."""
+    if settings.kind == "qdrant" and settings.url is None:
+        raise IndexingError(
+            "vectors.kind: qdrant given without vectors.url. Give the server's, as in vectors.url=http://host:6333, or "
+            "keep them here with vectors.kind=auto."
+        )
+
+
 def _store(settings: VectorConfig, state: State, embedder: Embedder) -> QdrantStore:
-    if settings.url is None:
-        raise IndexingError("vectors.kind: qdrant given without vectors.url. Give the server's: http://host:6333")
+    check_url(settings)
+    assert settings.url is not None
     client = connect(settings.url)
     return QdrantStore(client, f"farfield-{state.database}", embedder.dimension, settings.url)

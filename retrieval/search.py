@@ -77,8 +77,10 @@ class Search:
     """One search; `answers` is its result."""
 
     def __init__(self, snapshot: Snapshot, settings: RetrievalConfig, tools: Tools, k: int) -> None:
-        self._snapshot, self._settings, self._tools, self._k = snapshot, settings, tools, k
-        self._count = max(k, settings.candidates)
+        self._snapshot, self._settings, self._tools = snapshot, settings, tools
+        most = max(snapshot.state.chunks, 1)  # more than all cannot be found, and would be room for nothing
+        self._k = min(k, most)
+        self._count = min(max(k, settings.candidates), most)
         self._notices: list[str] = []
         self._clock = Clock()
         self._vectors: Vectors | None = None
@@ -89,6 +91,8 @@ class Search:
         among = None
         if where:
             among = self._snapshot.matching(where)
+            if not among.size:
+                self._notices.append("where: the filter means no document of the index.")
             self._clock.stop("filter")
         if self._settings.search != "lexical":
             self._dense(asked, among)
@@ -99,9 +103,12 @@ class Search:
             self._rerank(asked)
         if self._settings.mmr is not None:
             self._diversify(asked, self._settings.mmr)
-        answers = self._fetch(asked)
+        answers = self._fetch(asked, where or {})
         if not explain:
             return answers
+        if where:
+            named = self._snapshot.standing_in(places, where)
+            places = {**places, **{chunk: Place(one.path, one.key, one.start) for chunk, one in named.items()}}
         return [self._explained(answer, one, places) for answer, one in zip(answers, asked, strict=True)]
 
     def _dense(self, asked: Sequence[Asked], among: npt.NDArray[np.int64] | None) -> None:
@@ -207,11 +214,13 @@ class Search:
         out[fresh] = vectors.aimed(made)
         return out
 
-    def _fetch(self, asked: Sequence[Asked]) -> list[Answer]:
-        """The passages themselves, and how well they fit."""
+    def _fetch(self, asked: Sequence[Asked], where: Filter) -> list[Answer]:
+        """The passages themselves, and how well they fit. One that `where` means by a duplicate is the duplicate's."""
         chosen = [[chunk for chunk, _ in one.ranking[: self._k]] for one in asked]
         needed = list(dict.fromkeys(chunk for chunks in chosen for chunk in chunks))
         passages = dict(zip(needed, self._snapshot.passages(needed), strict=True))
+        if where:
+            passages.update(self._snapshot.standing_in(needed, where))
         hits = [
             [
                 _hit(one.fused[chunk], score, passages[chunk], match)

@@ -187,6 +187,10 @@ class IngestConfig(Config):
     def _has_one_task(self) -> IngestConfig:
         if self.path is None and self.remove is None:
             raise ValueError(".path: none given. Add path=<what to add>, or remove=<what to forget>.")
+        if self.path is not None and not self.path.strip():
+            raise ValueError(".path: empty. Name a file or a folder; the current one is '.'.")
+        if self.remove == {}:
+            raise ValueError(".remove: an empty filter means every document. Name a field, or remove='*'.")
         if self.path is not None and self.remove is not None:
             raise ValueError(".remove: given beside a path. Take one of them.")
         return self

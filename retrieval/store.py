@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -339,6 +340,24 @@ class Snapshot:
         )
         return np.fromiter((row[0] for row in rows), np.int64)
 
+    def standing_in(self, ids: Iterable[int], where: Filter) -> dict[int, Passage]:
+        """Of the chunks `ids` those whose document `where` does not mean: as they stand in the duplicate that it means.
+
+        Of several the first by path and key; the span and the words are the duplicate's own.
+        """
+        sql, parameters = condition(where)
+        rows = self._connection.execute(
+            "SELECT chunks.id, chunks.start * 1.0 / max(own.length, 1), files.path, documents.key, documents.title,"
+            " documents.metadata, documents.length, spares.chunks FROM chunks"
+            " JOIN documents own ON own.id = chunks.document JOIN documents ON documents.original = own.id"
+            " JOIN files ON files.id = documents.file JOIN spares ON spares.document = documents.id"
+            f" WHERE chunks.id IN (SELECT value FROM json_each(?)) AND {sql} AND own.id NOT IN"
+            f" (SELECT documents.id FROM documents JOIN files ON files.id = documents.file WHERE {sql})"
+            " ORDER BY files.path DESC, documents.key DESC",  # the first comes last, and stays
+            (json.dumps(list(ids)), *parameters, *parameters),
+        )
+        return {row[0]: _spare(*row[1:]) for row in rows}
+
     def meant(self, where: Filter) -> list[tuple[str, str]]:
         """The documents (path, key) that `where` means, sorted."""
         sql, parameters = condition(where)
@@ -404,6 +423,13 @@ def _passage(
     title: str,
     metadata: str,
 ) -> Passage:
+    return Passage(path, key, title, heading, start, end, text, page, json.loads(metadata))
+
+
+def _spare(place: float, path: str, key: str, title: str, metadata: str, length: int, packed: bytes) -> Passage:
+    """Of the chunks that a duplicate keeps aside, the one that begins nearest to this share of its text."""
+    kept = json.loads(zlib.decompress(packed))
+    start, end, heading, text, page = min(kept, key=lambda fields: abs(fields[0] - place * length))
     return Passage(path, key, title, heading, start, end, text, page, json.loads(metadata))
 
 

@@ -297,6 +297,19 @@ TYPED = {
         [*TRAIN, "-m", "training.steps=1,few"],
         'training.steps: "few" given. Input should be a valid integer.',
     ),
+    "nothing to ingest": (
+        ["ingest", "index=x", "path="],
+        "path: empty. Name a file or a folder; the current one is '.'.",
+    ),
+    "everything forgotten": (
+        ["ingest", "index=x", "remove={}"],
+        "remove: an empty filter means every document. Name a field, or remove='*'.",
+    ),
+    "neighbours mixed in": (
+        ["query", "why", "model=runs/x", "augmentation=neighbours", "augmentation.database=x"],
+        "augmentation.kind: 'neighbours' given. Here it is output or none; what a model trained with 'neighbours' "
+        "reads is named by neighbours=<folder>, its training's own if not.",
+    ),
     "nothing asked": (
         ["query", "index=handbook", "question=' '"],
         "question: nothing is asked. Write it behind the verb: farfield query 'Who signs for it?' index=handbook",

@@ -57,18 +57,21 @@ def open_bank(
 
 
 def open_neighbours(
-    model: TextModel | None, name: str | None, in_sessions: bool
+    model: TextModel | None, name: str | None, in_sessions: bool, with_index: bool
 ) -> tuple[Database | None, dict[str, float]]:
     """What a model that reads neighbours is given, and the seconds that took.
 
     Args:
         model: that reads. name: of a database; `none` for none, and None for that of the model's training.
         in_sessions: the question is asked in sessions, which keep no neighbours.
+        with_index: an index has passages for the prompt, so that a model trained behind passages needs no others.
 
     Raises:
         ConfigError: no such database. ModelError: it is named, and the model reads none.
     """
-    if model is None or name == "none" or (name is None and model.config.neighbours is None):
+    if model is None or name == "none":
+        return None, {}
+    if name is None and model.config.neighbours is None and (with_index or model.prompted is None):
         return None, {}
     if in_sessions:
         say("farfield: sessions keep no neighbours: the model answers as if none were found.")

@@ -26,7 +26,7 @@ from torch import Tensor
 from farfield.augmentation import DatastoreSettings
 from farfield.config import ConfigError, IndexingError
 from farfield.data.store import open_store
-from farfield.knn import Key, KnnLM, keyed, numbers
+from farfield.knn import Key, KnnLM, check_weight, keyed, numbers
 from farfield.memory import OutputConfig
 from farfield.model import LanguageModel, fingerprint
 from farfield.progress import Bar
@@ -139,6 +139,7 @@ def open_knn(
     Raises:
         ConfigError: it cannot be used or built, or is of another model.
     """
+    check_weight(model, config)
     folder, maker = Path(settings.datastore).expanduser(), f"{fingerprint(model)} {config.key}"
     try:
         if settings.texts is not None and not folder.exists():

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from farfield.amortized import AmortizedBank, amortize, asked, open_bank
 from farfield.architectures.saved_state import load_state, save_state
-from farfield.augmentation import OutputTraining, open_neighbours
+from farfield.augmentation import OutputTraining, PromptTraining, open_neighbours
 from farfield.config import Config, ModelError, read
 from farfield.datastores import open_knn
-from farfield.fetching import Fetching, fetching_for
+from farfield.fetching import Fetching, before, fetching_for
 from farfield.knn import KnnLM, Mixing
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
@@ -410,6 +410,19 @@ class TextModel(nn.Module):
         """
         return open_bank(self.model, path)
 
+    @property
+    def prompted(self) -> PromptTraining | None:
+        """How passages stood before each row of the training, if they did."""
+        trained = self.info.get("config", {}).get("augmentation") or {}
+        return read(PromptTraining, trained, "augmentation") if trained.get("kind") == "prompt" else None
+
+    def behind(self, prompt: Sequence[int], neighbours: Database | None) -> tuple[list[int], Database | None]:
+        """The ids of a prompt, behind passages if the model was trained so, and what its layers are left to read."""
+        settings = self.prompted
+        if neighbours is None or settings is None:
+            return list(prompt), neighbours
+        return [*before(neighbours, settings, prompt), *prompt], None
+
     def open_neighbours(self, path: str | Path | None = None) -> Database:
         """The database of neighbours in a folder; that of the model's training where none is named.
 
@@ -417,9 +430,9 @@ class TextModel(nn.Module):
             ModelError: the model reads no neighbours, or nobody says where they are.
             IndexingError: none there, damaged, of another tokenizer, or of other chunks.
         """
-        settings = self.config.neighbours
+        settings = self.config.neighbours or self.prompted
         if settings is None:
-            raise ModelError("neighbours: this model reads none. Train one with augmentation=neighbours.")
+            raise ModelError("neighbours: this model reads none. Train one with augmentation=neighbours, or prompt.")
         trained = (self.info.get("config", {}).get("augmentation") or {}).get("database")
         folder = trained if path is None else path
         if folder is None:
@@ -464,13 +477,16 @@ class TextModel(nn.Module):
         """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0.
 
         With a `bank` of documents, each prompt asks it before it is read; see `amortize`. With `neighbours`, each chunk
-        of prompt and answer reads its own; see `open_neighbours`. Without, a model answers as if none were found.
-        With a `datastore`, what it finds is mixed with each token's distribution; see `open_datastore`.
+        of prompt and answer reads its own, or the prompt stands behind them; see `open_neighbours`. Without, a model
+        answers as if none were found. With a `datastore`, what it finds is mixed with each token's distribution; see
+        `open_datastore`.
         """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [
-            answer.text for answer in generate(self.model, self.tokenizer, prompts, config, bank, neighbours, datastore)
-        ]
+        placed = [self.behind(self.tokenizer.encode(one), neighbours) for one in prompts]
+        left = placed[0][1] if placed else neighbours
+        ids = [one for one, _ in placed]
+        answers = generate(self.model, self.tokenizer, ids, config, bank, left, datastore)
+        texts = [answer.text for answer in answers]
         return texts[0] if isinstance(prompt, str) else texts

@@ -28,7 +28,7 @@ from farfield.model import LanguageModel, Loss, ModelState
 from farfield.retrieval.automaton import Automaton, Steps
 from farfield.retrieval.datastore import Datastore, Neighbours
 
-__all__ = ["Key", "KnnLM", "Mixing", "keyed", "numbers"]
+__all__ = ["Key", "KnnLM", "Mixing", "check_weight", "keyed", "numbers"]
 
 Ids = npt.NDArray[np.int64]
 Key = Literal["feedforward", "output"]
@@ -44,11 +44,7 @@ class KnnLM:
         self, model: LanguageModel, store: Datastore, config: OutputConfig, automaton: Automaton | None = None
     ) -> None:
         """Raises ModelError where the weight is learned, and the model has learnt none."""
-        if config.weight == "learned" and model.mixing is None:
-            raise ModelError(
-                "augmentation.weight: learned given, but the model has learnt none. Give a share, or train one: "
-                "farfield train start=<the run> augmentation=output."
-            )
+        check_weight(model, config)
         self.model, self.store, self.config, self.automaton = model, store, config, automaton
 
     def keyed(
@@ -111,6 +107,15 @@ class KnnLM:
             return self.config.weight, self.config.temperature
         assert self.model.mixing is not None
         return self.model.mixing(keys, logits, found), self.model.mixing.temperature
+
+
+def check_weight(model: LanguageModel, config: OutputConfig) -> None:
+    """Raise ModelError where the weight is learned, and the model has learnt none."""
+    if config.weight == "learned" and model.mixing is None:
+        raise ModelError(
+            "augmentation.weight: learned given, but the model has learnt none. Give a share, or train one: "
+            "farfield train start=<the run> augmentation=output."
+        )
 
 
 class Mixing:

@@ -148,6 +148,7 @@ def _reply(
     """What the model writes behind `text`, with what it has read before."""
     if sessions is None:
         ids = [*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)]
+        ids, neighbours = model.behind(ids, neighbours)
         pieces = stream(model.model, model.tokenizer, [ids], generation, bank, neighbours, datastore)
         while True:
             try:
@@ -237,7 +238,9 @@ def _opened(settings: QuerySettings) -> Iterator[_Opened]:
         model = open_model(settings.model, settings.device, settings.remembered) if settings.model else None
         seconds = {"load model": time.perf_counter() - began} if model is not None else {}
         bank, amortized = open_bank(model, settings.documents, settings.bank)
-        neighbours, found = open_neighbours(model, settings.neighbours, settings.sessions is not None)
+        neighbours, found = open_neighbours(
+            model, settings.neighbours, settings.sessions is not None, index is not None
+        )
         datastore, opened = open_datastore(model, settings.mixed, settings.sessions is not None)
         document = None if settings.document is None else read_document(settings.document)
         sessions = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -248,6 +248,17 @@ class QuerySettings(Config):
     def mixed(self) -> OutputTraining | Literal["trained"] | None:
         """The datastore that is mixed in; trained: that of the model's training."""
         return self.augmentation if "augmentation" in self.model_fields_set else "trained"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mixes(cls, given: Any) -> Any:
+        kind = (given.get("augmentation") or {}).get("kind", "output") if isinstance(given, dict) else "output"
+        if kind != "output":
+            raise ValueError(
+                f".augmentation.kind: '{kind}' given. Here it is output or none; what a model trained with '{kind}' "
+                "reads is named by neighbours=<folder>, its training's own if not."
+            )
+        return given
 
     @field_validator("question")
     @classmethod

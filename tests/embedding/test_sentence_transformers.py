@@ -71,6 +71,12 @@ def crossing(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_model_of_embeddings_is_no_cross_encoder(minilm: Path) -> None:
+    """The library would put a head with drawn weights on it."""
+    with pytest.raises(IndexingError, match=r"^retrieval.rerank.model: '.*' is no cross-encoder: its config.json"):
+        CrossEncoder(str(minilm))
+
+
 def test_a_cross_encoder_orders_the_first_passages(crossing: Path, fill: Fill, tmp_path: Path) -> None:
     fill(None)
     question = "the leave, the coffee machine, lions and the boat"

@@ -94,10 +94,12 @@ def test_the_nearest_by_definition(store: Datastore) -> None:
 
 def test_more_than_there_are(store: Datastore) -> None:
     found = store.search(rows(2, 51)[0], 130)
-    assert found.entries.shape == (2, 130)
-    assert (found.entries[:, 126:] == -1).all()
-    assert (found.values[:, 126:] == -1).all()
-    assert np.isinf(found.distances[:, 126:]).all()
+    assert found.entries.shape == (2, 126)
+    assert np.array_equal(np.sort(found.entries), np.tile(np.arange(126), (2, 1)))
+    found = store.search(rows(2, 51)[0], 120, np.array([3, -1]))
+    assert (found.entries[0] >= 0).sum() == 66
+    assert (found.values[0, 66:] == -1).all()
+    assert np.isinf(found.distances[0, 66:]).all()
 
 
 @pytest.mark.parametrize("k", [1, 10, 100])

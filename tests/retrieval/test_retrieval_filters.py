@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from farfield.config import ConfigError
+from farfield.retrieval import IngestConfig, RetrievalConfig, ingest, open_index
 from farfield.retrieval.chunks import Chunk
 from farfield.retrieval.embedders import HashedTfIdf
 from farfield.retrieval.filters import Filter, Metadata
@@ -93,3 +95,32 @@ def test_a_passage_knows_its_page_and_its_documents_metadata(tmp_path: Path) -> 
         with writer.reading() as snapshot:
             (passage,) = snapshot.passages([1])
     assert (passage.page, passage.metadata) == (7, {"author": "Müller"})
+
+
+def test_a_passage_that_a_duplicate_is_meant_by_is_the_duplicate_s(tmp_path: Path, root: str) -> None:
+    """The same words with other white space: what is shown is the file that the filter means, and its own span."""
+    texts = {"a": "Leave is signed by the head.", "b": "Leave  is signed\n\n by the head."}
+    for name, text in texts.items():
+        line = json.dumps({"id": "leave", "text": text, "language": name})
+        (tmp_path / f"{name}.jsonl").write_text(line, encoding="utf-8")
+        ingest(IngestConfig(path=str(tmp_path / f"{name}.jsonl"), index="test", root=root))
+    with open_index(Path(root, "test")) as index:
+        cases = (({"language": "a"}, "a"), ({"language": "b"}, "b"), ({"path": "*/b.jsonl"}, "b"), ({}, "a"))
+        for where, name in cases:
+            answer = index.answer("Who signs leave?", where=where, explain=True)
+            (hit,) = answer.hits
+            assert hit.path == (tmp_path / f"{name}.jsonl").as_posix()
+            assert hit.metadata["language"] == name
+            assert hit.text == texts[name][hit.start : hit.end] == texts[name]
+            shown = {one.source for stage in answer.stages for one in stage.candidates}
+            assert shown == {hit.source}
+        answer = index.answer("Who signs leave?", where={"language": "c"})
+        assert answer.hits == []
+        assert answer.notices == ("where: the filter means no document of the index.",)
+
+
+def test_more_than_there_is_costs_no_room(tmp_path: Path, root: str) -> None:
+    (tmp_path / "a.txt").write_text("Leave is signed by the head.", encoding="utf-8")
+    ingest(IngestConfig(path=str(tmp_path / "a.txt"), index="test", root=root))
+    with open_index(Path(root, "test"), settings=RetrievalConfig(candidates=10**15)) as index:
+        assert len(index.search("leave", k=10**21)) == 1

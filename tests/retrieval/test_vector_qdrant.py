@@ -189,3 +189,14 @@ def test_without_the_client_the_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     with pytest.raises(IndexingError, match=r"pip install 'farfield\[qdrant\]'"):
         on_server(documents, root)
+
+
+def test_a_server_that_is_not_named_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Leave is signed by the head.", encoding="utf-8")
+    given = {"path": str(tmp_path / "a.txt"), "index": "test", "root": str(tmp_path)}
+    with pytest.raises(IndexingError, match=r"^vectors.kind: qdrant given without vectors.url"):
+        ingest(IngestConfig(**given, vectors=VectorConfig(kind="qdrant")))
+    assert not (tmp_path / "test").exists()
+    ingest(IngestConfig(**given))
+    with open_index(tmp_path / "test") as index:
+        assert len(index.search("leave")) == 1

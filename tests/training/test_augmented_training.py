@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_cases import TINY, numbers, run, same, settings, weights, write_text
@@ -16,6 +17,7 @@ from farfield.data import Batch
 from farfield.memory import NeighboursConfig, Passages
 from farfield.model import LanguageModel, ModelConfig
 from farfield.query import query_command
+from farfield.retrieval.neighbours import Wanted
 from farfield.settings import QuerySettings, TrainSettings
 from farfield.training.feed import shard
 from farfield.training.learner import Learner
@@ -245,3 +247,31 @@ def test_a_question_reads_neighbours_of_the_training(text: Path, tmp_path: Path)
         f"neighbours: '{tmp_path}' is no database of neighbours: it has no manifest.json. Or go on without: "
         "neighbours=none."
     )
+
+
+def test_a_prompt_stands_behind_passages_as_rows_did(text: Path, tmp_path: Path) -> None:
+    run(tmp_path, words_of(text, "augmentation.tokens=16", "training.steps=1", kind="prompt"))
+    model = farfield.load(tmp_path / "run")
+    database, trained = model.open_neighbours(), model.prompted
+    assert trained is not None
+    prompt = model.tokenizer.encode("river seven lamps")
+    ids, left = model.behind(prompt, database)
+    assert left is None
+    assert ids[-len(prompt) :] == prompt
+    (found,) = database.search([Wanted(np.array(prompt[:8], np.int64), np.array([], np.int64), None)], 2)
+    best = database.passages(found[None, :1], 12).ravel()
+    assert 12 <= len(ids) - len(prompt) <= 16
+    assert ids[: -len(prompt)][-12:] == best[best >= 0].tolist()
+    passages = model.tokenizer.decode(ids)
+    assert model.generate("river seven lamps", tokens=5, neighbours=database) == model.generate(passages, tokens=5)
+    asked = {
+        "question": "river seven lamps",
+        "model": str(tmp_path / "run"),
+        "prompt": {"prompt": "{passages}{question}"},
+    }
+    told = [
+        query_command(read(QuerySettings, {**asked, "generation": {"tokens": 5}, **more}))
+        for more in ({}, {"neighbours": "none"})
+    ]
+    assert told[0]["prompt_tokens"] > told[1]["prompt_tokens"] == len(model.tokenizer.encode("river seven lamps"))
+    assert "open neighbours" in told[0]["seconds"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,19 @@ class SentenceStates:
         )
 
 
+def _check_head(folder: Path | None, model: str) -> None:
+    """Raise IndexingError where a folder's model has no head that scores: the library would add an untrained one."""
+    try:
+        kinds = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"] if folder else []
+    except (OSError, ValueError, KeyError, TypeError):
+        kinds = []
+    if not any("SequenceClassification" in str(kind) for kind in kinds or []):
+        raise IndexingError(
+            f"retrieval.rerank.model: '{model}' is no cross-encoder: its config.json names no model for sequence "
+            "classification. With a model of embeddings use retrieval.rerank.kind=late."
+        )
+
+
 class CrossEncoder:
     """A model that reads question and passage as one text and tells how well they fit: `retrieval.rerank`."""
 
@@ -156,6 +170,7 @@ class CrossEncoder:
             IndexingError: the library or the model cannot be loaded, or it would have to be fetched or unpickled.
         """
         folder = _checked(model, online=False)
+        _check_head(folder, model)
         library = _library()
         with _told(model):
             self._model: Any = library.CrossEncoder(str(folder), **_loading(online=False))

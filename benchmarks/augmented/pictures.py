@@ -95,14 +95,14 @@ def table_output(rows: Sequence[Row]) -> Table:
 
 
 def draw_output(rows: Sequence[Row], path: Path) -> Path:
-    """Bits a token by way of reading, and of the automaton against the share of searches that it saves."""
+    """Bits a token saved by each way of reading, and of the automaton against the share of searches that it saves."""
     figure = new_figure(11.0, 4.2)
     ways, saved = figure.subplots(1, 2)
-    plain = [row for row in rows if row.least is None]
-    ways.barh([row.way for row in plain], [row.bits for row in plain], color=[f"C{n}" for n in range(len(plain))])
+    plain, told = [row for row in rows if row.least is None], rows[1:]
+    names = [row.way if row.least is None else f"{row.way}, {row.least}" for row in told]
+    ways.barh(names, [row.gain for row in told], xerr=[row.error for row in told], color="C0", capsize=3)
     ways.invert_yaxis()
-    ways.set_xlim(min(row.bits for row in rows) - 0.1, max(row.bits for row in rows) + 0.05)
-    ways.set(xlabel="bits a token")
+    ways.set(xlabel=f"bits a token saved, of {rows[0].bits:.3f} (bars: standard error over texts)")
     alone, stepped = rows[0], [row for row in rows if row.least is not None]
     every = next((row for row in plain if row.way == "fixed weight"), None)
     saved.axhline(alone.bits, color="black", linestyle="--", linewidth=1.2, label="model alone")

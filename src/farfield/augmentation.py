@@ -12,17 +12,18 @@ settings that its own class has; the others say what it is fed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from farfield.config import Config, ConfigError, IndexingError, read
 from farfield.data.found import NeighbourSource, PromptSource, Search
 from farfield.data.text import TextSource
 from farfield.memory import NeighboursConfig, OutputConfig
-from farfield.retrieval.neighbours import Database, NeighbourSettings, Texts, build, open_database
+from farfield.retrieval.neighbours import Database, NeighbourSettings, Texts, Wanted, build, open_database
 from farfield.retrieval.settings import HashedConfig
 from farfield.tokenizers import Tokenizer, fingerprint
 
@@ -80,6 +81,13 @@ class PromptTraining(SearchSettings):
         """The rows of `source` behind their passages."""
         search = Search(_opened(self, self.chunk, source), self.passages, self.chunk + self.continuation, self.overlap)
         return PromptSource(source, search, self.tokens)
+
+    def before(self, database: Database, prompt: Sequence[int]) -> list[int]:
+        """The passages that a prompt's first tokens find, as ids: the best one last, next to it, as in training."""
+        asked, nothing = np.array(prompt[: self.chunk], np.int64), np.array([], np.int64)
+        found = database.search([Wanted(asked, nothing, None)], self.passages, self.overlap)
+        ids = database.passages(found[:, ::-1], self.chunk + self.continuation).ravel()
+        return [int(one) for one in ids[ids >= 0][-self.tokens :]]
 
 
 class DatastoreSettings(Config):

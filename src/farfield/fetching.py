@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from farfield.augmentation import PromptTraining
 from farfield.config import ModelError
 from farfield.memory import NeighboursConfig, Passages
 from farfield.model import LanguageModel
 from farfield.retrieval.neighbours import Database, Wanted
 
-__all__ = ["Fetching", "before", "fetching_for"]
+__all__ = ["Fetching", "fetching_for"]
 
 NOTHING = np.array([], np.int64)
 
@@ -71,11 +70,3 @@ def fetching_for(model: LanguageModel, database: Database | None, rows: int) -> 
             f"{settings.chunk}. Open the database by model.open_neighbours."
         )
     return Fetching(database, settings, rows)
-
-
-def before(database: Database, settings: PromptTraining, prompt: Sequence[int]) -> list[int]:
-    """The passages that a prompt's first tokens find, as ids: the best one last, next to the prompt, as in training."""
-    asked = np.array(prompt[: settings.chunk], np.int64)
-    found = database.search([Wanted(asked, NOTHING, None)], settings.passages, settings.overlap)
-    ids = database.passages(found[:, ::-1], settings.chunk + settings.continuation).ravel()
-    return [int(one) for one in ids[ids >= 0][-settings.tokens :]]

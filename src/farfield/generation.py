@@ -26,7 +26,7 @@ from farfield.architectures.saved_state import load_state, save_state
 from farfield.augmentation import OutputTraining, PromptTraining, open_neighbours
 from farfield.config import Config, ModelError, read
 from farfield.datastores import open_knn
-from farfield.fetching import Fetching, before, fetching_for
+from farfield.fetching import Fetching, fetching_for
 from farfield.knn import KnnLM, Mixing
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
@@ -421,7 +421,7 @@ class TextModel(nn.Module):
         settings = self.prompted
         if neighbours is None or settings is None:
             return list(prompt), neighbours
-        return [*before(neighbours, settings, prompt), *prompt], None
+        return [*settings.before(neighbours, prompt), *prompt], None
 
     def open_neighbours(self, path: str | Path | None = None) -> Database:
         """The database of neighbours in a folder; that of the model's training where none is named.

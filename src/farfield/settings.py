@@ -249,14 +249,14 @@ class QuerySettings(Config):
         """The datastore that is mixed in; trained: that of the model's training."""
         return self.augmentation if "augmentation" in self.model_fields_set else "trained"
 
-    @model_validator(mode="before")
+    @field_validator("augmentation", mode="before")
     @classmethod
     def _mixes(cls, given: Any) -> Any:
-        kind = (given.get("augmentation") or {}).get("kind", "output") if isinstance(given, dict) else "output"
+        kind = given.get("kind", "output") if isinstance(given, dict) else "output"
         if kind != "output":
             raise ValueError(
-                f".augmentation.kind: '{kind}' given. Here it is output or none; what a model trained with '{kind}' "
-                "reads is named by neighbours=<folder>, its training's own if not."
+                f".kind: '{kind}' given. Here it is output or none; what a model trained with '{kind}' reads is named "
+                "by neighbours=<folder>, its training's own if not."
             )
         return given
 

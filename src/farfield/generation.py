@@ -462,7 +462,7 @@ class TextModel(nn.Module):
 
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str | Sequence[int]],
         tokens: int = 64,
         *,
         temperature: float = 0.0,
@@ -484,7 +484,8 @@ class TextModel(nn.Module):
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
         config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        placed = [self.behind(self.tokenizer.encode(one), neighbours) for one in prompts]
+        encode = self.tokenizer.encode
+        placed = [self.behind(encode(one) if isinstance(one, str) else one, neighbours) for one in prompts]
         left = placed[0][1] if placed else neighbours
         ids = [one for one, _ in placed]
         answers = generate(self.model, self.tokenizer, ids, config, bank, left, datastore)

@@ -63,12 +63,13 @@ def _rows(given: argparse.Namespace) -> Iterator[Row]:
             for name in names:
                 folder = folders[METHODS[name].embedder]
                 yield measured(collection, name, folder)
-                yield timed(collection, name, folder)
+                if not given.rankings:
+                    yield timed(collection, name, folder)
                 bar.step(note=f"{collection.name}, {name}")
             for kind, folder in folders.items():
                 for weight in given.weights:
                     yield measured(collection, FUSED[kind], folder, weight)
-    if given.squad is not None:
+    if given.squad is not None and not given.rankings:
         halved = squad(given.squad, given.out / "documents" / "halved.jsonl", skip=1)
         for name in (name for name in REFUSING if name in names):
             yield from refused(halved, name, _folder(given, halved, METHODS[name].embedder), SHARES)
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="a folder of sentence-transformers; none: what needs no model")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
     parser.add_argument("--questions", type=int, metavar="N", help="of each collection, evenly spread; default: all")
+    parser.add_argument("--rankings", action="store_true", help="neither what a query takes nor what has no answer")
     parser.add_argument("--weights", type=float, nargs="*", default=[], help="of the dense list, to be compared")
     parser.add_argument("--size", type=int, default=WHOLE, help="characters of a chunk; default: whole documents")
     parser.add_argument("--out", type=Path, default=Path("results/retrieval_quality"), help="where indexes go")

@@ -110,7 +110,7 @@ class Datastore:
         while True:
             barred = (found >= 0) & (self.documents(found) == without[:, None])
             short = ((found >= 0) & ~barred).sum(1) < np.minimum(k, self._others(without))
-            if not short.any():
+            if not short.any() or fetched >= len(self):  # an index of lists may know of no more
                 return self._measured(asked, np.where(barred, -1, found), k)
             fetched = min(4 * fetched, len(self))
             found = self._find(asked, fetched)
@@ -157,7 +157,7 @@ class DatastoreWriter:
             writer.finish(derive)
 
     Raises:
-        IndexingError: the folder cannot be written to, or another process builds there.
+        IndexingError: the folder cannot be written to. One process at a time may build: nothing holds others off.
     """
 
     def __init__(self, folder: Path, maker: str, source: str, dimension: int) -> None:
@@ -235,6 +235,9 @@ class DatastoreWriter:
         except (OSError, ValueError):
             said = {}
         same = {key: said.get(key) for key in self._marks()} == self._marks()
+        if not same:  # what another build has left
+            shutil.rmtree(self.place)
+            self.place.mkdir()
         self._bounds = said["bounds"] if same else [0]
         self._open = self._bounds[-1]
         self._keys, self._values = ((self.place / name).open("r+b" if same else "w+b") for name in (KEYS, VALUES))
@@ -277,10 +280,15 @@ def open_datastore(folder: Path, maker: str, index: Callable[[Path], Finder], ve
     if facts.version != VERSION:
         raise IndexingError(f"datastore: '{folder}' is of version {facts.version}; this one reads {VERSION}.")
     for name, expected in facts.sums.items():
-        whole = (folder / KEYS).stat().st_size == 2 * facts.entries * facts.dimension if name == KEYS else None
-        if whole is False or ((whole is None or verify) and checksum(folder / name) != expected):
+        if name == KEYS and not _is_of_size(folder / name, 2 * facts.entries * facts.dimension):
+            raise _damaged(folder, name)
+        if (verify or name != KEYS) and checksum(folder / name) != expected:
             raise _damaged(folder, name)
     return Datastore(folder, facts, index(folder))
+
+
+def _is_of_size(file: Path, size: int) -> bool:
+    return file.is_file() and file.stat().st_size == size
 
 
 def checksum(file: Path) -> str:

@@ -130,6 +130,32 @@ def test_keys_cut_short_are_found_at_once(store: Datastore, tmp_path: Path) -> N
         open_datastore(tmp_path / "store", "model", exact)
 
 
+@pytest.mark.parametrize("name", ["values.u32", "bounds.npy", "keys.f16"])
+def test_a_file_that_is_gone_is_told(store: Datastore, tmp_path: Path, name: str) -> None:
+    (tmp_path / "store" / name).unlink()
+    with pytest.raises(IndexingError, match=rf"^datastore: {name} in '.*' is missing or damaged"):
+        open_datastore(tmp_path / "store", "model", exact)
+
+
+def test_an_index_that_knows_of_few_ends_the_search(store: Datastore, tmp_path: Path) -> None:
+    def few(folder: Path):
+        whole = exact(folder)
+        return lambda questions, k: np.where(np.arange(k) < 3, whole(questions, k), -1)
+
+    approximate = open_datastore(tmp_path / "store", "model", few)
+    found = approximate.search(rows(2, 55)[0], 10, np.array([3, -1]))
+    assert ((found.entries >= 0).sum(1) <= 3).all()
+    assert (approximate.documents(found.entries[0][found.entries[0] >= 0]) != 3).all()
+
+
+def test_what_another_build_left_is_swept_away(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "store", stop=2)
+    (tmp_path / ".store.building" / "keys.flat").write_text("of other keys")
+    write(tmp_path / "store", documents=((7, 1),), source="other")
+    assert not (tmp_path / "store" / "keys.flat").exists()
+
+
 def test_another_model_and_none(store: Datastore, tmp_path: Path) -> None:
     with pytest.raises(IndexingError, match="is of another model"):
         open_datastore(tmp_path / "store", "other", exact)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from farfield.benchmarks.results import Answers, Result
+from farfield.benchmarks.results import Answers, Cell, Result
 
 __all__ = ["Grid", "Rate", "grids", "short", "wilson"]
 
@@ -75,12 +75,16 @@ def grids(result: Result) -> list[Grid]:
             task=task,
             lengths=tuple(result.head["lengths"]),
             depths=tuple(result.head["depths"]),
-            cells={(cell.length, cell.depth): got for cell, got in result.cells.items() if cell.task == task},
-            skipped={(cell.length, cell.depth): why for cell, why in result.skipped.items() if cell.task == task},
+            cells={(cell.length, cell.depth): got for cell, got in result.cells.items() if _in_grid(cell, task)},
+            skipped={(cell.length, cell.depth): why for cell, why in result.skipped.items() if _in_grid(cell, task)},
             trained=trained if isinstance(trained, int) else None,
         )
         for task in result.head["tasks"]
     ]
+
+
+def _in_grid(cell: Cell, task: str) -> bool:
+    return cell.task == task and cell.condition == "full"
 
 
 def short(length: int) -> str:

@@ -6,7 +6,7 @@ Shapes: B batch, T time, N candidates.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from farfield.benchmarks.subjects import Capability, Prefilled
+from farfield.benchmarks.subjects import Capability, Prefilled, Reading, Written
+from farfield.benchmarks.tasks.sample import Ids
 from farfield.generation import Decoding, GenerationConfig, TextModel
 from farfield.model import ModelState
 from farfield.tokenizers import Tokenizer
@@ -49,7 +50,7 @@ class ModelSubject:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset(("prefill", "generate", "score"))
+        return frozenset(("state", "generate", "score", "read"))
 
     def describe(self) -> Mapping[str, object]:
         """Architecture, memory, sizes, the training length where it is known, and a fingerprint of the weights."""
@@ -87,7 +88,7 @@ class ModelSubject:
             hidden, state = self.model.hidden(ids[:, first : first + PIECE], state)
         return _Known(state, self.model.head(hidden[:, -1]))
 
-    def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> list[list[int]]:
+    def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         assert isinstance(prefilled, _Known)
         config = GenerationConfig(tokens=budget)
         decoding = Decoding(self.model.model, prefilled.logits, prefilled.state, config)
@@ -100,7 +101,7 @@ class ModelSubject:
             if len(ended) == len(chosen) or step == budget - 1:
                 break
             decoding.advance(ended)
-        return found
+        return Written(found, [0] * len(found))
 
     def _ended(self, ids: list[int], stop: tuple[str, ...]) -> bool:
         if ids[-1] == self.tokenizer.end:
@@ -112,3 +113,43 @@ class ModelSubject:
         ids = torch.as_tensor(np.asarray(candidates, dtype=np.int64), device=prefilled.logits.device)
         found: NDArray[np.floating] = prefilled.logits.float().log_softmax(-1).gather(1, ids).cpu().numpy()
         return found
+
+    def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
+        assert isinstance(prefilled, _Known)
+        found = [np.empty(len(row)) for row in choices]
+        for at, row in enumerate(choices):
+            known = _Known(
+                prefilled.state.select(torch.tensor([at], device=prefilled.logits.device)),
+                prefilled.logits[at : at + 1],
+            )
+            for number, choice in enumerate(row):
+                first = float(self.score(known, choice[None, :1].astype(np.int64))[0, 0])
+                rest = 0.0
+                if len(choice) > 1:
+                    tokens, targets = choice[None, :-1].astype(np.int64), choice[None, 1:].astype(np.int64)
+                    rest = float(self.read(tokens, targets, known).logprobs.sum())
+                found[at][number] = first + rest
+        return found
+
+    @torch.no_grad()
+    def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
+        assert after is None or isinstance(after, _Known)
+        ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
+        wanted = torch.as_tensor(np.asarray(targets, dtype=np.int64), device=self.model.device)
+        state = after.state if after is not None else self.model.start(ids.shape[0])
+        likely, logprobs, last = [], [], torch.empty(0)
+        for first in range(0, ids.shape[1], PIECE):
+            hidden, state = self.model.hidden(ids[:, first : first + PIECE], state)
+            logits = self.model.head(hidden)
+            aim = wanted[:, first : first + PIECE]
+            chosen = logits.log_softmax(-1).gather(-1, aim.clamp(min=0)[..., None])[..., 0]
+            logprobs.append(torch.where(aim < 0, 0.0, chosen.double()).cpu())
+            likely.append(logits.argmax(-1).cpu())
+            last = logits[:, -1]
+        return Reading(_Known(state, last), torch.cat(likely, 1).numpy(), torch.cat(logprobs, 1).numpy())
+
+    def without_memory(self) -> ModelSubject:
+        raise NotImplementedError
+
+    def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
+        raise NotImplementedError

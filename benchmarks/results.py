@@ -2,7 +2,8 @@
 
     {"record": "head", ...}       settings, model, seed, commit, machine, versions
     {"record": "part", ...}       the first samples of a cell that is evaluated in several batches
-    {"record": "cell", ...}       a finished cell
+    {"record": "cell", ...}       a finished cell of questions
+    {"record": "measured", ...}   a finished cell of a suite that measures: perplexity, speed, retrieval
     {"record": "skip", ...}       a cell that the model cannot do, with the reason
     {"record": "resumed", ...}    commit, machine and versions of a later run that went on
 
@@ -20,45 +21,62 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from farfield.benchmarks.tasks.sample import Condition
 from farfield.config import DataError
 
-__all__ = ["FORMAT", "Answers", "Cell", "Result", "ResultFile", "identity", "read_result"]
+__all__ = ["FORMAT", "Answers", "Cell", "Curve", "Measured", "Result", "ResultFile", "identity", "read_result"]
 
-FORMAT = 1
+FORMAT = 2
 IDENTITY = {"format": "another version", "settings_hash": "other settings", "model_hash": "another model"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One square of the grid. `depth` is the nominal one, None where a task has none."""
+    """One square of the grid. `depth` is the nominal one, None where a task has none or in a control."""
 
     task: str
     length: int
-    depth: float | None
+    depth: float | None = None
+    condition: Condition = "full"
 
 
 @dataclass(frozen=True)
 class Answers:
     """What the samples of the indices `first` to `first + count - 1` of one cell gave. Lists have an entry a sample.
 
+    scoring:    how they were judged
+    lengths:    of the samples, with the room for their answers, in tokens
     depths:     real depths of the gold
     logprobs:   log-probabilities of the gold in nats, where candidates are compared; else empty
-    length:     the longest sample, with the room for its answer, in tokens
+    excerpts:   of samples that were not answered in full, the prompt around the gold and its end; else ""
+    ties:       steps of greedy generation at which the two likeliest ids were equal but for rounding
+    unfilled:   why a sample fills less than 98 % of its length; "" if all do
+    capped:     whether the cell was closed before all of its samples, because its time was over
     prefilled:  tokens that were prefilled for these samples and not for earlier cells already
     naive:      tokens of their prompts
     """
 
     first: int
     count: int
+    scoring: str
     scores: list[float]
+    lengths: list[int]
     depths: list[list[float]]
     outputs: list[str]
     answers: list[str]
     logprobs: list[float]
-    length: int
+    excerpts: list[str]
+    ties: int
+    unfilled: str
+    capped: bool
     prefilled: int
     naive: int
     seconds: float
+
+    @property
+    def length(self) -> int:
+        """Of the longest sample."""
+        return max(self.lengths)
 
     @property
     def hits(self) -> int:
@@ -75,16 +93,55 @@ class Answers:
         return Answers(
             first=self.first,
             count=self.count + later.count,
+            scoring=self.scoring,
             scores=self.scores + later.scores,
+            lengths=self.lengths + later.lengths,
             depths=self.depths + later.depths,
             outputs=self.outputs + later.outputs,
             answers=self.answers + later.answers,
             logprobs=self.logprobs + later.logprobs,
-            length=max(self.length, later.length),
+            excerpts=self.excerpts + later.excerpts,
+            ties=self.ties + later.ties,
+            unfilled=self.unfilled or later.unfilled,
+            capped=self.capped or later.capped,
             prefilled=self.prefilled + later.prefilled,
             naive=self.naive + later.naive,
             seconds=self.seconds + later.seconds,
         )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Numbers against numbers, with half of their 95 % intervals where these are known."""
+
+    x: list[float]
+    y: list[float]
+    half: list[float] = field(default_factory=list)
+    x_name: str = ""
+    y_name: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a cell of a measuring suite gave.
+
+    values:  numbers by name: {"bits_per_byte": 1.93, ...}; the first is shown where there is room for one
+    half:    half of the 95 % interval of those of `values` that have one
+    units:   of the values that have one: {"prefill": "tokens/s"}
+    each:    the first value of each document, question or repeat, for paired comparisons
+    curves:  pictures' worth of numbers by name
+    notes:   what a reader should know, one sentence each
+    """
+
+    values: dict[str, float]
+    half: dict[str, float] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    each: list[float] = field(default_factory=list)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    prefilled: int = 0
+    naive: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -95,6 +152,7 @@ class Result:
     head: dict[str, Any]
     cells: dict[Cell, Answers] = field(default_factory=dict)
     parts: dict[Cell, Answers] = field(default_factory=dict)
+    measured: dict[Cell, Measured] = field(default_factory=dict)
     skipped: dict[Cell, str] = field(default_factory=dict)
     resumed: list[dict[str, Any]] = field(default_factory=list)
 
@@ -102,12 +160,21 @@ class Result:
     def name(self) -> str:
         return str(self.head["model"]["name"])
 
+    @property
+    def done(self) -> int:
+        """Cells that need not be evaluated any more."""
+        return len(self.cells) + len(self.measured) + len(self.skipped)
+
+    def has(self, cell: Cell) -> bool:
+        """Whether `cell` need not be evaluated any more."""
+        return cell in self.cells or cell in self.measured or cell in self.skipped
+
     def add(self, record: Mapping[str, Any]) -> None:
         """Takes in any record but the head."""
         if record["record"] == "resumed":
             self.resumed.append(dict(record["provenance"]))
             return
-        cell = Cell(record["task"], record["grid_length"], record["grid_depth"])
+        cell = Cell(record["task"], record["grid_length"], record["grid_depth"], record["condition"])
         match record["record"]:
             case "cell":
                 self.cells[cell] = _answers(record)
@@ -115,6 +182,8 @@ class Result:
             case "part":
                 part = _answers(record)
                 self.parts[cell] = self.parts[cell].then(part) if part.first else part
+            case "measured":
+                self.measured[cell] = _measured(record)
             case "skip":
                 self.skipped[cell] = record["reason"]
             case other:
@@ -142,7 +211,12 @@ class ResultFile:
 
     def add(self, kind: str, cell: Cell, content: Mapping[str, Any]) -> None:
         """Writes a record about `cell` and takes it into `result`."""
-        place = {"task": cell.task, "grid_length": cell.length, "grid_depth": cell.depth}
+        place = {
+            "task": cell.task,
+            "grid_length": cell.length,
+            "grid_depth": cell.depth,
+            "condition": cell.condition,
+        }
         record = {"record": kind, **place, **content}
         self._append(record)
         self.result.add(record)
@@ -187,6 +261,11 @@ def identity(value: object) -> str:
 
 def _answers(record: Mapping[str, Any]) -> Answers:
     return Answers(**{name: record[name] for name in Answers.__dataclass_fields__})
+
+
+def _measured(record: Mapping[str, Any]) -> Measured:
+    fields = {name: record[name] for name in Measured.__dataclass_fields__}
+    return Measured(**{**fields, "curves": {name: Curve(**curve) for name, curve in record["curves"].items()}})
 
 
 def _mend(path: Path) -> dict[str, Any] | None:

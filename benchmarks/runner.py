@@ -2,41 +2,40 @@
 
     outcome = evaluate(NeedleSuite(), subject, Path("results/retnet"))      # writes results/retnet/needle.jsonl
 
-Rows of the grid (one task, one length) are worked off one after the other. The samples of a row go through the model in
-batches, and the prompts of one batch at all depths share the prefill of what they have in common. Each finished cell is
-written at once; the same call goes on where a stopped one ended.
+Rows of the grid (one task, one length) are worked off one after the other: the cells of all depths, then the controls.
+The samples of a row go through the model in batches (`farfield.benchmarks.asking`), and the prompts of one batch at all
+depths share the prefill of what they have in common. Each finished cell is written at once; the same call goes on where
+a stopped one ended.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from farfield.benchmarks.prefixes import walk
+from farfield.benchmarks.asking import Batch, Lacking, needed
 from farfield.benchmarks.provenance import provenance
 from farfield.benchmarks.results import FORMAT, Answers, Cell, ResultFile, identity, record_of
-from farfield.benchmarks.settings import Scoring, Suite
-from farfield.benchmarks.subjects import Capability, Prefilled, Subject
-from farfield.benchmarks.tasks.sample import Sample, Task
+from farfield.benchmarks.subjects import Capability, Subject
+from farfield.benchmarks.suites.suite import AskedSuite, MeasuredSuite
+from farfield.benchmarks.tasks.sample import Scoring, Task, TooShortError
 from farfield.progress import Bar
 
 __all__ = ["Outcome", "RowCount", "evaluate"]
 
-NEEDED: dict[Scoring, frozenset[Capability]] = {
-    "generate": frozenset({"prefill", "generate"}),
-    "likelihood": frozenset({"prefill", "score"}),
-}
 # These settings say how fast, not what: a run can be resumed with others.
-SPEED = ("batch", "batch_tokens")
-UNLIKELY = -1e9  # the log-probability that is written for zero, which JSON cannot hold
+SPEED = ("batch", "batch_tokens", "cell_seconds")
+
+WORDS: dict[Capability, str] = {
+    "state": "keeps a state",
+    "generate": "writes",
+    "score": "tells how likely a continuation is",
+    "read": "tells what is likely at every position",
+    "memory": "has an external memory",
+}
 
 
 @dataclass(frozen=True)
@@ -67,64 +66,138 @@ class Outcome:
         return sum(row.naive for row in self.rows)
 
 
-def evaluate(suite: Suite, subject: Subject, folder: Path) -> Outcome:
+def evaluate(suite: AskedSuite | MeasuredSuite, subject: Subject, folder: Path) -> Outcome:
     """Evaluates what is not yet in `folder/<suite>.jsonl`.
 
     Raises:
         ConfigError, DataError: the suite does not fit the model or itself; nothing has been evaluated then.
         KeyboardInterrupt: after a line on standard error that says how to go on.
     """
-    tasks = suite.tasks(subject.tokenizer)
-    for task in tasks:
-        for length in suite.lengths:
-            task.check(suite.seed, length, suite.samples, suite.split)
-    grid = [(task, length) for task in tasks for length in suite.lengths]
-    file = ResultFile(folder / f"{suite.kind}.jsonl", _head(suite, subject, tasks))
+    work = _Questions(suite, subject) if isinstance(suite, AskedSuite) else _Measures(suite, subject)
+    file = ResultFile(folder / f"{suite.name}.jsonl", work.head())
     if file.aside:
         _say(f"{file.path} was made with {file.why}: it is kept as {file.aside}.")
-    total, result = len(grid) * len(suite.places()), file.result
-    done = len(result.cells) + len(result.skipped)
+    result = file.result
     try:
-        with Bar(suite.kind, total=total, unit="cells", done=done) as bar:
-            for task, length in grid:
-                _Row(suite, subject, file, bar, task, length).run()
+        with Bar(suite.name, total=len(work.cells), unit="cells", done=result.done) as bar:
+            work.run(file, bar)
     except KeyboardInterrupt:
-        done = len(result.cells) + len(result.skipped)
-        _say(f"stopped: {done} of {total} cells are in {file.path}. The same command goes on from there.")
+        some = f"{result.done} of {len(work.cells)} cells"
+        _say(f"stopped: {some} are in {file.path}. The same command goes on from there.")
         raise
-    return Outcome(file.path, len(result.cells), len(result.skipped), tuple(_counts(file, grid)))
+    done = len(result.cells) + len(result.measured)
+    return Outcome(file.path, done, len(result.skipped), tuple(_counts(file)))
+
+
+class _Questions:
+    """The cells of a suite that asks."""
+
+    def __init__(self, suite: AskedSuite, subject: Subject) -> None:
+        self.suite, self.subject, self.tasks = suite, subject, suite.tasks(subject.tokenizer)
+        self.short: dict[tuple[str, int], TooShortError] = {}
+        for task in self.tasks:
+            for length in suite.lengths:
+                try:
+                    task.check(suite.seed, length, suite.samples, suite.split)
+                except TooShortError as error:
+                    self.short[task.name, length] = error
+        if len(self.short) == len(self.tasks) * len(suite.lengths):
+            raise next(iter(self.short.values()))
+        self.rows = [(task, length, self._cells(task, length)) for task in self.tasks for length in suite.lengths]
+        self.cells = [cell for *_, cells in self.rows for cell in cells]
+
+    def _cells(self, task: Task, length: int) -> list[Cell]:
+        grid = [Cell(task.name, length, depth) for depth in (self.suite.places() if task.placed else (None,))]
+        return grid + [Cell(task.name, length, None, condition) for condition in self.suite.conditions]
+
+    def head(self) -> dict[str, Any]:
+        scorings = {task.name: scoring_of(self.suite, task) for task in self.tasks}
+        tasks = {
+            task.name: {
+                "fingerprint": task.fingerprint,
+                "metric": task.metric,
+                "labels": dict(task.labels),
+                "placed": task.placed,
+                "scoring": scorings[task.name],
+            }
+            for task in self.tasks
+        }
+        return _head(self.suite, self.subject, tasks) | {"depths": list(self.suite.places())}
+
+    def run(self, file: ResultFile, bar: Bar) -> None:
+        for task, length, cells in self.rows:
+            left = [cell for cell in cells if not file.result.has(cell)]
+            if (task.name, length) in self.short:
+                _skip(file, bar, left, str(self.short[task.name, length]))
+                continue
+            row = _Row(self.suite, self.subject, file, bar, task)
+            for condition in dict.fromkeys(cell.condition for cell in left):
+                row.run([cell for cell in left if cell.condition == condition])
+
+
+class _Measures:
+    """The cells of a suite that measures."""
+
+    def __init__(self, suite: MeasuredSuite, subject: Subject) -> None:
+        self.suite, self.subject = suite, subject
+        self.needs = dict(suite.cells(subject))
+        self.cells = list(self.needs)
+
+    def head(self) -> dict[str, Any]:
+        tasks = {
+            name: {"fingerprint": self.suite.fingerprint, "metric": "", "labels": dict(labels), "placed": False}
+            for name, labels in self.suite.labels().items()
+        }
+        return _head(self.suite, self.subject, tasks) | {"depths": [None]}
+
+    def run(self, file: ResultFile, bar: Bar) -> None:
+        for cell in self.cells:
+            if file.result.has(cell):
+                continue
+            missing = self.needs[cell] - self.subject.capabilities
+            if missing:
+                _skip(file, bar, [cell], _lacking(missing))
+                continue
+            try:
+                measured = self.suite.measure(self.subject, cell)
+            except Lacking as reason:
+                _skip(file, bar, [cell], str(reason))
+                continue
+            file.add("measured", cell, asdict(measured))
+            name, value = next(iter(measured.values.items()))
+            bar.step(note=f"{cell.task} {cell.length} tokens: {name} {value:.4g}")
 
 
 @dataclass
 class _Row:
     """The cells of one task and length."""
 
-    suite: Suite
+    suite: AskedSuite
     subject: Subject
     file: ResultFile
     bar: Bar
     task: Task
-    length: int
 
-    def run(self) -> None:
-        result = self.file.result
-        cells = [Cell(self.task.name, self.length, depth) for depth in self.suite.places()]
-        cells = [cell for cell in cells if cell not in result.cells and cell not in result.skipped]
-        missing = NEEDED[self.suite.scoring] - self.subject.capabilities
+    def run(self, cells: list[Cell]) -> None:
+        """Cells of one condition, at all depths together."""
+        length, condition = cells[0].length, cells[0].condition
+        scoring = scoring_of(self.suite, self.task)
+        missing = needed(scoring, condition) - self.subject.capabilities
         if missing:
-            reason = f"scoring={self.suite.scoring} needs a model that can {' and '.join(sorted(missing))}"
-            for cell in cells:
-                self.file.add("skip", cell, {"reason": reason})
-                self.bar.step(note=reason)
+            _skip(self.file, self.bar, cells, _lacking(missing))
             return
-        rows = max(1, min(self.suite.batch, self.suite.batch_tokens // self.length))
+        rows = max(1, min(self.suite.batch, self.suite.batch_tokens // length))
         # Cells of a stopped run may be behind others: those behind go first, until all have caught up.
         while cells:
             reached = {cell: self._reached(cell) for cell in cells}
             first = min(reached.values())
             end = min([first + rows, self.suite.samples, *(at for at in reached.values() if at > first)])
-            _Batch(self, [cell for cell in cells if reached[cell] == first], first, end - first).run()
-            cells = [cell for cell in cells if cell not in result.cells]
+            due = [cell for cell in cells if reached[cell] == first]
+            try:
+                Batch(self.suite, self.subject, self.task, scoring, due, first, end - first).run(self.take)
+            except Lacking as reason:
+                _skip(self.file, self.bar, due, str(reason))
+            cells = [cell for cell in cells if not self.file.result.has(cell)]
 
     def _reached(self, cell: Cell) -> int:
         """The first index of `cell` that has not been evaluated."""
@@ -138,142 +211,55 @@ class _Row:
         if whole.count < self.suite.samples:
             self.file.add("part", cell, record_of(answers))
             return
-        state = {"state_bytes": self.subject.state_bytes(self.length), "suite": self.suite.kind}
+        state = {"state_bytes": self.subject.state_bytes(cell.length), "suite": self.suite.name}
         self.file.add(
             "cell", cell, {**record_of(whole), **state, "settings_hash": self.file.result.head["settings_hash"]}
         )
         rate = f"{answers.prefilled / max(answers.seconds, 1e-9):.3g} tokens/s"
         depth = "" if cell.depth is None else f" depth {cell.depth:.2f}"
-        self.bar.step(note=f"{self.length} tokens{depth}: {whole.score:.0%}, {rate}")
+        condition = "" if cell.condition == "full" else f" {cell.condition}"
+        self.bar.step(note=f"{self.task.name} {cell.length} tokens{depth}{condition}: {whole.score:.0%}, {rate}")
 
 
-class _Batch:
-    """The samples of the indices `first` to `first + count - 1` in some cells of a row."""
-
-    def __init__(self, row: _Row, cells: Sequence[Cell], first: int, count: int) -> None:
-        self.row, self.first, self.count = row, first, count
-        suite, task = row.suite, row.task
-        self.samples: dict[Cell, list[Sample]] = {
-            cell: task.generate(suite.seed, cell.length, count, suite.split, depth=cell.depth, first=first)
-            for cell in cells
-        }
-        self.judged: dict[Cell, dict[int, _Judged]] = {cell: {} for cell in cells}
-        self.fresh = dict.fromkeys(cells, 0)
-        self.seconds = dict.fromkeys(cells, 0.0)
-        self.clock = time.perf_counter()
-
-    def run(self) -> None:
-        for members in self._aligned():
-            prompts = [np.stack([self.samples[cell][at].prompt for at in places]) for cell, places in members]
-            walk(self.row.subject, prompts, partial(self._leaf, members))
-
-    def _aligned(self) -> Iterator[list[tuple[Cell, list[int]]]]:
-        """Groups of members that go through the model side by side.
-
-        A member is a cell and the places of some of its samples, one an index: the rows of one batch. The indices of a
-        group have prompts of the same length in each of its members.
-        """
-        each = len(next(iter(self.samples.values()))) // self.count
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index in range(self.count):
-            mine = slice(index * each, (index + 1) * each)
-            signature = tuple(len(sample.prompt) for samples in self.samples.values() for sample in samples[mine])
-            groups.setdefault(signature, []).append(index)
-        for rows in groups.values():
-            yield [(cell, [row * each + asked for row in rows]) for cell in self.samples for asked in range(each)]
-
-    def _leaf(self, members: Sequence[tuple[Cell, list[int]]], index: int, known: Prefilled, fresh: int) -> None:
-        """Asks for the answers of a member, and hands those of its cell on when they are the last."""
-        cell, places = members[index]
-        samples, judged = self.samples[cell], self.judged[cell]
-        judge = _generated if self.row.suite.scoring == "generate" else _chosen
-        answers = judge(self.row.subject, self.row.task, [samples[at] for at in places], known)
-        judged.update(zip(places, answers, strict=True))
-        now = time.perf_counter()
-        self.seconds[cell] += now - self.clock
-        self.fresh[cell] += fresh
-        self.clock = now
-        if len(judged) == len(samples):
-            self.row.take(cell, self._answers(cell))
-
-    def _answers(self, cell: Cell) -> Answers:
-        samples = self.samples[cell]
-        judged = [self.judged[cell][at] for at in range(len(samples))]
-        decode = self.row.subject.tokenizer.decode
-        return Answers(
-            first=self.first,
-            count=self.count,
-            scores=[answer.score for answer in judged],
-            depths=[list(sample.depths) for sample in samples],
-            outputs=[decode(answer.output) for answer in judged],
-            answers=[", ".join(sample.text_answers) or decode(sample.answer.tolist()) for sample in samples],
-            logprobs=[answer.logprob for answer in judged if answer.logprob is not None],
-            length=max(sample.length for sample in samples),
-            prefilled=self.fresh[cell],
-            naive=sum(len(sample.prompt) for sample in samples),
-            seconds=round(self.seconds[cell], 6),
-        )
+def scoring_of(suite: AskedSuite, task: Task) -> Scoring:
+    """How a task of a suite is judged: as asked for, or in its usual way."""
+    return suite.scoring if suite.scoring in task.scorings and suite.scoring is not None else task.scorings[0]
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """One sample's score, what the model answered, and how likely it held the gold, in nats."""
-
-    score: float
-    output: list[int]
-    logprob: float | None = None
+def _skip(file: ResultFile, bar: Bar, cells: Sequence[Cell], reason: str) -> None:
+    for cell in cells:
+        file.add("skip", cell, {"reason": reason})
+        bar.step(note=reason)
 
 
-def _generated(subject: Subject, task: Task, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:
-    """The model writes; the task judges."""
-    written = subject.generate(known, max(sample.budget for sample in samples), task.stop)
-    outputs = [list(ids[: sample.budget]) for sample, ids in zip(samples, written, strict=True)]
-    return [_Judged(score, ids) for score, ids in zip(task.score(samples, outputs), outputs, strict=True)]
+def _lacking(missing: frozenset[Capability]) -> str:
+    return "needs a model that " + " and ".join(WORDS[capability] for capability in sorted(missing))
 
 
-def _chosen(subject: Subject, task: Task, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:
-    """The model's most likely candidate is its answer."""
-    candidates: NDArray[np.int64] = np.stack([_candidates(sample) for sample in samples])
-    logprobs = np.nan_to_num(subject.score(known, candidates), nan=UNLIKELY, neginf=UNLIKELY)
-    outputs = [[int(row[best])] for row, best in zip(candidates, logprobs.argmax(axis=1), strict=True)]
-    gold = [
-        float(row[ids == sample.answer[0]][0]) for sample, ids, row in zip(samples, candidates, logprobs, strict=True)
-    ]
-    scores = task.score(samples, outputs)
-    return [_Judged(*judged) for judged in zip(scores, outputs, gold, strict=True)]
-
-
-def _candidates(sample: Sample) -> NDArray[np.int64]:
-    assert sample.candidates is not None, "a suite that allows scoring=likelihood has candidates"
-    return sample.candidates.astype(np.int64)
-
-
-def _head(suite: Suite, subject: Subject, tasks: Sequence[Task]) -> dict[str, Any]:
+def _head(suite: AskedSuite | MeasuredSuite, subject: Subject, tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     settings = suite.mapping()
     asked = {name: value for name, value in settings.items() if name not in SPEED}
-    fingerprints = {task.name: task.fingerprint for task in tasks}
+    fingerprints = {name: task["fingerprint"] for name, task in tasks.items()}
     model = {**subject.describe(), "name": subject.name, "capabilities": sorted(subject.capabilities)}
     return {
         "format": FORMAT,
-        "suite": suite.kind,
+        "suite": suite.name,
         "settings": settings,
         "settings_hash": identity([asked, fingerprints]),
-        "tasks": fingerprints,
+        "tasks": tasks,
         "model": model,
         "model_hash": identity(model),
         "seed": suite.seed,
         "lengths": list(suite.lengths),
-        "depths": list(suite.places()),
         "provenance": provenance(),
     }
 
 
-def _counts(file: ResultFile, grid: Sequence[tuple[Task, int]]) -> Iterator[RowCount]:
-    for task, length in grid:
-        row = [
-            answers for cell, answers in file.result.cells.items() if (cell.task, cell.length) == (task.name, length)
-        ]
-        yield RowCount(task.name, length, sum(cell.prefilled for cell in row), sum(cell.naive for cell in row))
+def _counts(file: ResultFile) -> Iterator[RowCount]:
+    cells = file.result.cells
+    for task, length in dict.fromkeys((cell.task, cell.length) for cell in cells):
+        row = [answers for cell, answers in cells.items() if (cell.task, cell.length) == (task, length)]
+        yield RowCount(task, length, sum(cell.prefilled for cell in row), sum(cell.naive for cell in row))
 
 
 def _say(line: str) -> None:

@@ -1,28 +1,59 @@
-"""How the runner sees a model: any model, through five methods.
+"""How the runner sees a model: any model, through one narrow interface.
 
 state = subject.prefill(haystack)                       # (batch, time) ids
 one = subject.prefill(question_one, state)              # a state is a value: both go on from the same haystack
 two = subject.prefill(question_two, state)
 subject.generate(one, budget=8)                         # greedy, one list of ids for each row
 subject.score(two, candidates)                          # log-probabilities of single next ids
+subject.choose(two, choices)                            # log-probabilities of continuations of any length
+subject.read(tokens, targets)                           # what would come next at every position
+
+What a subject cannot do is missing in its capabilities: cells that need it are skipped with the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.tasks.sample import Tokenizer
+from farfield.benchmarks.tasks.sample import Ids, Tokenizer
 
-__all__ = ["Capability", "Prefilled", "Subject"]
+__all__ = ["Capability", "Prefilled", "Reading", "Subject", "Written"]
 
-Capability = Literal["prefill", "generate", "score"]
+# state     what was prefilled is kept, so that common beginnings are read once and long texts go in in pieces
+# generate  it writes
+# score     it says how likely a continuation is
+# read      it says what is likely at every position of a text
+# memory    it has an external memory, which can be switched off and shuffled
+Capability = Literal["state", "generate", "score", "read", "memory"]
 
 # What a subject knows after some tokens: its state and its last logits. Only the subject looks inside.
 Prefilled = object
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was generated: ids a row, and how often a row's two likeliest ids were equal but for rounding."""
+
+    ids: list[list[int]]
+    ties: list[int]
+
+
+class Reading(NamedTuple):
+    """What was read.
+
+    known:    what the subject knows now
+    likely:   (batch, time) the most likely next id at each position
+    logprobs: (batch, time) log-probability of the target there, in nats; 0 where the target is negative
+    """
+
+    known: Prefilled
+    likely: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
 
 
 class Subject(Protocol):
@@ -48,17 +79,33 @@ class Subject(Protocol):
         ...
 
     def state_bytes(self, length: int) -> int:
-        """Bytes that the state of one row holds after `length` tokens."""
+        """Bytes that the state of one row holds after `length` tokens; 0 where it is not known."""
         ...
 
     def prefill(self, tokens: NDArray[np.int64], after: Prefilled | None = None) -> Prefilled:
         """What is known after `tokens` (batch, time), one or more a row; `after` stays as it was."""
         ...
 
-    def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> list[list[int]]:
+    def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         """At most `budget` ids for each row, the most likely at each step; a text of `stop` may end a row early."""
         ...
 
     def score(self, prefilled: Prefilled, candidates: NDArray[np.int64]) -> NDArray[np.floating]:
         """Log-probabilities (batch, n), in nats, of `candidates` (batch, n) as the next id."""
+        ...
+
+    def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
+        """For each row the log-probability of each of its `choices`, in nats, all of its ids together."""
+        ...
+
+    def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
+        """Reads `tokens` (batch, time); `targets` (batch, time) is what comes next, negative where nobody asks."""
+        ...
+
+    def without_memory(self) -> Subject:
+        """The same weights without the external memory. Needs the capability `memory`, as `shuffled` does."""
+        ...
+
+    def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
+        """What is known, but each entry that the memory holds of a row brings the content of another entry."""
         ...

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from farfield import settings, usage
 from farfield.architectures.architecture import ArchitectureConfig
-from farfield.benchmarks.settings import NeedleSuite
+from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.compose import CONFIGS, compose, group_options, option
 from farfield.config import Config, ConfigError, read
 from farfield.data import DataConfig

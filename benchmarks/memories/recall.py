@@ -18,7 +18,7 @@ from farfield.benchmarks.memories.plan import WHOLE, Variant, checked, memory_of
 from farfield.benchmarks.model_subject import ModelSubject
 from farfield.benchmarks.results import read_result
 from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.settings import NeedleSuite
+from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.config import read
 from farfield.generation import TextModel
 from farfield.memory import StackMemory

@@ -11,8 +11,8 @@ A depth is the share of the haystack that stands before the needle: 0 is the ver
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -20,16 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.pairs import Disjoint, Pairs
-from farfield.benchmarks.tasks.sample import Ids, Sample, Split, generator
+from farfield.benchmarks.tasks.sample import IGNORED, SPLITS, Ids, Sample, Scoring, Split, TooShortError, generator
 from farfield.config import ConfigError
 
-__all__ = ["SPLITS", "Spacing", "TokenNeedle", "needle_depths", "recall_batch", "spread", "too_short", "weave"]
+__all__ = ["Spacing", "TokenNeedle", "needle_depths", "recall_batch", "spread", "too_short", "weave"]
 
 Spacing = Literal["linear", "sigmoid"]
-SPLITS: dict[Split, int] = {"train": 0, "test": 1}
 VERSION = 1
 PHRASE = 16  # ids of the phrase that a repeated haystack repeats
-IGNORED = -100  # the target where nothing is scored
 
 
 def spread(count: int, spacing: Spacing = "linear") -> tuple[float, ...]:
@@ -55,10 +53,10 @@ def weave(haystack: Ids, places: Sequence[int], needles: Sequence[Ids]) -> Ids:
     return np.concatenate([*woven, pieces[-1]])
 
 
-def too_short(length: int, needles: int, least: int) -> ConfigError:
+def too_short(length: int, needles: int, least: int) -> TooShortError:
     """The error for a length that cannot hold its needles and question."""
     some = "1 needle" if needles == 1 else f"{needles} needles"
-    return ConfigError(
+    return TooShortError(
         f"needle: a length of {length} tokens is too short for {some}, the question and the answer: "
         f"{least} is the least. Give longer lengths or fewer needles."
     )
@@ -73,7 +71,11 @@ class TokenNeedle:
     queries: int = 1
     repeat: bool = False
     name: str = "needle_tokens"
+    metric: str = "recall"
+    placed: bool = True
+    scorings: tuple[Scoring, ...] = ("generate", "likelihood")
     stop: tuple[str, ...] = ()
+    labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -108,17 +110,22 @@ class TokenNeedle:
         haystack = self._haystack(rng, length - 2 * self.needles - 3)
         depths = needle_depths(float(rng.random()) if depth is None else depth, self.needles)
         places = [round(at * len(haystack)) for at in depths]
-        body = weave(haystack, places, list(np.stack([keys, values], axis=1)))
+        needles = list(np.stack([keys, values], axis=1))
+        body = weave(haystack, places, needles)
+        question = [np.array([self.pairs.query, key], dtype=np.int32) for key in keys[: self.queries]]
         return [
             Sample(
-                prompt=np.concatenate([body, np.array([self.pairs.query, keys[asked]], dtype=np.int32)]),
+                prompt=np.concatenate([body, question[asked]]),
                 answer=values[asked : asked + 1],
                 length=length,
                 budget=1,
                 seed=seed,
                 version=VERSION,
                 depths=(places[asked] / len(haystack),),
+                gold=((places[asked] + 2 * asked, places[asked] + 2 * asked + 2),),
+                question=len(body),
                 candidates=self._candidates,
+                prompts={"no_context": question[asked], "gold_only": np.concatenate([needles[asked], question[asked]])},
             )
             for asked in range(self.queries)
         ]

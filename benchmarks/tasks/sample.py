@@ -8,25 +8,64 @@ One sample of token mode, drawn: a needle at depth 0.4 of ten noise tokens. The 
     answer                               V      what it should go on with
 
 A task is a pure function of (seed, length, index, split): the n-th sample is the same whatever else is asked for, and
-at every depth of one (length, index) only the needle's place changes, so that prompts share their beginnings.
+at every depth of one (length, index) only the needle's place changes, so that prompts share their beginnings. A task
+is made for one tokenizer, with which it encodes its haystack once.
+
+Three ways to judge:
+
+    generate    the model writes, and the task judges what it wrote by the published rule
+    likelihood  the model says how likely each of the sample's candidates (or choices) is
+    read        the model reads the prompt, and its most likely next token counts at each position of `targets`
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ids", "Sample", "Split", "Task", "Tokenizer", "generator", "hashed"]
+from farfield.config import ConfigError
+
+__all__ = [
+    "IGNORED",
+    "SPLITS",
+    "Condition",
+    "Ids",
+    "Sample",
+    "Scoring",
+    "Split",
+    "Task",
+    "Tokenizer",
+    "TooShortError",
+    "generator",
+    "hashed",
+]
 
 Ids = NDArray[np.int32]
 Split = Literal["train", "test"]
+Scoring = Literal["generate", "likelihood", "read"]
+
+# What a prompt holds, and what the model has of its memory. All but `full` are controls, and readings of one document.
+#   no_context       the question alone: what is known or guessed without the text
+#   gold_only        the gold without the text around it: the most that can be hoped for
+#   retrieved        of the text, what retrieval finds for the question
+#   remembered       the whole text, however long, through a model that keeps a state or a memory of it
+#   memory_off       the full prompt, by the same model without its memory
+#   memory_shuffled  the full prompt, and what the memory's keys are bound to is exchanged before the question
+Condition = Literal["full", "no_context", "gold_only", "retrieved", "remembered", "memory_off", "memory_shuffled"]
+
+SPLITS: dict[Split, int] = {"train": 0, "test": 1}
+IGNORED = -100  # the target where nothing is scored
 
 # One stream of random numbers for each purpose, whatever the seed.
-STREAMS = {"sample": 1, "recall": 2, "noise": 3, "facts": 4}
+STREAMS = {"sample": 1, "recall": 2, "noise": 3, "facts": 4, "words": 5, "automata": 6}
+
+
+class TooShortError(ConfigError):
+    """A length below what the task needs: its cells are skipped with this reason if other lengths are long enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +74,17 @@ class Sample:
 
     prompt:       (tokens,) ids to prefill
     answer:       gold ids; a generation of `budget` tokens is judged
-    length:       tokens of the prompt and of the budget together
+    length:       tokens of the prompt and of the budget together; never more than was asked for
     text_answers: gold texts; empty in token mode
     depths:       where each gold needle stands: the share of the haystack before it, 0 to 1
+    gold:         where in the prompt the gold is written: first token and end of each place
+    question:     the first token of the question, behind which nothing of the text comes; 0 where it is not apart
     candidates:   (n,) single ids, one of them the answer, for a choice by likelihood; None where there is none
+    choices:      continuations of any length for a choice by likelihood; `right` are the indices of the gold ones
+    targets:      (tokens,) what comes next at each position of the prompt, IGNORED where nothing is asked
+    prompts:      the prompts of other conditions than `full`
+    unfilled:     why less than 98 % of the length that was asked for is filled
+    reference:    whatever else the task's judge needs
     """
 
     prompt: Ids
@@ -49,7 +95,15 @@ class Sample:
     version: int
     text_answers: tuple[str, ...] = ()
     depths: tuple[float, ...] = ()
+    gold: tuple[tuple[int, int], ...] = ()
+    question: int = 0
     candidates: Ids | None = None
+    choices: tuple[Ids, ...] = ()
+    right: tuple[int, ...] = ()
+    targets: Ids | None = None
+    prompts: Mapping[Condition, Ids] = field(default_factory=dict)
+    unfilled: str = ""
+    reference: object = None
 
 
 class Tokenizer(Protocol):
@@ -73,6 +127,26 @@ class Task(Protocol):
     def name(self) -> str: ...
 
     @property
+    def metric(self) -> str:
+        """What a score is, as tables call it: "recall", "accuracy", "F1", ..."""
+        ...
+
+    @property
+    def labels(self) -> Mapping[str, float]:
+        """Numbers that tell this task from its kin, to draw curves against: {"pairs": 64}. Mostly empty."""
+        ...
+
+    @property
+    def placed(self) -> bool:
+        """Whether the gold can be put at a depth; if not, a length is one cell."""
+        ...
+
+    @property
+    def scorings(self) -> tuple[Scoring, ...]:
+        """The ways in which its samples can be judged, the usual one first."""
+        ...
+
+    @property
     def stop(self) -> tuple[str, ...]:
         """Texts that end a generation early."""
         ...
@@ -83,7 +157,12 @@ class Task(Protocol):
         ...
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
-        """Raises ConfigError if one of these samples cannot be made, naming the length that can."""
+        """Whether these samples can be made.
+
+        Raises:
+            TooShortError: the length cannot hold the task; the message names the length that can.
+            ConfigError: another reason.
+        """
         ...
 
     def generate(
@@ -96,7 +175,11 @@ class Task(Protocol):
         ...
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
-        """The share of the gold answers, 0 to 1, that each output holds."""
+        """How good each output is, 0 to 1.
+
+        An output of `generate` is what was written, of `likelihood` the most likely of the candidates, of `read` the
+        most likely ids at the positions of `targets` that are not IGNORED.
+        """
         ...
 
 

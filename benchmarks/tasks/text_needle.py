@@ -14,7 +14,7 @@ length exactly. Needles of one cell are placed as in token mode.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.haystack import Haystack
-from farfield.benchmarks.tasks.needle import SPLITS, needle_depths, too_short, weave
-from farfield.benchmarks.tasks.sample import Ids, Sample, Split, Tokenizer, generator
+from farfield.benchmarks.tasks.needle import needle_depths, too_short, weave
+from farfield.benchmarks.tasks.sample import SPLITS, Ids, Sample, Scoring, Split, Tokenizer, generator
 from farfield.benchmarks.tasks.wording import INTRODUCTION, draw_keys, draw_values, needle, question, reply
 
 __all__ = ["TextNeedle"]
@@ -50,7 +50,11 @@ class TextNeedle:
     """The needle task of texts. Each index gives `queries` samples that ask about one haystack."""
 
     name = "needle_text"
+    metric = "recall"
+    placed = True
+    scorings: tuple[Scoring, ...] = ("generate",)
     stop: tuple[str, ...] = ("\n",)
+    labels: Mapping[str, float] = {}
 
     def __init__(self, tokenizer: Tokenizer, haystack: Haystack, needles: int = 1, queries: int = 1) -> None:
         self.tokenizer, self.haystack, self.needles, self.queries = tokenizer, haystack, needles, queries
@@ -92,6 +96,8 @@ class TextNeedle:
         depths = needle_depths(float(rng.random()) if depth is None else depth, self.needles)
         places = [_nearest(borders, at * room) for at in depths]
         body = np.concatenate([self.introduction, weave(haystack, places, frame.needles)])
+        before = len(self.introduction) + np.cumsum([0, *map(len, frame.needles)])
+        starts = [int(shift) + place for shift, place in zip(before, places, strict=False)]
         return [
             Sample(
                 prompt=np.concatenate([body, frame.questions[asked]]),
@@ -102,6 +108,12 @@ class TextNeedle:
                 version=VERSION,
                 text_answers=(frame.values[asked],),
                 depths=(places[asked] / room,),
+                gold=((starts[asked], starts[asked] + len(frame.needles[asked])),),
+                question=len(body),
+                prompts={
+                    "no_context": np.concatenate([self.introduction, frame.questions[asked]]),
+                    "gold_only": np.concatenate([self.introduction, frame.needles[asked], frame.questions[asked]]),
+                },
             )
             for asked in range(self.queries)
         ]

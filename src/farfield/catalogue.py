@@ -12,11 +12,12 @@ from typing import Any
 
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
-from farfield.benchmarks.settings import NeedleSuite
+from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.compose import compose, group_options, option, sized
 from farfield.config import Config, read
 from farfield.memory import MemoryConfig
 from farfield.model import ModelConfig
+from farfield.settings import EvaluateSettings
 from farfield.usage import options
 
 __all__ = ["models"]
@@ -92,10 +93,15 @@ def _memory(name: str, text: str) -> dict[str, Any]:
 
 
 def _suite(name: str, text: str) -> dict[str, Any]:
-    suite = read(NeedleSuite, compose("evaluate", [f"suite={name}", "model=none"])["suite"], "suite")
-    cells = len(suite.lengths) * len(suite.places())
-    samples = cells * suite.samples
-    return {"name": name, "summary": text, "lengths": list(suite.lengths), "cells": cells, "samples": samples}
+    suite = read(EvaluateSettings, compose("evaluate", [f"suite={name}", "model=none"])).suite
+    asked = isinstance(suite, AskedSuite)
+    cells = len(suite.lengths) * (len(suite.places()) if asked else 1)
+    told = {"name": name, "summary": text, "lengths": list(suite.lengths), "cells": cells}
+    return told | ({"samples": cells * suite.samples} if asked else {})
+
+
+def _asked(suite: Mapping[str, Any]) -> str:
+    return f"{suite['samples']:,} samples" if "samples" in suite else ""
 
 
 def _costs(model: ModelConfig) -> dict[str, Any]:
@@ -122,9 +128,7 @@ def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
         for one in found["memories"]
     ]
     parts.append(_aligned([head, *rows]))
-    suites = [
-        [one["name"], f"{one['cells']} cells", f"{one['samples']:,} samples", one["summary"]] for one in found["suites"]
-    ]
+    suites = [[one["name"], f"{one['cells']} cells", _asked(one), one["summary"]] for one in found["suites"]]
     parts.append(_aligned([["suites", "", "", ""], *suites]))
     parts.append(
         "Chosen by architecture=name (architectures and encoders), memory=name, suite=name; what each is says\n"

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import AugmentedTraining, NeighboursTraining, OutputTraining, PromptTraining
-from farfield.benchmarks.settings import NeedleSuite
+from farfield.benchmarks.settings import Suite
 from farfield.config import Config
 from farfield.data.facts import FactsData
 from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConfig
@@ -170,7 +170,7 @@ class EvaluateSettings(Config):
     root: Text = "results"
     model: Text
     memory: MemoryConfig | None = None
-    suite: NeedleSuite
+    suite: Suite
     device: DeviceConfig = DeviceConfig()
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.subjects import Capability, Prefilled
+from farfield.benchmarks.subjects import Capability, Prefilled, Written
 from farfield.benchmarks.tasks.pairs import Pairs
 
 
@@ -52,7 +52,7 @@ class Lookup:
     tokenizer: Bytes | Numbers
     window: int = 1 << 40
     name: str = "lookup"
-    capabilities: frozenset[Capability] = frozenset({"prefill", "generate", "score"})
+    capabilities: frozenset[Capability] = frozenset({"state", "generate", "score"})
     extra: dict[str, object] = field(default_factory=dict)
     before: Callable[[Lookup], None] = lambda subject: None
     prefilled: int = 0
@@ -75,9 +75,10 @@ class Lookup:
         kept.flags.writeable = False
         return kept
 
-    def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> list[list[int]]:
+    def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         find = self._value if isinstance(self.tokenizer, Numbers) else self._reply
-        return [find(row)[:budget] for row in _seen(prefilled)]
+        found = [find(row)[:budget] for row in _seen(prefilled)]
+        return Written(found, [0] * len(found))
 
     def score(self, prefilled: Prefilled, candidates: NDArray[np.int64]) -> NDArray[np.floating]:
         found = np.array([(self._value(row) or [-1])[0] for row in _seen(prefilled)])

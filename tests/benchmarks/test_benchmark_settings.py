@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from oracle import Bytes, Numbers
 
-from farfield.benchmarks.settings import NeedleSuite, Suite
+from farfield.benchmarks.settings import Suite
+from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.config import ConfigError, FarfieldError, read
 
 
@@ -51,8 +52,9 @@ def test_depths_are_a_number_or_a_list() -> None:
         ({"mode": "token"}, "suite.mode: unknown choice 'token'. Did you mean 'tokens'? Known: auto, text, tokens."),
         (
             {"lenghts": [3]},
-            "suite: unknown key 'lenghts'. Did you mean 'lengths'? Known: batch, batch_tokens, depths, disjoint, "
-            "haystack, kind, lengths, mode, needles, queries, repeat, samples, scoring, seed, spacing, split.",
+            "suite: unknown key 'lenghts'. Did you mean 'lengths'? Known: batch, batch_tokens, cell_seconds, "
+            "controls, depths, disjoint, haystack, kind, lengths, mode, needles, queries, repeat, samples, scoring, "
+            "seed, spacing, split, wording.",
         ),
         ({"samples": 0}, "suite.samples: 0 given. Input should be greater than or equal to 1."),
     ],

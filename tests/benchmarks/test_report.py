@@ -18,14 +18,14 @@ from farfield.benchmarks.grid import Grid, grids, short
 from farfield.benchmarks.report import curves, heat_map, page, read_result, summary, tables, wilson, write
 from farfield.benchmarks.results import Answers, Result
 from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.settings import NeedleSuite
+from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.config import read
 
 IDS = Numbers(128)
 
 
 def result(folder: Path, window: int = 1 << 40, name: str = "lookup", **changes: Any) -> Result:
-    suite = read(NeedleSuite, {"lengths": [32, 64, 128], "depths": 5, "samples": 4, **changes})
+    suite = read(NeedleSuite, {"lengths": [32, 64, 128], "depths": 5, "samples": 4, "controls": [], **changes})
     subject = Lookup(IDS, window, name=name, extra={"trained_length": 32})
     return read_result(evaluate(suite, subject, folder / name).path)
 
@@ -104,12 +104,12 @@ def test_unfinished_and_skipped_cells_show_as_what_they_are(tmp_path: Path) -> N
     assert [row["samples"] for row in said["lengths"]] == [20, 8, 0]
     assert said["lengths"][2]["score"] is None
     assert printed([half])
-    suite = NeedleSuite(lengths=(32,), depths=2, scoring="likelihood")
-    blind = Lookup(IDS, name="blind", capabilities=frozenset({"prefill"}))
+    suite = NeedleSuite(lengths=(32,), depths=2, scoring="likelihood", controls=())
+    blind = Lookup(IDS, name="blind", capabilities=frozenset({"state"}))
     skipped = read_result(evaluate(suite, blind, tmp_path / "blind").path)
     assert "nothing finished" in printed([skipped])
     assert len(re.findall(r"│ skipped │", printed([skipped]))) == 2
-    reason = "scoring=likelihood needs a model that can score"
+    reason = "needs a model that tells how likely a continuation is"
     assert [cell["reason"] for cell in summary([skipped])["results"][0]["skipped"]] == [reason] * 2
     for path in write([half, skipped], tmp_path):
         assert path.stat().st_size > 1000
@@ -163,7 +163,24 @@ def test_many_models_and_one_row_fit_in_a_picture(tmp_path: Path) -> None:
 
 
 def test_grids_without_depths_and_without_cells_are_drawn(tmp_path: Path) -> None:
-    answers = Answers(0, 2, [1.0, 0.5], [[], []], ["a", "b"], ["a", "b"], [], 64, 10, 20, 0.1)
+    answers = Answers(
+        0,
+        2,
+        "generate",
+        [1.0, 0.5],
+        [64, 64],
+        [[], []],
+        ["a", "b"],
+        ["a", "b"],
+        [],
+        ["", "b"],
+        0,
+        "",
+        False,
+        10,
+        20,
+        0.1,
+    )
     flat = Grid("flat", "recall", (64, 128), (None,), {(64, None): answers}, {}, None)
     empty = Grid("empty", "recall", (64,), (0.0, 1.0), {}, {}, 32)
     rate = flat.rate(64)
@@ -191,7 +208,7 @@ def test_the_page_stands_alone_and_is_escaped(tmp_path: Path) -> None:
 
 
 def test_text_and_token_results_stand_in_one_report(tmp_path: Path) -> None:
-    suite = NeedleSuite(lengths=(300,), depths=2, samples=2)
+    suite = NeedleSuite(lengths=(300,), depths=2, samples=2, controls=())
     text = read_result(evaluate(suite, Lookup(Bytes(), name="bytes"), tmp_path / "bytes").path)
     names = [(entry["model"], entry["task"]) for entry in summary([text, result(tmp_path)])["results"]]
     assert names == [("bytes", "needle_text"), ("lookup", "needle_tokens")]

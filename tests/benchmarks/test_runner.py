@@ -4,8 +4,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ from oracle import Bytes, Lookup, Numbers
 
 from farfield.benchmarks.results import Answers, Cell, read_result
 from farfield.benchmarks.runner import Outcome, evaluate
-from farfield.benchmarks.settings import NeedleSuite
+from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.tasks.needle import TokenNeedle
 from farfield.benchmarks.tasks.pairs import Pairs
-from farfield.benchmarks.tasks.sample import Sample, Split, Task, Tokenizer
+from farfield.benchmarks.tasks.sample import Sample, Scoring, Split, Task, Tokenizer
 from farfield.config import ConfigError, DataError, read
 
 IDS = Numbers(128)
 
 
 def suite(**changes: Any) -> NeedleSuite:
-    return read(NeedleSuite, {"lengths": [32, 64], "depths": 5, "samples": 4, **changes})
+    return read(NeedleSuite, {"lengths": [32, 64], "depths": 5, "samples": 4, "controls": [], **changes})
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def test_shared_prefixes_give_the_answers_of_single_prefills(kind: str, tmp_path
     for depth in wanted.places():
         samples = task.generate(0, 400, 3, "test", depth=depth)
         outputs = [
-            alone.generate(alone.prefill(sample.prompt[None].astype(np.int64)), sample.budget, task.stop)[0]
+            alone.generate(alone.prefill(sample.prompt[None].astype(np.int64)), sample.budget, task.stop).ids[0]
             for sample in samples
         ]
         naive += sum(sample.prompt.size for sample in samples)
@@ -137,13 +137,12 @@ class Ragged:
     def name(self) -> str:
         return "ragged"
 
-    @property
-    def stop(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def fingerprint(self) -> str:
-        return "ragged"
+    metric: str = "recall"
+    placed: bool = True
+    scorings: tuple[Scoring, ...] = ("generate",)
+    stop: tuple[str, ...] = ()
+    labels: Mapping[str, float] = field(default_factory=dict)
+    fingerprint: str = "ragged"
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         self.whole.check(seed, length, n, split)
@@ -166,7 +165,7 @@ class RaggedSuite(NeedleSuite):
 
 
 def test_prompts_of_different_lengths_and_several_tasks_run_side_by_side(tmp_path: Path) -> None:
-    outcome = evaluate(RaggedSuite(lengths=(40,), depths=3, samples=8, batch=5), Lookup(IDS), tmp_path)
+    outcome = evaluate(RaggedSuite(lengths=(40,), depths=3, samples=8, batch=5, controls=()), Lookup(IDS), tmp_path)
     result = read_result(outcome.path)
     assert {cell.task for cell in result.cells} == {"ragged", "needle_tokens"}
     assert {got.score for got in result.cells.values()} == {1.0}
@@ -183,7 +182,7 @@ def test_records_say_what_was_measured_on_what(tmp_path: Path) -> None:
         "window": 50,
         "trained_length": 32,
         "name": "mine",
-        "capabilities": ["generate", "prefill", "score"],
+        "capabilities": ["generate", "score", "state"],
     }
     assert head["settings"] == suite(seed=7).mapping()
     assert (head["seed"], head["suite"]) == (7, "needle")
@@ -230,13 +229,14 @@ import os, signal, sys
 from pathlib import Path
 from oracle import Lookup, Numbers
 from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.settings import NeedleSuite
+from farfield.benchmarks.suites.needle import NeedleSuite
 
 def kill(subject):
     if subject.calls == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 
-evaluate(NeedleSuite(lengths=(32, 64), depths=5, samples=4), Lookup(Numbers(128), before=kill), Path(sys.argv[1]))
+suite = NeedleSuite(lengths=(32, 64), depths=5, samples=4, controls=())
+evaluate(suite, Lookup(Numbers(128), before=kill), Path(sys.argv[1]))
 """
 
 
@@ -318,29 +318,36 @@ def test_an_older_format_is_kept_aside_and_not_read(tmp_path: Path) -> None:
     path = evaluate(suite(), Lookup(IDS), tmp_path).path
     head, *rest = lines(path)
     path.write_text("\n".join(json.dumps(record) for record in [{**head, "format": 0}, *rest]) + "\n")
-    with pytest.raises(DataError, match=r"format 0 given, this version reads 1. Evaluate again."):
+    with pytest.raises(DataError, match=r"format 0 given, this version reads 2. Evaluate again."):
         read_result(path)
     assert evaluate(suite(), Lookup(IDS), tmp_path).cells == 10
     assert (tmp_path / "needle.1.jsonl").exists()
 
 
 def test_what_the_model_cannot_do_is_skipped_with_the_reason(tmp_path: Path) -> None:
-    blind = Lookup(IDS, capabilities=frozenset({"prefill", "generate"}))
+    blind = Lookup(IDS, capabilities=frozenset({"state", "generate"}))
     outcome = evaluate(suite(scoring="likelihood"), blind, tmp_path)
     assert (outcome.cells, outcome.skipped, blind.prefilled) == (0, 10, 0)
-    assert set(read_result(outcome.path).skipped.values()) == {"scoring=likelihood needs a model that can score"}
+    assert set(read_result(outcome.path).skipped.values()) == {"needs a model that tells how likely a continuation is"}
     assert evaluate(suite(scoring="likelihood"), blind, tmp_path).skipped == 10
     assert sum(record["record"] == "skip" for record in lines(outcome.path)) == 10
 
 
 def test_a_suite_that_does_not_fit_ends_before_anything_is_written(tmp_path: Path) -> None:
     subject = Lookup(IDS)
-    with pytest.raises(ConfigError, match=r"a length of 5 tokens is too short"):
-        evaluate(suite(lengths=[5, 64]), subject, tmp_path)
+    with pytest.raises(ConfigError, match=r"a length of 4 tokens is too short"):
+        evaluate(suite(lengths=[4, 5]), subject, tmp_path)
     with pytest.raises(ConfigError, match="does not fit a model of the ids tokenizer"):
         evaluate(suite(mode="text"), subject, tmp_path)
     assert subject.prefilled == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_lengths_below_a_tasks_least_are_skipped_where_others_are_not(tmp_path: Path) -> None:
+    outcome = evaluate(suite(lengths=[5, 64]), Lookup(IDS), tmp_path)
+    assert (outcome.cells, outcome.skipped) == (5, 5)
+    (reason,) = set(read_result(outcome.path).skipped.values())
+    assert reason.startswith("needle: a length of 5 tokens is too short for 1 needle")
 
 
 def test_a_model_of_nan_scores_nothing_it_did_not_earn(tmp_path: Path) -> None:

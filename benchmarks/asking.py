@@ -1,0 +1,229 @@
+"""One batch of samples through a model: prompts at all depths side by side, common beginnings prefilled once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farfield.benchmarks.prefixes import walk
+from farfield.benchmarks.results import Answers, Cell
+from farfield.benchmarks.subjects import Capability, Prefilled, Subject
+from farfield.benchmarks.suites.suite import AskedSuite
+from farfield.benchmarks.tasks.sample import IGNORED, Condition, Ids, Sample, Scoring, Task
+
+__all__ = ["Batch", "Lacking", "needed"]
+
+NEEDED: dict[Scoring, Capability] = {"generate": "generate", "likelihood": "score", "read": "read"}
+MEMORY: tuple[Condition, ...] = ("memory_off", "memory_shuffled")
+UNLIKELY = -1e9  # the log-probability that is written for zero, which JSON cannot hold
+BESIDE, END = 48, 64  # tokens of an excerpt on either side of a gold, and of the prompt's end
+
+
+class Lacking(Exception):  # noqa: N818  not an error: the reason why a cell is skipped
+    """A cell has no meaning for this task and model; the text is the reason."""
+
+
+def needed(scoring: Scoring, condition: Condition) -> frozenset[Capability]:
+    """What a subject must be able to do."""
+    if condition in MEMORY:
+        return frozenset({NEEDED[scoring], "memory"})
+    return frozenset({NEEDED[scoring], "state"} if condition == "remembered" else {NEEDED[scoring]})
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One sample's score, what the model answered, how likely it held the gold, in nats, and ties on the way."""
+
+    score: float
+    output: list[int]
+    logprob: float | None = None
+    ties: int = 0
+
+
+class Batch:
+    """The samples of the indices `first` to `first + count - 1` in cells of one row and condition."""
+
+    def __init__(
+        self,
+        suite: AskedSuite,
+        subject: Subject,
+        task: Task,
+        scoring: Scoring,
+        cells: Sequence[Cell],
+        first: int,
+        count: int,
+    ) -> None:
+        self.task, self.scoring, self.condition = task, scoring, cells[0].condition
+        self.subject = subject.without_memory() if self.condition == "memory_off" else subject
+        self.first, self.count, self.seed = first, count, suite.seed
+        self.samples: dict[Cell, list[Sample]] = {
+            cell: task.generate(suite.seed, cell.length, count, suite.split, depth=cell.depth, first=first)
+            for cell in cells
+        }
+        self.judged: dict[Cell, dict[int, _Judged]] = {cell: {} for cell in cells}
+        self.fresh = dict.fromkeys(cells, 0)
+        self.seconds = dict.fromkeys(cells, 0.0)
+
+    def run(self, take: Callable[[Cell, Answers], None]) -> None:
+        """Hands the answers of each cell to `take` when its last sample is judged.
+
+        Raises:
+            Lacking: the task has no prompts of this condition.
+        """
+        self.take, self.clock = take, time.perf_counter()
+        for members in self._aligned():
+            prompts = [np.stack([self._prompt(self.samples[cell][at]) for at in places]) for cell, places in members]
+            if self.scoring == "read":
+                for index in range(len(members)):
+                    self._read(members[index], prompts[index])
+            elif self.condition == "memory_shuffled":
+                for index in range(len(members)):
+                    self._shuffled(members, index, prompts[index])
+            else:
+                walk(self.subject, prompts, partial(self._leaf, members))
+
+    def _prompt(self, sample: Sample) -> Ids:
+        if self.condition == "full" or self.condition in MEMORY:
+            return sample.prompt
+        if self.condition not in sample.prompts:
+            raise Lacking(f"{self.task.name} has no prompts of {self.condition}")
+        return sample.prompts[self.condition]
+
+    def _aligned(self) -> Iterator[list[tuple[Cell, list[int]]]]:
+        """Groups of members that go through the model side by side.
+
+        A member is a cell and the places of some of its samples, one an index: the rows of one batch. The indices of a
+        group have prompts of the same length in each of its members.
+        """
+        each = len(next(iter(self.samples.values()))) // self.count
+        groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for index in range(self.count):
+            mine = slice(index * each, (index + 1) * each)
+            signature = tuple(
+                (len(self._prompt(sample)), sample.question)
+                for samples in self.samples.values()
+                for sample in samples[mine]
+            )
+            groups.setdefault(signature, []).append(index)
+        for rows in groups.values():
+            yield [(cell, [row * each + asked for row in rows]) for cell in self.samples for asked in range(each)]
+
+    def _leaf(self, members: Sequence[tuple[Cell, list[int]]], index: int, known: Prefilled, fresh: int) -> None:
+        """Asks for the answers of a member."""
+        cell, places = members[index]
+        samples = [self.samples[cell][at] for at in places]
+        judge = _generated if self.scoring == "generate" else _chosen
+        self._note(cell, places, judge(self.subject, self.task, samples, known), fresh)
+
+    def _shuffled(self, members: Sequence[tuple[Cell, list[int]]], index: int, prompts: Ids) -> None:
+        cell, places = members[index]
+        question = self.samples[cell][places[0]].question
+        if not question:
+            raise Lacking(f"{self.task.name} does not tell where its question begins")
+        known = self.subject.prefill(prompts[:, :question].astype(np.int64))
+        known = self.subject.shuffled(known, self.seed)
+        known = self.subject.prefill(prompts[:, question:].astype(np.int64), known)
+        self._leaf(members, index, known, prompts.size)
+
+    def _read(self, member: tuple[Cell, list[int]], prompts: Ids) -> None:
+        cell, places = member
+        samples = [self.samples[cell][at] for at in places]
+        targets = [sample.targets for sample in samples]
+        if self.condition not in ("full", "memory_off") or any(target is None for target in targets):
+            raise Lacking(f"{self.task.name} asks within its text, and has no prompts of {self.condition}")
+        wanted: NDArray[np.int64] = np.stack([target for target in targets if target is not None]).astype(np.int64)
+        reading = self.subject.read(prompts.astype(np.int64), wanted)
+        asked = wanted != IGNORED
+        outputs = [row[mask].tolist() for row, mask in zip(reading.likely, asked, strict=True)]
+        logprobs = [float(row[mask].sum()) for row, mask in zip(reading.logprobs, asked, strict=True)]
+        scores = self.task.score(samples, outputs)
+        judged = [_Judged(*one) for one in zip(scores, outputs, logprobs, strict=True)]
+        self._note(cell, places, judged, prompts.size)
+
+    def _note(self, cell: Cell, places: Sequence[int], answers: Sequence[_Judged], fresh: int) -> None:
+        """Keeps answers, and hands those of their cell on when they are the last."""
+        judged = self.judged[cell]
+        judged.update(zip(places, answers, strict=True))
+        now = time.perf_counter()
+        self.seconds[cell] += now - self.clock
+        self.fresh[cell] += fresh
+        self.clock = now
+        if len(judged) == len(self.samples[cell]):
+            self.take(cell, self._answers(cell))
+
+    def _answers(self, cell: Cell) -> Answers:
+        samples = self.samples[cell]
+        judged = [self.judged[cell][at] for at in range(len(samples))]
+        decode = self.subject.tokenizer.decode
+        return Answers(
+            first=self.first,
+            count=self.count,
+            scoring=self.scoring,
+            scores=[answer.score for answer in judged],
+            lengths=[sample.length for sample in samples],
+            depths=[list(sample.depths) for sample in samples],
+            outputs=[decode(answer.output) for answer in judged],
+            answers=[", ".join(sample.text_answers) or decode(sample.answer.tolist()) for sample in samples],
+            logprobs=[answer.logprob for answer in judged if answer.logprob is not None],
+            excerpts=[
+                "" if answer.score == 1 else self._excerpt(sample)
+                for sample, answer in zip(samples, judged, strict=True)
+            ],
+            ties=sum(answer.ties for answer in judged),
+            unfilled=next((sample.unfilled for sample in samples if sample.unfilled), ""),
+            capped=False,
+            prefilled=self.fresh[cell],
+            naive=sum(len(self._prompt(sample)) for sample in samples),
+            seconds=round(self.seconds[cell], 6),
+        )
+
+    def _excerpt(self, sample: Sample) -> str:
+        """The prompt as far as a reader needs it to see why an answer is wrong."""
+        prompt, decode = self._prompt(sample), self.subject.tokenizer.decode
+        spans = [(max(0, low - BESIDE), high + BESIDE) for low, high in sample.gold] if prompt is sample.prompt else []
+        pieces = [decode(prompt[low:high].tolist()) for low, high in spans]
+        return " [...] ".join([*pieces, decode(prompt[-END:].tolist())])
+
+
+def _generated(subject: Subject, task: Task, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:
+    """The model writes; the task judges."""
+    written = subject.generate(known, max(sample.budget for sample in samples), task.stop)
+    outputs = [list(ids[: sample.budget]) for sample, ids in zip(samples, written.ids, strict=True)]
+    scores = task.score(samples, outputs)
+    return [_Judged(score, ids, None, ties) for score, ids, ties in zip(scores, outputs, written.ties, strict=True)]
+
+
+def _chosen(subject: Subject, task: Task, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:
+    """The model's most likely candidate is its answer."""
+    if samples[0].candidates is None:
+        return _continued(subject, samples, known)
+    candidates: NDArray[np.int64] = np.stack([_candidates(sample) for sample in samples])
+    logprobs = np.nan_to_num(subject.score(known, candidates), nan=UNLIKELY, neginf=UNLIKELY)
+    outputs = [[int(row[best])] for row, best in zip(candidates, logprobs.argmax(axis=1), strict=True)]
+    gold = [
+        float(row[ids == sample.answer[0]][0]) for sample, ids, row in zip(samples, candidates, logprobs, strict=True)
+    ]
+    scores = task.score(samples, outputs)
+    return [_Judged(*judged) for judged in zip(scores, outputs, gold, strict=True)]
+
+
+def _candidates(sample: Sample) -> NDArray[np.int64]:
+    assert sample.candidates is not None, "a task that is judged by likelihood has candidates or choices"
+    return sample.candidates.astype(np.int64)
+
+
+def _continued(subject: Subject, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:
+    """The share of the right choices among as many of the likeliest; where two are equal, the wrong one counts."""
+    judged = []
+    for sample, found in zip(samples, subject.choose(known, [sample.choices for sample in samples]), strict=True):
+        logprobs = np.nan_to_num(found, nan=UNLIKELY, neginf=UNLIKELY)
+        right = np.isin(np.arange(len(logprobs)), sample.right)
+        best = np.lexsort((right, -logprobs))[: len(sample.right)]
+        output = np.concatenate([sample.choices[at] for at in best]).tolist()
+        judged.append(_Judged(float(right[best].mean()), output, float(logprobs[right].max())))
+    return judged

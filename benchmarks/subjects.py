@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.sample import Ids, Tokenizer
+from farfield.config import FarfieldError
 
-__all__ = ["Capability", "Prefilled", "Reading", "Subject", "Written"]
+__all__ = ["Capability", "Prefilled", "Reading", "Subject", "TemporaryError", "Written"]
 
 # state     what was prefilled is kept, so that common beginnings are read once and long texts go in in pieces
 # generate  it writes
@@ -33,6 +34,10 @@ Capability = Literal["state", "generate", "score", "read", "memory"]
 
 # What a subject knows after some tokens: its state and its last logits. Only the subject looks inside.
 Prefilled = object
+
+
+class TemporaryError(FarfieldError):
+    """A subject cannot answer now, and may be able to later: what it was asked is asked again after a while."""
 
 
 @dataclass(frozen=True)

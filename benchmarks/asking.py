@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from farfield.benchmarks.prefixes import walk
 from farfield.benchmarks.results import Answers, Cell
-from farfield.benchmarks.subjects import Capability, Prefilled, Subject
+from farfield.benchmarks.subjects import Capability, Lacking, Prefilled, Subject
 from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.benchmarks.tasks.sample import IGNORED, Condition, Ids, Sample, Scoring, Task
 
@@ -22,10 +22,6 @@ NEEDED: dict[Scoring, Capability] = {"generate": "generate", "likelihood": "scor
 MEMORY: tuple[Condition, ...] = ("memory_off", "memory_shuffled")
 UNLIKELY = -1e9  # the log-probability that is written for zero, which JSON cannot hold
 BESIDE, END = 48, 64  # tokens of an excerpt on either side of a gold, and of the prompt's end
-
-
-class Lacking(Exception):  # noqa: N818  not an error: the reason why a cell is skipped
-    """A cell has no meaning for this task and model; the text is the reason."""
 
 
 def needed(scoring: Scoring, condition: Condition) -> frozenset[Capability]:

@@ -23,7 +23,10 @@ from farfield.tokenizers import Tokenizer
 
 __all__ = ["ModelSubject"]
 
-PIECE = 2048  # tokens that are prefilled in one call
+PIECE = 2048  # tokens of a row that are read in one call
+LOGITS = 1 << 24  # logits that are held at once, whatever is read
+CHOSEN = 1 << 14  # tokens of choices that are read at once
+HELD = 1 << 28  # bytes of states that are repeated for choices
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ModelSubject:
     """A trained model, asked by ids."""
 
     def __init__(self, model: TextModel, name: str) -> None:
-        self.model, self._name = model, name
+        self.model, self._name, self.piece = model, name, PIECE
 
     @property
     def name(self) -> str:
@@ -84,8 +87,8 @@ class ModelSubject:
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
         state = after.state if after is not None else self.model.start(ids.shape[0])
         hidden = torch.empty(0)
-        for first in range(0, ids.shape[1], PIECE):
-            hidden, state = self.model.hidden(ids[:, first : first + PIECE], state)
+        for first in range(0, ids.shape[1], self.piece):
+            hidden, state = self.model.hidden(ids[:, first : first + self.piece], state)
         return _Known(state, self.model.head(hidden[:, -1]))
 
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
@@ -111,45 +114,69 @@ class ModelSubject:
     def score(self, prefilled: Prefilled, candidates: NDArray[np.int64]) -> NDArray[np.floating]:
         assert isinstance(prefilled, _Known)
         ids = torch.as_tensor(np.asarray(candidates, dtype=np.int64), device=prefilled.logits.device)
-        found: NDArray[np.floating] = prefilled.logits.float().log_softmax(-1).gather(1, ids).cpu().numpy()
-        return found
-
-    def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
-        assert isinstance(prefilled, _Known)
-        found = [np.empty(len(row)) for row in choices]
-        for at, row in enumerate(choices):
-            known = _Known(
-                prefilled.state.select(torch.tensor([at], device=prefilled.logits.device)),
-                prefilled.logits[at : at + 1],
-            )
-            for number, choice in enumerate(row):
-                first = float(self.score(known, choice[None, :1].astype(np.int64))[0, 0])
-                rest = 0.0
-                if len(choice) > 1:
-                    tokens, targets = choice[None, :-1].astype(np.int64), choice[None, 1:].astype(np.int64)
-                    rest = float(self.read(tokens, targets, known).logprobs.sum())
-                found[at][number] = first + rest
+        found: NDArray[np.floating] = _logprobs(prefilled.logits).gather(1, ids).cpu().numpy()
         return found
 
     @torch.no_grad()
+    def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
+        """See `Subject.choose`: choices of one length go through the model together, each behind its row's state."""
+        assert isinstance(prefilled, _Known)
+        first, found = _logprobs(prefilled.logits), [np.empty(len(row)) for row in choices]
+        lengths: dict[int, list[tuple[int, int]]] = {}
+        for row, several in enumerate(choices):
+            for number, choice in enumerate(several):
+                lengths.setdefault(len(choice), []).append((row, number))
+        held = max(1, prefilled.state.bytes // len(prefilled.logits))
+        for length, places in lengths.items():
+            count = max(1, min(CHOSEN // length, HELD // held))
+            for begin in range(0, len(places), count):
+                part = places[begin : begin + count]
+                rows = torch.tensor([row for row, _ in part], device=first.device)
+                ids: NDArray[np.int64] = np.stack([choices[row][number] for row, number in part]).astype(np.int64)
+                total = first[rows, torch.as_tensor(ids[:, 0], device=first.device)].double().cpu().numpy()
+                if length > 1:
+                    state = prefilled.state.select(rows)
+                    total += self._read(ids[:, :-1], ids[:, 1:], state).logprobs.sum(1)
+                for (row, number), one in zip(part, total, strict=True):
+                    found[row][number] = one
+        return found
+
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         assert after is None or isinstance(after, _Known)
+        return self._read(tokens, targets, self.model.start(len(tokens)) if after is None else after.state)
+
+    @torch.no_grad()
+    def _read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], state: ModelState) -> Reading:
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
         wanted = torch.as_tensor(np.asarray(targets, dtype=np.int64), device=self.model.device)
-        state = after.state if after is not None else self.model.start(ids.shape[0])
-        likely, logprobs, last = [], [], torch.empty(0)
-        for first in range(0, ids.shape[1], PIECE):
-            hidden, state = self.model.hidden(ids[:, first : first + PIECE], state)
-            logits = self.model.head(hidden)
-            aim = wanted[:, first : first + PIECE]
-            chosen = logits.log_softmax(-1).gather(-1, aim.clamp(min=0)[..., None])[..., 0]
-            logprobs.append(torch.where(aim < 0, 0.0, chosen.double()).cpu())
-            likely.append(logits.argmax(-1).cpu())
-            last = logits[:, -1]
-        return Reading(_Known(state, last), torch.cat(likely, 1).numpy(), torch.cat(logprobs, 1).numpy())
+        likely, logprobs, hidden = [], [], torch.empty(0)
+        for first in range(0, ids.shape[1], self.piece):
+            hidden, state = self.model.hidden(ids[:, first : first + self.piece], state)
+            aims = wanted[:, first : first + self.piece].split(self._columns(len(ids)), 1)
+            for part, aim in zip(hidden.split(self._columns(len(ids)), 1), aims, strict=True):
+                logits = self.model.head(part)
+                chosen = _logprobs(logits).gather(-1, aim.clamp(min=0)[..., None])[..., 0]
+                logprobs.append(torch.where(aim < 0, 0.0, chosen.double()).cpu())
+                likely.append(logits.argmax(-1).cpu())
+        known = _Known(state, self.model.head(hidden[:, -1]))
+        return Reading(known, torch.cat(likely, 1).numpy(), torch.cat(logprobs, 1).numpy())
+
+    def _columns(self, batch: int) -> int:
+        """Columns whose logits are held at once."""
+        return max(1, LOGITS // (batch * self.model.config.vocabulary))
+
+    def select(self, prefilled: Prefilled, rows: Sequence[int]) -> Prefilled:
+        assert isinstance(prefilled, _Known)
+        index = torch.tensor(rows, dtype=torch.int64, device=prefilled.logits.device)
+        return _Known(prefilled.state.select(index), prefilled.logits[index])
 
     def without_memory(self) -> ModelSubject:
         raise NotImplementedError
 
     def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
         raise NotImplementedError
+
+
+def _logprobs(logits: Tensor) -> Tensor:
+    """Log-probabilities (..., V) in nats, float32 or wider, of logits (..., V)."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

@@ -7,6 +7,7 @@ subject.generate(one, budget=8)                         # greedy, one list of id
 subject.score(two, candidates)                          # log-probabilities of single next ids
 subject.choose(two, choices)                            # log-probabilities of continuations of any length
 subject.read(tokens, targets)                           # what would come next at every position
+subject.select(state, [0, 0, 0])                        # three rows that have all read what the first one has
 
 What a subject cannot do is missing in its capabilities: cells that need it are skipped with the reason.
 """
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from farfield.benchmarks.tasks.sample import Ids, Tokenizer
 from farfield.config import FarfieldError
 
-__all__ = ["Capability", "Prefilled", "Reading", "Subject", "TemporaryError", "Written"]
+__all__ = ["Capability", "Lacking", "Prefilled", "Reading", "Subject", "TemporaryError", "Written"]
 
 # state     what was prefilled is kept, so that common beginnings are read once and long texts go in in pieces
 # generate  it writes
@@ -34,6 +35,10 @@ Capability = Literal["state", "generate", "score", "read", "memory"]
 
 # What a subject knows after some tokens: its state and its last logits. Only the subject looks inside.
 Prefilled = object
+
+
+class Lacking(Exception):  # noqa: N818  not an error: the reason why a cell is skipped
+    """A cell has no meaning for this task and model; the text is the reason."""
 
 
 class TemporaryError(FarfieldError):
@@ -91,6 +96,10 @@ class Subject(Protocol):
         """What is known after `tokens` (batch, time), one or more a row; `after` stays as it was."""
         ...
 
+    def select(self, prefilled: Prefilled, rows: Sequence[int]) -> Prefilled:
+        """What is known of these rows, each as often as it is named. Needs the capability `state`."""
+        ...
+
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         """At most `budget` ids for each row, the most likely at each step; a text of `stop` may end a row early."""
         ...
@@ -112,5 +121,9 @@ class Subject(Protocol):
         ...
 
     def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
-        """What is known, but each entry that the memory holds of a row brings the content of another entry."""
+        """What is known, but each entry that the memory holds of a row brings the content of another entry.
+
+        Raises:
+            Lacking: the memory has no entries that could be exchanged.
+        """
         ...

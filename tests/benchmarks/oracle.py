@@ -75,6 +75,9 @@ class Lookup:
         kept.flags.writeable = False
         return kept
 
+    def select(self, prefilled: Prefilled, rows: Sequence[int]) -> Prefilled:
+        return _seen(prefilled)[list(rows)]
+
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         find = self._value if isinstance(self.tokenizer, Numbers) else self._reply
         found = [find(row)[:budget] for row in _seen(prefilled)]

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+import farfield
+from farfield.benchmarks import model_subject
+from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.tasks.sample import Ids
+
+# A softmax, a recurrence, a delta rule, a window, and a window with a memory.
+ARCHITECTURES = ("attention", "retnet", "mamba2", "gated_deltanet", "longformer", "longformer+knn")
+
+
+@cache
+def subject(name: str) -> ModelSubject:
+    """A small model with fresh weights, in float64."""
+    architecture, _, memory = name.partition("+")
+    window = ["layers.longformer.mixer.window=32"] if architecture == "longformer" else []
+    made = farfield.build(architecture, ["width=32", "depth=2", *window], memory=memory or None, seed=1)
+    return ModelSubject(made.double(), name)
+
+
+def ids(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape)
+
+
+def one_by_one(model: ModelSubject, prompts: np.ndarray, choices: Sequence[Sequence[Ids]]) -> list[list[float]]:
+    """The definition: the log-probability of each token of a choice behind its row's prompt and the tokens before."""
+    found = []
+    for prompt, several in zip(prompts, choices, strict=True):
+        sums = []
+        for choice in several:
+            logits, _ = model.model(torch.as_tensor(np.concatenate([prompt, choice]))[None])
+            logprobs = logits[0].log_softmax(-1)
+            sums.append(sum(float(logprobs[len(prompt) - 1 + at, token]) for at, token in enumerate(choice)))
+        found.append(sums)
+    return found
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_choices_are_as_likely_together_as_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = subject(name), ids(3, 70)
+    choices = [[ids(length, seed=length + row).astype(np.int32) for length in (1, 3, 9, 3, 1)] for row in range(3)]
+    choices[1] = choices[1][:2]
+    with torch.no_grad():
+        expected = one_by_one(model, prompts, choices)
+    known = model.prefill(prompts)
+    for held, tokens in ((model_subject.HELD, model_subject.CHOSEN), (1, 1), (10**9, 20)):
+        monkeypatch.setattr(model_subject, "HELD", held)
+        monkeypatch.setattr(model_subject, "CHOSEN", tokens)
+        got = model.choose(known, choices)
+        for mine, theirs in zip(got, expected, strict=True):
+            assert mine.tolist() == pytest.approx(theirs, abs=1e-9)
+
+
+def test_many_choices_take_as_many_calls_as_there_are_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = subject("retnet"), []
+    hidden = model.model.hidden
+    monkeypatch.setattr(model.model, "hidden", lambda *given, **named: calls.append(0) or hidden(*given, **named))
+    model.choose(model.prefill(ids(2, 20)), [[ids(4, seed=at).astype(np.int32) for at in range(200)]] * 2)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_reading_in_pieces_is_reading_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = subject(name), ids(2, 90)
+    targets = np.where(ids(2, 90, seed=1) < 128, ids(2, 90, seed=2), -100)
+    with torch.no_grad():
+        logits, _ = model.model(torch.as_tensor(tokens))
+    logprobs = logits.log_softmax(-1).numpy()
+    expected = np.take_along_axis(logprobs, np.maximum(targets, 0)[..., None], -1)[..., 0] * (targets >= 0)
+    held: list[int] = []
+    head = model.model.head
+
+    def watched(hidden: torch.Tensor) -> torch.Tensor:
+        found = head(hidden)
+        held.append(found.numel())
+        return found
+
+    monkeypatch.setattr(model.model, "head", watched)
+    monkeypatch.setattr(model_subject, "LOGITS", 7 * 257)
+    monkeypatch.setattr(model, "piece", 31)
+    reading = model.read(tokens[:, 40:], targets[:, 40:], model.prefill(tokens[:, :40]))
+    assert max(held) <= 7 * 257
+    assert reading.logprobs == pytest.approx(expected[:, 40:], abs=1e-9)
+    assert (reading.likely == logits.argmax(-1).numpy()[:, 40:]).all()
+    after, whole = (model.score(known, ids(2, 5)) for known in (reading.known, model.prefill(tokens)))
+    assert after == pytest.approx(whole, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_that_are_picked_go_on_as_if_they_had_been_read_so(name: str) -> None:
+    model, prompts, more = subject(name), ids(3, 50), ids(4, 9, seed=3)
+    rows, candidates = [2, 0, 0, 1], np.tile(np.arange(257), (4, 1))
+    picked = model.prefill(more, model.select(model.prefill(prompts), rows))
+    alone = model.prefill(np.concatenate([prompts[rows], more], 1))
+    assert model.score(picked, candidates) == pytest.approx(model.score(alone, candidates), abs=1e-9)

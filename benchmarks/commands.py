@@ -8,9 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from farfield.api import open_model
 from farfield.benchmarks import report, training_curves
-from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.opening import open_subject
 from farfield.benchmarks.results import Result, read_result
 from farfield.benchmarks.runner import evaluate as run
 from farfield.config import DataError, nearest
@@ -22,8 +21,7 @@ __all__ = ["evaluate", "report_command"]
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Runs a suite on a model, writes results and report, and returns paths and rates."""
     folder = Path(settings.folder)
-    model = open_model(settings.model, settings.device, settings.remembered)
-    outcome = run(settings.suite, ModelSubject(model, folder.name), folder)
+    outcome = run(settings.suite, open_subject(settings), folder)
     return _reported([read_result(outcome.path)], folder)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from farfield.benchmarks.subject_settings import EndpointConfig, HuggingFaceConfig, kind_of, url_mistake, url_name
 from farfield.benchmarks.suites.needle import NeedleSuite
 
-__all__ = ["Suite"]
+__all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
 
 Suite: TypeAlias = NeedleSuite

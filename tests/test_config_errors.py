@@ -56,7 +56,6 @@ COMPOSING = {
         "train: Could not delete from config. 'training.step' does not exist.",
     ),
     "missing value": (["train"], "train: 'data.path' is missing. Add data.path=..."),
-    "missing model": (["evaluate"], "evaluate: 'model' is missing. Add model=..."),
     "several values": (
         [*TRAIN, "seed=1,2"],
         "seed=1,2: several values. Add -m to run each; [a,b] is a list, and quotes make a text.",
@@ -134,6 +133,36 @@ TYPED = {
     "wrong choice": (
         [*TRAIN, "training.precision=fp16"],
         "training.precision: unknown choice 'fp16'. Did you mean 'bf16'? Known: bf16, fp32.",
+    ),
+    "no model": (
+        ["evaluate"],
+        "model: null given, and the suite needle asks a model. Add model=runs/<name>, the folder of a Hugging Face "
+        "model, or the URL of an endpoint.",
+    ),
+    "a URL without a host": (
+        ["evaluate", "model=http:///v1"],
+        "model: not a URL: it names no host. Write it as http://localhost:8000/v1.",
+    ),
+    "a URL with a password": (
+        ["evaluate", "model=https://me:secret@host/v1"],
+        "model: a URL with more than host and path. A key is given by the variable that endpoint.key names.",
+    ),
+    "a key in the place of its variable": (
+        ["evaluate", "model=http://localhost/v1", "endpoint.key=sk-123"],
+        "endpoint.key: not a variable's name. Give the name of the environment variable that holds the API key.",
+    ),
+    "likelihoods of a chat": (
+        ["evaluate", "model=http://localhost/v1", "endpoint.chat=true", "endpoint.logprobs=true"],
+        "endpoint.logprobs: chat answers carry none of the prompt's. Set chat=false or logprobs=false.",
+    ),
+    "a memory for an endpoint": (
+        ["evaluate", "model=http://localhost/v1", "memory=knn"],
+        "memory: memories go into models of Farfield, and http://localhost/v1 is none. Leave it out.",
+    ),
+    "unknown key of an endpoint": (
+        ["evaluate", "model=http://localhost/v1", "endpoint.modle=a"],
+        "endpoint: unknown key 'modle'. Did you mean 'model'? Known: chat, concurrency, key, logprobs, model, retries, "
+        "timeout, tokenizer.",
     ),
     "wrong kind": (
         [*TRAIN, "training.schedule.kind=cosin"],

@@ -51,7 +51,7 @@ def test_top_level_keys_are_the_fields(verb: str) -> None:
 def test_yaml_defaults_are_the_typed_defaults(verb: str) -> None:
     mapping = compose(verb, NEEDED[verb])
     given = {name for name, field in kind(verb).model_fields.items() if field.is_required()}
-    given |= {"query": {"question", "index"}, "ingest": {"path"}}.get(verb, set())
+    given |= {"query": {"question", "index"}, "ingest": {"path"}, "evaluate": {"model"}}.get(verb, set())
     typed = read(kind(verb), {name: mapping[name] for name in given}).model_dump(mode="json")
     assert {name: mapping[name] for name in set(mapping) - given} == {
         name: typed[name] for name in set(typed) - given if name in mapping or typed[name] is not None
@@ -133,6 +133,8 @@ def test_an_evaluation_is_called_as_its_model() -> None:
 
     assert folder(model="runs/retnet-text/") == Path("results/retnet-text")
     assert folder(model="runs/a", name="b", root="c") == Path("c/b")
+    assert folder(model="http://localhost:8000/v1") == Path("results/localhost-8000")
+    assert folder(model="https://host/v1", **{"endpoint.model": "org/Model-7B:q4"}) == Path("results/org-Model-7B-q4")
 
 
 def test_questions_are_stripped() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import pydantic
 
@@ -53,8 +53,11 @@ class Suite(Config):
 
     kind:     its name, a Literal in each
     lengths:  tokens, the room for an answer included
+
+    `needs_model` is false for a suite that measures something else: its `subject` gives it.
     """
 
+    needs_model: ClassVar[bool] = True
     lengths: Lengths
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
 
@@ -62,6 +65,10 @@ class Suite(Config):
     def name(self) -> str:
         """The kind: what the result file is called."""
         return str(getattr(self, "kind"))  # noqa: B009  declared by each suite as a literal of its own
+
+    def subject(self) -> Subject:
+        """What is measured where no model is asked."""
+        raise NotImplementedError(f"the suite {self.name} asks a model")
 
 
 class AskedSuite(Suite):

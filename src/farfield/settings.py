@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import AugmentedTraining, NeighboursTraining, OutputTraining, PromptTraining
-from farfield.benchmarks.settings import Suite
+from farfield.benchmarks.settings import EndpointConfig, HuggingFaceConfig, Suite, kind_of, url_mistake, url_name
 from farfield.config import Config
 from farfield.data.facts import FactsData
 from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConfig
@@ -161,21 +161,51 @@ def _check_sets(data: FactsData, memory: MemoryConfig | None, training: Training
 
 
 class EvaluateSettings(Config):
-    """`farfield evaluate`. Without a name, results are called as the run is, and the checkpoint where one is named.
+    """`farfield evaluate`. Without a name, results are called as the model is.
 
+    The model is one of Farfield's, of Hugging Face, an endpoint's, or none: see `farfield.benchmarks.subject_settings`.
     A `memory` that is given, none included, stands in the place of the one that the model was trained with.
     """
 
     name: Name | None = None
     root: Text = "results"
-    model: Text
+    model: Text | None = None
     memory: MemoryConfig | None = None
     suite: Suite
     device: DeviceConfig = DeviceConfig()
+    endpoint: EndpointConfig = EndpointConfig()
+    huggingface: HuggingFaceConfig = HuggingFaceConfig()
+
+    @model_validator(mode="after")
+    def _askable(self) -> EvaluateSettings:
+        if self.model is None and self.suite.needs_model:
+            raise ValueError(
+                f".model: null given, and the suite {self.suite.name} asks a model. Add model=runs/<name>, the folder "
+                "of a Hugging Face model, or the URL of an endpoint."
+            )
+        wrong = url_mistake(self.model) if self.kind == "endpoint" and self.model else None
+        if wrong:
+            raise ValueError(f".model: {wrong}")
+        if self.kind != "farfield" and self.remembered != "trained":
+            raise ValueError(f".memory: memories go into models of Farfield, and {self.model} is none. Leave it out.")
+        return self
+
+    @property
+    def kind(self) -> Literal["farfield", "huggingface", "endpoint"]:
+        """What kind of model is asked."""
+        return kind_of(self.model) if self.model else "farfield"
 
     @property
     def folder(self) -> PurePath:
         """Where results go: <root>/<name>."""
+        return PurePath(self.root) / (self.name or self._called() or "model")
+
+    def _called(self) -> str:
+        """The model's name; of a checkpoint the run's too, of an endpoint the name that it goes by there."""
+        if self.model is None:
+            return self.suite.name
+        if self.kind == "endpoint":
+            return url_name(self.model, self.endpoint.model)
         model = PurePath(self.model)
         called = model.name
         if model.suffix in (".ckpt", ".safetensors"):  # runs/<name>/checkpoints/last.ckpt, runs/<name>/last.safetensors
@@ -183,7 +213,7 @@ class EvaluateSettings(Config):
             called = "-".join(part for part in (run.name, model.stem) if part)
         if self.remembered != "trained":
             called = "-".join(part for part in (called, self.memory.name if self.memory else "none") if part)
-        return PurePath(self.root) / (self.name or called or "model")
+        return called
 
     @property
     def remembered(self) -> MemoryConfig | Literal["trained"] | None:

@@ -50,7 +50,11 @@ VERBS = {
     "evaluate": Verb(
         "run a suite on a model",
         "results/<name>/<suite>.jsonl, report.html",
-        ("farfield evaluate model=runs/retnet-tiny-needle suite=needle",),
+        (
+            "farfield evaluate model=runs/retnet-tiny-needle suite=needle",
+            "farfield evaluate model=models/stories260k suite=needle suite.lengths=[256,512]",
+            "farfield evaluate model=http://localhost:8000/v1 endpoint.key=API_KEY endpoint.chat=true suite=needle",
+        ),
         "EvaluateSettings",
         "farfield.benchmarks:evaluate",
     ),

@@ -226,7 +226,7 @@ def filled_masks(output: str, answer: Mapping[str, str]) -> float:
         return 0.0
     if not isinstance(given, dict) or not answer:
         return 0.0
-    return sum(given.get(mask) == name for mask, name in answer.items()) / len(answer)
+    return float(sum(bool(given.get(mask) == name) for mask, name in answer.items()) / len(answer))
 
 
 def exponential_similarity(output: str, answer: str) -> float:

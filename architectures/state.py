@@ -245,6 +245,11 @@ class KeyValueBuffer(State):
         slots = slots.clamp(min=0)
         return _take(self.keys, slots), _take(self.values, slots), valid
 
+    def exchanged(self, columns: Tensor) -> KeyValueBuffer:
+        """Each key with the value of the column (B, n) of `read` that is named for it; on memory of its own."""
+        keys, values, valid = self.read()
+        return _gathered(keys, _take(values, columns), valid, self.limit)
+
     def append(self, keys: Tensor, values: Tensor, rows: Rows) -> KeyValueBuffer:
         """These tokens and the call's keys (B, H, T, D) and values (B, H, T, V) behind them.
 

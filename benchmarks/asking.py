@@ -26,9 +26,12 @@ BESIDE, END = 48, 64  # tokens of an excerpt on either side of a gold, and of th
 
 def needed(scoring: Scoring, condition: Condition) -> frozenset[Capability]:
     """What a subject must be able to do."""
-    if condition in MEMORY:
-        return frozenset({NEEDED[scoring], "memory"})
-    return frozenset({NEEDED[scoring], "state"} if condition == "remembered" else {NEEDED[scoring]})
+    more: dict[Condition, frozenset[Capability]] = {
+        "memory_off": frozenset({"memory"}),
+        "memory_shuffled": frozenset({"memory", "state"}),
+        "remembered": frozenset({"state"}),
+    }
+    return frozenset({NEEDED[scoring]}) | more.get(condition, frozenset())
 
 
 @dataclass(frozen=True)

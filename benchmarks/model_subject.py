@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from farfield.benchmarks.subjects import Capability, Prefilled, Reading, Written
+from farfield.benchmarks.subjects import Capability, Lacking, Prefilled, Reading, Written
 from farfield.benchmarks.tasks.sample import Ids
+from farfield.config import ModelError
+from farfield.forgetting import exchanged, without_memory
 from farfield.generation import Decoding, GenerationConfig, TextModel
 from farfield.model import ModelState
 from farfield.tokenizers import Tokenizer
@@ -24,9 +27,14 @@ from farfield.tokenizers import Tokenizer
 __all__ = ["ModelSubject"]
 
 PIECE = 2048  # tokens of a row that are read in one call
+WHOLE = 1 << 40  # of a model whose answers depend on where calls end: a prompt is one call
 LOGITS = 1 << 24  # logits that are held at once, whatever is read
 CHOSEN = 1 << 14  # tokens of choices that are read at once
 HELD = 1 << 28  # bytes of states that are repeated for choices
+
+# How far a model's logits in one order of work may be from those in another, as a share of the largest: what every
+# architecture's forms are tested to keep to. Each of two logits may move by as much, towards the other.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-9}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class ModelSubject:
     """A trained model, asked by ids."""
 
     def __init__(self, model: TextModel, name: str) -> None:
-        self.model, self._name, self.piece = model, name, PIECE
+        self.model, self._name = model, name
+        self.piece = PIECE if self._split_exact else WHOLE
 
     @property
     def name(self) -> str:
@@ -53,7 +62,18 @@ class ModelSubject:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return frozenset(("state", "generate", "score", "read"))
+        found: set[Capability] = {"generate", "score", "read"}
+        if self._split_exact:
+            found.add("state")
+        if self.model.config.memory is not None:
+            found.add("memory")
+        return frozenset(found)
+
+    @property
+    def _split_exact(self) -> bool:
+        """Whether a prompt may be read in pieces: any split into calls gives the same answer."""
+        config = self.model.config
+        return config.decoder.split_exact and (config.memory is None or config.memory.split_exact)
 
     def describe(self) -> Mapping[str, object]:
         """Architecture, memory, sizes, the training length where it is known, and a fingerprint of the weights."""
@@ -96,7 +116,10 @@ class ModelSubject:
         config = GenerationConfig(tokens=budget)
         decoding = Decoding(self.model.model, prefilled.logits, prefilled.state, config)
         found: list[list[int]] = [[] for _ in decoding.rows]
+        ties = [0] * len(found)
         for step in range(budget):
+            for row, tie in zip(decoding.rows, _tied(decoding.logits), strict=True):
+                ties[row] += tie
             chosen = decoding.ids()
             for row, token in chosen.items():
                 found[row].append(token)
@@ -104,7 +127,7 @@ class ModelSubject:
             if len(ended) == len(chosen) or step == budget - 1:
                 break
             decoding.advance(ended)
-        return Written(found, [0] * len(found))
+        return Written(found, ties)
 
     def _ended(self, ids: list[int], stop: tuple[str, ...]) -> bool:
         if ids[-1] == self.tokenizer.end:
@@ -171,10 +194,32 @@ class ModelSubject:
         return _Known(prefilled.state.select(index), prefilled.logits[index])
 
     def without_memory(self) -> ModelSubject:
-        raise NotImplementedError
+        try:
+            return self._alone
+        except ModelError as reason:
+            raise Lacking(str(reason)) from None
+
+    @cached_property
+    def _alone(self) -> ModelSubject:
+        alone = without_memory(self.model.model)
+        return ModelSubject(TextModel(alone, self.tokenizer, self.model.info), f"{self.name} without its memory")
 
     def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
-        raise NotImplementedError
+        assert isinstance(prefilled, _Known)
+        try:
+            return replace(prefilled, state=exchanged(self.model.model, prefilled.state, seed))
+        except ModelError as reason:
+            raise Lacking(str(reason)) from None
+
+
+def _tied(logits: Tensor) -> list[bool]:
+    """Whether the two largest of each row of logits (B, V) are too near to say which is larger; see ROUNDING."""
+    if logits.shape[1] < 2:
+        return [False] * len(logits)
+    best = logits.double().topk(2).values
+    bound = 2 * ROUNDING[logits.dtype] * logits.double().abs().amax(1)
+    tied: list[bool] = (best[:, 0] - best[:, 1] <= bound).tolist()
+    return tied
 
 
 def _logprobs(logits: Tensor) -> Tensor:

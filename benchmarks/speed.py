@@ -41,7 +41,8 @@ def speed(settings: SpeedSettings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before anything is measured
     sizes = [f"width={settings.width}", f"depth={settings.depth}"]
     models = {
-        name: build(name, sizes, seed=settings.seed).to(device, _dtype(settings)) for name in settings.architectures
+        name: build(name, sizes, seed=settings.seed).to(device, settings.device.dtype)
+        for name in settings.architectures
     }
     rows = []
     total = len(settings.measures) * len(settings.lengths) * len(models) * settings.repeats
@@ -64,10 +65,6 @@ def _device(settings: SpeedSettings) -> torch.device:
     if settings.device.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("device.accelerator: gpu given, but PyTorch sees none. Take cpu or auto.")
     return torch.device("cuda" if settings.device.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _dtype(settings: SpeedSettings) -> torch.dtype:
-    return torch.bfloat16 if settings.device.precision == "bf16" else torch.float32
 
 
 def _compared(

@@ -117,7 +117,11 @@ class Subject(Protocol):
         ...
 
     def without_memory(self) -> Subject:
-        """The same weights without the external memory. Needs the capability `memory`, as `shuffled` does."""
+        """The same weights without the external memory. Needs the capability `memory`, as `shuffled` does.
+
+        Raises:
+            Lacking: the memory cannot be told from the rest.
+        """
         ...
 
     def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from farfield.architectures.state import State
+from farfield.memory.forgetting import cycles
 
 __all__ = ["Slots"]
 
@@ -88,6 +89,13 @@ class Slots(State):
         if self.keys.dtype == dtype:
             return self
         return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype), turned=None)
+
+    def exchanged(self, seed: int) -> Slots:
+        """Each key with the value of another slot of its row and head."""
+        heads = self.position.shape[1]
+        order = cycles((self.position >= 0).flatten(0, 1), seed).unflatten(0, (-1, heads))
+        order = order.expand(-1, self.values.shape[1], -1)[..., None]
+        return replace(self, values=self.values.gather(2, order.expand_as(self.values)))
 
     def emptied(self, rows: Tensor, nothing: float = 0.0) -> Slots:
         """Without the slots of the rows (B,) bool; what waits there is `nothing`."""

@@ -26,7 +26,7 @@ Shapes: B batch, T time, H heads, G heads of keys and values, R = H / G, W width
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -38,6 +38,7 @@ from torch.nn.functional import pad
 from farfield.architectures.mixer import KeyedMixer, KeyedSettings, Mixer, MixerSettings, in_steps
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
+from farfield.memory.forgetting import cycles, near_field
 from farfield.memory.grid import Grid, chosen, grid
 from farfield.memory.settings import MixerMemory, Wrapped
 
@@ -137,6 +138,18 @@ class Infini(Wrapped):
         wide = torch.promote_types(self.gate.dtype, torch.float32)
         empty = self.gate.new_zeros(batch, heads, width, width + 1, dtype=wide)
         return InfiniState(self.mixer.start(batch), Compressed(empty, empty.clone()))
+
+    def alone(self) -> Mixer:
+        return near_field(self.mixer, self.config.segment)
+
+    def exchanged(self, state: State, position: Tensor, seed: int) -> State:
+        """Each feature of the keys is bound to what another one was; the normaliser, which is of keys alone, stays."""
+        assert isinstance(state, InfiniState)
+        written = state.memory.written
+        order = cycles(position.new_ones(written.shape[0], written.shape[2]).bool(), seed)[:, None, :, None]
+        values = written[..., :-1]
+        values = values.gather(2, order.expand_as(values))
+        return replace(state, memory=replace(state.memory, written=torch.cat((values, written[..., -1:]), -1)))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
+from farfield.memory.forgetting import cycles
 
 __all__ = ["Initial", "Labelled"]
 
@@ -42,6 +43,12 @@ class Initial(State):
     def cast(self, dtype: torch.dtype) -> Initial:
         """The same as numbers of `dtype`."""
         return self if self.keys.dtype == dtype else Initial(self.keys.to(dtype), self.values.to(dtype))
+
+    def exchanged(self, position: Tensor, seed: int) -> Initial:
+        """Each key of rows at `position` (B,) with the value of another."""
+        slots = self.keys.shape[2]
+        order = cycles(torch.arange(slots, device=position.device) < position[:, None], seed)
+        return Initial(self.keys, _take(self.values, order))
 
     def read(self, keys: Tensor, values: Tensor, rows: Rows) -> Labelled:
         """What the queries of a call with these keys and values (B, G, T, W) may see: of the slots and of the call."""

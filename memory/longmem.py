@@ -36,6 +36,7 @@ from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, Mixer, MixerSettings
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
+from farfield.memory.forgetting import near_field
 from farfield.memory.key_value import KeyValueMemoryConfig, MemoryState, WithMemory
 from farfield.memory.settings import StackMemory
 
@@ -216,6 +217,24 @@ class LongMem(nn.Module):
             if int(index) == self.fuses:
                 weights = {_within(name): weight for name, weight in weights.items()}
             side.load_state_dict(weights, strict=int(index) != self.fuses)
+
+    def alone(self) -> Decoder:
+        """The backbone; full attention sees the open segment alone, as beside the memory."""
+        for layer in self.stack.layers:
+            assert isinstance(layer, Layer)
+            layer.mixer = near_field(layer.mixer, self.config.segment)
+        return self.stack
+
+    def exchanged(self, states: Sequence[State], seed: int) -> tuple[State, ...]:
+        """See `Apart.exchanged`."""
+        (state,) = states
+        assert isinstance(state, LongMemState)
+        side = list(state.side)
+        for place, name in enumerate(self.memory):
+            reader, kept = self._beside(name).mixer, side[place]
+            if isinstance(reader, WithMemory) and isinstance(kept, MemoryState):
+                side[place] = reader.exchanged(kept, kept.bank.length, seed)
+        return (replace(state, side=tuple(side)),)
 
     def start(self, batch: int) -> tuple[State, ...]:
         side = tuple(self._beside(name).mixer.start(batch) for name in self.memory)

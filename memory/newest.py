@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from farfield.architectures.attention import columns
 from farfield.architectures.block_keys import labels
-from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyValue, in_steps
+from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyValue, Mixer, in_steps
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.units import Chosen, Grouped, Units
 from farfield.architectures.ops.written import Near, Written
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 from farfield.config import ModelError
+from farfield.memory.forgetting import cycles, near_field
 from farfield.memory.initial import Initial
 from farfield.memory.placing import Placing
 from farfield.memory.search import best
@@ -111,6 +112,18 @@ class WithMemory(Wrapped):
         if self.config.position == "original" and self.placing.once:  # keys are kept where they stood
             bank = replace(bank, keys=self.mixer.rotate(bank.keys, -dropped[:, None]))
         return replace(state, mixer=inner, bank=bank)
+
+    def alone(self) -> Mixer:
+        return near_field(self.mixer, self.config.segment)
+
+    def exchanged(self, state: State, position: Tensor, seed: int) -> State:
+        assert isinstance(state, MemoryState)
+        keys, _, valid = state.bank.read()
+        there = position.new_ones(len(keys), keys.shape[2]).bool() if valid is None else valid
+        initial = state.initial
+        if initial is not None:
+            initial = initial.exchanged(position, seed)
+        return replace(state, bank=state.bank.exchanged(cycles(there, seed)), initial=initial)
 
     def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MemoryState)

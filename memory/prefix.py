@@ -31,6 +31,8 @@ from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.mixer import Mixer
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
+from farfield.config import ModelError
+from farfield.memory.forgetting import SegmentsApart
 from farfield.memory.framed import Frame, Inner, Place, ragged, run
 from farfield.memory.segments import Lengths, Step, joined, parted, steps
 from farfield.memory.settings import StackMemory
@@ -156,7 +158,7 @@ class Segmented(nn.Module):
 
     def __init__(self, stack: Decoder, memory: Prefix, settings: PrefixSettings) -> None:
         super().__init__()
-        self.stack, self.memory = stack, memory
+        self.stack, self.memory, self.segment = stack, memory, settings.segment
         self.frame, self.whole = settings.frame, Lengths((settings.segment,))
         self.longest = self.frame.most + settings.longest + self.frame.behind
 
@@ -176,6 +178,14 @@ class Segmented(nn.Module):
     def mixers(self) -> Iterator[Mixer]:
         """The mixers from bottom to top."""
         return self.stack.mixers()
+
+    def alone(self) -> SegmentsApart:
+        """As before the first segment in each of them: what is handed on is what a document begins with."""
+        return SegmentsApart(self, self.segment)
+
+    def exchanged(self, states: Sequence[State], seed: int) -> tuple[State, ...]:
+        """See `Apart.exchanged`."""
+        raise ModelError("its vectors are not bound to keys, so that there is nothing to exchange.")
 
     def start(self, batch: int) -> tuple[State, ...]:
         """The empty state: one, of the layers and the memory."""

@@ -140,6 +140,22 @@ class Wrapped(Mixer):
 
     mixer: Mixer
 
+    @abc.abstractmethod
+    def alone(self) -> Mixer:
+        """The mixer without the memory: what is near is seen as before, and nothing else. The weights are shared.
+
+        Raises:
+            ModelError: near is what a call holds, so that there is no telling.
+        """
+
+    @abc.abstractmethod
+    def exchanged(self, state: State, position: Tensor, seed: int) -> State:
+        """`state`, of rows at `position` (B,), with what the memory's entries are bound to exchanged.
+
+        Raises:
+            ModelError: it has no entries that are bound to anything.
+        """
+
 
 class Stack(Protocol):
     """The layers of a language model, with or without a memory around them: the call of `Decoder`.

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue, in_steps
+from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue, Mixer, in_steps
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
+from farfield.config import ModelError
 from farfield.memory.bank import Slots
+from farfield.memory.forgetting import near_field
 from farfield.memory.segments import Step, joined, parted, steps
 from farfield.memory.settings import Wrapped
 
@@ -100,6 +102,15 @@ class WithSlots(Wrapped):
         if self.segment != FAR:
             open_ = KeyValueBuffer.empty(batch, mixer.kv_heads, mixer.head_width, like, self.config.segment)
         return SlotsState(mixer.start(batch), self.keeper.start(batch, like), open_)
+
+    def alone(self) -> Mixer:
+        if self.segment == FAR and self.mixer.reach is None:
+            raise ModelError("the near field is what a call holds (when: call), so that nothing tells it from memory.")
+        return near_field(self.mixer, self.segment)
+
+    def exchanged(self, state: State, position: Tensor, seed: int) -> State:
+        assert isinstance(state, SlotsState)
+        return replace(state, bank=state.bank.exchanged(seed))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:

@@ -22,7 +22,7 @@ Shapes: B batch, T time, D width, H heads of the memory, W width of a head, F hi
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -35,7 +35,8 @@ from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
-from farfield.memory.inner_network import Learnt, Rates, regressed
+from farfield.memory.forgetting import cycles
+from farfield.memory.inner_network import Learnt, Rates, Weights, regressed
 from farfield.memory.settings import MixerMemory, Wrapped
 
 __all__ = ["Titans", "TitansConfig", "TitansState"]
@@ -162,6 +163,22 @@ class Titans(Wrapped):
         if self.taps is not None:
             conv = ConvolutionState.empty(batch, self.taps.shape[1], self.taps.shape[0], weight)
         return TitansState(self.mixer.start(batch), Learnt(*empty), conv)
+
+    def alone(self) -> Mixer:
+        return self.mixer
+
+    def exchanged(self, state: State, position: Tensor, seed: int) -> State:
+        """What the first layer has learnt of each coordinate of the keys, it has learnt of another one."""
+        assert isinstance(state, TitansState)
+        learnt, initial = state.learnt, self.initial[0]
+        order = cycles(position.new_ones(len(position), initial.shape[1]).bool(), seed)[:, None, :, None]
+
+        def other(weights: Weights, before: Tensor | float) -> Weights:
+            change = weights[0] - before
+            return (before + change.gather(2, order.expand_as(change)), *weights[1:])
+
+        start, weights = other(learnt.start, initial), other(learnt.weights, initial)
+        return replace(state, learnt=Learnt(start, weights, other(learnt.momentum, 0.0)))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:

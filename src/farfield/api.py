@@ -154,7 +154,7 @@ def open_model(
     model = load(path, place)
     if memory != "trained":
         model = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
-    return model.to(torch.bfloat16) if device.precision == "bf16" else model
+    return model.to(device.dtype)
 
 
 def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestResult:

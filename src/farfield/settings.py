@@ -11,6 +11,7 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from farfield.architectures.architecture import ArchitectureConfig
@@ -60,8 +61,13 @@ class DeviceConfig(Config):
     """Where and in what precision a trained model runs."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     threads: int | None = Field(None, ge=1, le=1024, description="threads of the CPU; null: PyTorch's choice")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[self.precision]
 
 
 class TrainSettings(Config):

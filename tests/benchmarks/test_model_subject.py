@@ -100,3 +100,31 @@ def test_rows_that_are_picked_go_on_as_if_they_had_been_read_so(name: str) -> No
     picked = model.prefill(more, model.select(model.prefill(prompts), rows))
     alone = model.prefill(np.concatenate([prompts[rows], more], 1))
     assert model.score(picked, candidates) == pytest.approx(model.score(alone, candidates), abs=1e-9)
+
+
+def scripted(gap: float, dtype: torch.dtype) -> ModelSubject:
+    """A model that reads nothing and whose logits are always 0 but for two, 4 and 4 + `gap`."""
+    made = farfield.build("retnet", ["width=32", "depth=2"]).to(dtype)
+    scores = torch.zeros(257, dtype=dtype)
+    scores[5], scores[6] = 4.0, 4.0 + gap
+    made.model.head = lambda hidden: scores.expand(*hidden.shape[:-1], -1)  # type: ignore[method-assign]
+    return ModelSubject(made, "scripted")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap", "tied"),
+    [
+        (torch.float32, 0.0, True),
+        (torch.float32, 5e-5, True),
+        (torch.float32, 2e-4, False),
+        (torch.float64, 5e-9, True),
+        (torch.float64, 2e-8, False),
+        (torch.bfloat16, 0.03125, True),
+        (torch.bfloat16, 0.25, False),
+    ],
+)
+def test_steps_whose_best_two_differ_by_rounding_are_counted(dtype: torch.dtype, gap: float, tied: bool) -> None:
+    model = scripted(gap, dtype)
+    written = model.generate(model.prefill(ids(2, 5)), budget=3)
+    assert written.ids == [[5 if gap == 0 else 6] * 3] * 2
+    assert written.ties == [3 * tied] * 2

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from farfield.benchmarks import report, training_curves
+from farfield.benchmarks.endpoint_subject import USAGE, EndpointSubject, add_usage
 from farfield.benchmarks.opening import open_subject
 from farfield.benchmarks.results import Result, read_result
 from farfield.benchmarks.runner import evaluate as run
@@ -21,8 +22,18 @@ __all__ = ["evaluate", "report_command"]
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Runs a suite on a model, writes results and report, and returns paths and rates."""
     folder = Path(settings.folder)
-    outcome = run(settings.suite, open_subject(settings), folder)
-    return _reported([read_result(outcome.path)], folder)
+    subject = open_subject(settings)
+    try:
+        outcome = run(settings.suite, subject, folder)
+    finally:
+        if isinstance(subject, EndpointSubject):
+            add_usage(folder / USAGE, subject.usage())
+    told = _reported([read_result(outcome.path)], folder)
+    if isinstance(subject, EndpointSubject):
+        used = subject.usage()
+        told["usage"] = used
+        told["text"] += "\nasked the endpoint: " + ", ".join(f"{key.replace('_', ' ')} {used[key]:,}" for key in used)
+    return told
 
 
 def report_command(settings: ReportSettings) -> dict[str, Any]:

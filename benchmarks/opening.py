@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from farfield.api import open_model
+from pathlib import Path
+
+import torch
+
+from farfield.api import open_model, place
+from farfield.benchmarks.endpoint_subject import open_endpoint
+from farfield.benchmarks.hf_loading import load_hub
 from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.subject_settings import HUB_CONFIG, RUN_CONFIG
 from farfield.benchmarks.subjects import Subject
+from farfield.config import ModelError, nearest
 from farfield.settings import EvaluateSettings
 
 __all__ = ["open_subject"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
 def open_subject(settings: EvaluateSettings) -> Subject:
@@ -17,7 +27,35 @@ def open_subject(settings: EvaluateSettings) -> Subject:
         ModelError: nothing there, or it cannot be used.
         ConfigError: a setting does not fit it.
     """
+    name = settings.folder.name
     if settings.model is None:
         return settings.suite.subject()
-    model = open_model(settings.model, settings.device, settings.remembered)
-    return ModelSubject(model, settings.folder.name)
+    match settings.kind:
+        case "endpoint":
+            return open_endpoint(settings.model, settings.endpoint, name)
+        case "huggingface":
+            return _open_hub(settings, settings.model, name)
+        case "farfield":
+            _check_path(Path(settings.model).expanduser())
+            return ModelSubject(open_model(settings.model, settings.device, settings.remembered), name)
+
+
+def _open_hub(settings: EvaluateSettings, model: str, name: str) -> Subject:
+    dtype, device = DTYPES[settings.device.precision], place(settings.device)
+    loaded = load_hub(model, dtype, device, settings.hf.online)
+    from farfield.benchmarks.hf_subject import HubSubject  # needs transformers, which `load_hub` has looked for
+
+    return HubSubject(*loaded, name, settings.hf)
+
+
+def _check_path(path: Path) -> None:
+    """Raises a ModelError where nothing is at `path` and the nearest of its neighbours is a Hugging Face model.
+
+    The nearest run is told by what loads runs.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return
+    models = {one.parent.name for kind in (HUB_CONFIG, RUN_CONFIG) for one in path.parent.glob(f"*/{kind}")}
+    near = nearest(path.name, models)
+    if near is not None and not (path.parent / near / RUN_CONFIG).is_file():
+        raise ModelError(f"{path}: no such run or file. Did you mean '{path.parent / near}'?")

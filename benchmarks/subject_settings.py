@@ -19,7 +19,16 @@ from pydantic import Field, field_validator, model_validator
 
 from farfield.config import Config
 
-__all__ = ["EndpointConfig", "HuggingFaceConfig", "ModelKind", "kind_of", "url_mistake", "url_name"]
+__all__ = [
+    "HUB_CONFIG",
+    "RUN_CONFIG",
+    "EndpointConfig",
+    "HuggingFaceConfig",
+    "ModelKind",
+    "kind_of",
+    "url_mistake",
+    "url_name",
+]
 
 ModelKind = Literal["farfield", "huggingface", "endpoint"]
 

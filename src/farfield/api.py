@@ -27,7 +27,7 @@ from farfield.retrofit import retrofit
 from farfield.settings import DeviceConfig
 from farfield.tokenizers import BytesTokenizer, Tokenizer
 
-__all__ = ["build", "build_encoder", "ingest", "load", "load_encoder", "open_index", "open_model"]
+__all__ = ["build", "build_encoder", "ingest", "load", "load_encoder", "open_index", "open_model", "place"]
 
 
 class _Memory(Config):
@@ -146,15 +146,23 @@ def open_model(
         ModelError: nothing there, or it cannot be used.
         ConfigError: a GPU is asked for and there is none, or the memory cannot be put on it.
     """
+    model = load(path, place(device))
+    if memory != "trained":
+        model = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
+    return model.to(device.dtype)
+
+
+def place(device: DeviceConfig) -> Literal["cuda", "cpu"]:
+    """Where a model goes. Sets the threads of the CPU.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
     if device.threads is not None:
         torch.set_num_threads(device.threads)
     if device.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("device.accelerator: gpu given, but PyTorch sees none. Take cpu or auto.")
-    place = "cuda" if device.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    model = load(path, place)
-    if memory != "trained":
-        model = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
-    return model.to(device.dtype)
+    return "cuda" if device.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def ingest(settings: IngestConfig, embedder: Embedder | None = None) -> IngestResult:

@@ -8,7 +8,7 @@ Reading them may import torch, for the architectures are among them, but never l
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import torch
@@ -180,7 +180,7 @@ class EvaluateSettings(Config):
     suite: Suite
     device: DeviceConfig = DeviceConfig()
     endpoint: EndpointConfig = EndpointConfig()
-    huggingface: HuggingFaceConfig = HuggingFaceConfig()
+    hf: HuggingFaceConfig = HuggingFaceConfig()
 
     @model_validator(mode="after")
     def _askable(self) -> EvaluateSettings:
@@ -199,7 +199,10 @@ class EvaluateSettings(Config):
     @property
     def kind(self) -> Literal["farfield", "huggingface", "endpoint"]:
         """What kind of model is asked."""
-        return kind_of(self.model) if self.model else "farfield"
+        if self.model is None:
+            return "farfield"
+        hub = self.hf.online and not Path(self.model).expanduser().exists()
+        return "huggingface" if hub and kind_of(self.model) == "farfield" else kind_of(self.model)
 
     @property
     def folder(self) -> PurePath:

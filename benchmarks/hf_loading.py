@@ -1,0 +1,93 @@
+"""A Hugging Face model and its tokenizer from a folder: weights by safetensors alone, no code of the folder's."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from farfield.config import ModelError
+from farfield.tokenizers.protocol import read_json
+
+__all__ = ["load_hub"]
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+def load_hub(path: str, dtype: torch.dtype, device: torch.device | str, online: bool = False) -> tuple[Any, Any]:
+    """The model in evaluation mode, and its tokenizer.
+
+    Args:
+        path: the folder; with `online` a name on the hub too.
+        dtype: of the weights. device: where they go.
+        online: whether what is missing may be fetched.
+
+    Raises:
+        ModelError: transformers is not installed, or the folder holds no causal model that can be read.
+    """
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ImportError:
+        raise ModelError(f"{path}: a Hugging Face model needs transformers: pip install 'farfield[hf]'.") from None
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        _check_folder(folder, online)
+    asked = {"local_files_only": not online, "trust_remote_code": False}
+    source = str(folder) if folder.is_dir() else path
+    with _told(path), _quiet(transformers):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **asked)
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **asked
+        )
+    wrong = sorted(found["missing_keys"]) + sorted(str(one) for one in found["mismatched_keys"])
+    if wrong:
+        raise ModelError(f"{path}: {len(wrong)} weights are missing or of another shape, {wrong[0]} for one.")
+    return model.to(device).eval(), tokenizer
+
+
+def _check_folder(folder: Path, online: bool) -> None:
+    """Raises a ModelError unless `folder` holds a causal model with weights that are data."""
+    config = read_json(folder / "config.json")
+    named = config.get("architectures")
+    classes = [str(one) for one in named] if isinstance(named, list) else []
+    if classes and not any(one.endswith(CAUSAL) for one in classes):
+        raise ModelError(f"{folder}: {', '.join(classes)} given, a causal language model (...ForCausalLM) is needed.")
+    if "auto_map" in config:
+        raise ModelError(f"{folder}: brings code of its own (auto_map in config.json), and none is run.")
+    if not online and not any(folder.glob("*.safetensors")):
+        others = sorted(one.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for one in folder.glob(kind))
+        instead = f"; {others[0]} is pickled, and is never read" if others else ""
+        raise ModelError(f"{folder}: no weights there in *.safetensors{instead}.")
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """What transformers raises, as one line of ours; a file of weights that is cut short is the library's own error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ModelError(f"{path}: not a model that transformers can read: {said[:200]}") from None
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' bars and hints, which stand between ours."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.ERROR)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,63 @@
+"""What `model=` names, opened: a Hugging Face folder from the command line, and mistakes with the nearest path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hf_models import save
+
+from farfield import cli
+
+GRID = ["suite.lengths=[512]", "suite.depths=2", "suite.samples=1"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(place / "models" / "tiny", "Llama", begin=True)
+    assert cli.main(["evaluate", "model=models/tiny", *GRID]) == 0
+    lines = [json.loads(line) for line in (place / "results/tiny/needle.jsonl").read_text().splitlines()]
+    model = lines[0]["model"]
+    assert (model["architecture"], model["precision"], model["added_tokens"]) == ("LlamaForCausalLM", "float32", 1)
+    assert model["capabilities"] == ["generate", "read", "score", "state"]
+    cells = [line for line in lines if line["record"] == "cell" and line["condition"] == "full"]
+    assert len(cells) == 2
+    assert all(cell["state_bytes"] > 0 for cell in cells)
+    skipped = {line["condition"] for line in lines if line["record"] == "skip"}
+    assert skipped == {"memory_off", "memory_shuffled"}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["model=models/tniy"], "models/tniy: no such run or file. Did you mean 'models/tiny'?"),
+        (
+            ["model=models/tiny", "hf.chat=true"],
+            "hf.chat: true given, but the tokenizer has no chat template. Take chat=false.",
+        ),
+        (
+            ["model=models/tiny", "memory=none"],
+            "memory: memories go into models of Farfield, and models/tiny is none. Leave it out.",
+        ),
+        (
+            ["model=models/tiny", "device.accelerator=gpu"],
+            "device.accelerator: gpu given, but PyTorch sees none. Take cpu or auto.",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], line: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available() and "gpu" in words[-1]:
+        pytest.skip("there is a GPU")
+    save(place / "models" / "tiny", "Llama")
+    capsys.readouterr()
+    assert cli.main(["evaluate", *words, *GRID]) == 2
+    assert capsys.readouterr().err == f"farfield: {line}\n"

@@ -21,7 +21,7 @@ from farfield.benchmarks.provenance import provenance
 from farfield.benchmarks.results import FORMAT, Answers, Cell, ResultFile, identity, record_of
 from farfield.benchmarks.subjects import Capability, Subject
 from farfield.benchmarks.suites.suite import AskedSuite, MeasuredSuite
-from farfield.benchmarks.tasks.sample import Scoring, Task, TooShortError
+from farfield.benchmarks.tasks.sample import LackingError, Scoring, Task
 from farfield.progress import Bar
 
 __all__ = ["Outcome", "RowCount", "evaluate"]
@@ -94,12 +94,12 @@ class _Questions:
 
     def __init__(self, suite: AskedSuite, subject: Subject) -> None:
         self.suite, self.subject, self.tasks = suite, subject, suite.tasks(subject.tokenizer)
-        self.short: dict[tuple[str, int], TooShortError] = {}
+        self.short: dict[tuple[str, int], LackingError] = {}
         for task in self.tasks:
             for length in suite.lengths:
                 try:
                     task.check(suite.seed, length, suite.samples, suite.split)
-                except TooShortError as error:
+                except LackingError as error:
                     self.short[task.name, length] = error
         if len(self.short) == len(self.tasks) * len(suite.lengths):
             raise next(iter(self.short.values()))

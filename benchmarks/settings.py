@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
+
+import pydantic
 
 from farfield.benchmarks.subject_settings import EndpointConfig, HuggingFaceConfig, kind_of, url_mistake, url_name
 from farfield.benchmarks.suites.needle import NeedleSuite
+from farfield.benchmarks.suites.ruler import RulerSuite
 
 __all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
 
-Suite: TypeAlias = NeedleSuite
+Suite: TypeAlias = Annotated[NeedleSuite | RulerSuite, pydantic.Field(discriminator="kind")]

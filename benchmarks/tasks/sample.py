@@ -34,6 +34,7 @@ __all__ = [
     "SPLITS",
     "Condition",
     "Ids",
+    "LackingError",
     "Sample",
     "Scoring",
     "Split",
@@ -64,8 +65,12 @@ IGNORED = -100  # the target where nothing is scored
 STREAMS = {"sample": 1, "recall": 2, "noise": 3, "facts": 4, "words": 5, "automata": 6}
 
 
-class TooShortError(ConfigError):
-    """A length below what the task needs: its cells are skipped with this reason if other lengths are long enough."""
+class LackingError(ConfigError):
+    """Samples that cannot be made: their cells are skipped with this reason if there are others."""
+
+
+class TooShortError(LackingError):
+    """A length below what the task needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +166,7 @@ class Task(Protocol):
 
         Raises:
             TooShortError: the length cannot hold the task; the message names the length that can.
+            LackingError: data or words for it are not there.
             ConfigError: another reason.
         """
         ...

@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ from farfield.benchmarks.tasks.sample import Ids, Tokenizer
 from farfield.benchmarks.tasks.wording import REPEATED, noise_sentences
 from farfield.config import ConfigError, DataError
 
-__all__ = ["Haystack", "load_haystack", "sentences"]
+__all__ = ["Haystack", "load_haystack", "needle_haystack", "sentences"]
 
 Order = Literal["shuffled", "cyclic", "once"]
 POOL = 1024  # different sentences of noise
@@ -37,12 +37,13 @@ SUFFIXES = (".txt", ".md")
 
 @dataclass(frozen=True, eq=False)
 class Haystack:
-    """Sentence i is `tokens[starts[i]:starts[i + 1]]`; `source` names it in messages."""
+    """Sentence i is `tokens[starts[i]:starts[i + 1]]`; `source` names it in messages, `about` says what it tells of."""
 
     tokens: Ids
     starts: NDArray[np.int64]
     order: Order
     source: str
+    about: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -56,16 +57,21 @@ class Haystack:
                 f"{len(self.tokens)}. Give more text or shorter lengths, or set repeat=true."
             )
 
-    def take(self, rng: np.random.Generator, room: int) -> tuple[Ids, NDArray[np.int64]]:
-        """(room,) tokens that end with a sentence, and the borders of sentences in them, 0 and `room` included."""
-        picks = self._picks(rng, room)
+    def take(
+        self, rng: np.random.Generator, room: int, without: frozenset[str] = frozenset()
+    ) -> tuple[Ids, NDArray[np.int64]]:
+        """(room,) tokens that end with a sentence, and the borders of sentences in them, 0 and `room` included.
+
+        Sentences about anything in `without` are left out.
+        """
+        picks = self._picks(rng, room, without)
         ends = np.cumsum(np.diff(self.starts)[picks])
         used = int(np.searchsorted(ends, room)) + 1
         cut = int(ends[used - 1]) - room
         tokens = np.concatenate([self.tokens[self.starts[pick] : self.starts[pick + 1]] for pick in picks[:used]])
         return tokens[cut:], np.unique(np.clip(np.concatenate([[0], ends[:used] - cut]), 0, None))
 
-    def _picks(self, rng: np.random.Generator, room: int) -> NDArray[np.int64]:
+    def _picks(self, rng: np.random.Generator, room: int, without: frozenset[str]) -> NDArray[np.int64]:
         """Sentences in the order in which they are read, `room` tokens of them or more."""
         count = len(self.starts) - 1
         if self.order == "once":
@@ -75,7 +81,8 @@ class Haystack:
         if self.order == "cyclic":
             picks: NDArray[np.int64] = rng.integers(0, count) + np.arange((room // len(self.tokens) + 2) * count)
             return picks % count
-        return rng.integers(0, count, room // int(np.diff(self.starts).min()) + 1)
+        allowed = np.array([at for at in range(count) if not self.about or self.about[at] not in without])
+        return allowed[rng.integers(0, len(allowed), room // int(np.diff(self.starts).min()) + 1)]
 
 
 def load_haystack(haystack: str, tokenizer: Tokenizer, repeat: bool = False) -> Haystack:
@@ -94,6 +101,12 @@ def load_haystack(haystack: str, tokenizer: Tokenizer, repeat: bool = False) -> 
             if not text.strip():
                 raise DataError(f"haystack: {haystack} has no text.")
             return _tokenised(sentences(text), tokenizer, "cyclic" if repeat else "once", haystack)
+
+
+def needle_haystack(sentences: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> Haystack:
+    """A haystack of sentences and what each is about, in any order."""
+    texts, about = zip(*sentences, strict=True)
+    return replace(_tokenised(texts, tokenizer, "shuffled", "other needles"), about=about)
 
 
 def sentences(text: str) -> list[str]:

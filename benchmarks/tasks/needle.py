@@ -1,9 +1,11 @@
 """Needle in a haystack, and the token mode of it: each key, value and word of noise is one id.
 
-    haystack  n n n n n n n n n n            `length - 2 * needles - 3` noise ids, or one phrase of noise repeated
-    body      n n n K1 V1 n n n n K2 V2 n n n    needle i of m of a cell of depth d stands at depth d + (1 - d) * i / m
+    haystack  n n n n n n n n n n            noise ids, or one phrase of noise repeated, or other pairs
+    body      n n n K1 V1 n n n n K2 V2 n n n
     prompt    body ? K1                      one sample for each question: the first asks for the needle at depth d
     answer    V1
+
+What else may be hidden and asked stands in `farfield.benchmarks.tasks.token_plans`.
 
 A depth is the share of the haystack that stands before the needle: 0 is the very beginning, 1 just before the question.
 `recall_batch` makes training data of the same pairs, noise and questions.
@@ -13,18 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from farfield.benchmarks.tasks.layout import Frame, lay_out, too_short
 from farfield.benchmarks.tasks.pairs import Disjoint, Pairs
-from farfield.benchmarks.tasks.sample import IGNORED, SPLITS, Ids, Sample, Scoring, Split, TooShortError, generator
+from farfield.benchmarks.tasks.sample import IGNORED, SPLITS, Ids, Sample, Scoring, Split, generator
+from farfield.benchmarks.tasks.token_plans import ONE_PAIR, Plan
 from farfield.config import ConfigError
 
-__all__ = ["Spacing", "TokenNeedle", "needle_depths", "recall_batch", "spread", "too_short", "weave"]
+__all__ = ["Ground", "Spacing", "TokenNeedle", "recall_batch", "spread"]
 
+Ground = Literal["noise", "repeat", "needles"]
 Spacing = Literal["linear", "sigmoid"]
 VERSION = 1
 PHRASE = 16  # ids of the phrase that a repeated haystack repeats
@@ -41,55 +45,37 @@ def spread(count: int, spacing: Spacing = "linear") -> tuple[float, ...]:
     return tuple(round(float(depth), 6) for depth in even)
 
 
-def needle_depths(depth: float, needles: int) -> tuple[float, ...]:
-    """The depths of all needles of a cell: the first at `depth`, the others at even steps behind it."""
-    return tuple(depth + (1 - depth) * index / needles for index in range(needles))
-
-
-def weave(haystack: Ids, places: Sequence[int], needles: Sequence[Ids]) -> Ids:
-    """`haystack` with each needle before the token at its place; needles at one place keep their order."""
-    pieces = np.split(haystack, places)
-    woven = [part for pair in zip(pieces, needles, strict=False) for part in pair]
-    return np.concatenate([*woven, pieces[-1]])
-
-
-def too_short(length: int, needles: int, least: int) -> TooShortError:
-    """The error for a length that cannot hold its needles and question."""
-    some = "1 needle" if needles == 1 else f"{needles} needles"
-    return TooShortError(
-        f"needle: a length of {length} tokens is too short for {some}, the question and the answer: "
-        f"{least} is the least. Give longer lengths or fewer needles."
-    )
-
-
 @dataclass(frozen=True)
 class TokenNeedle:
-    """The needle task of single ids. Each index gives `queries` samples that ask about one haystack."""
+    """A needle task of single ids. The plan says what is hidden and asked: by default one pair, by its key."""
 
     pairs: Pairs
-    needles: int = 1
-    queries: int = 1
-    repeat: bool = False
-    name: str = "needle_tokens"
+    plan: Plan = ONE_PAIR
+    haystack: Ground = "noise"
     metric: str = "recall"
-    placed: bool = True
-    scorings: tuple[Scoring, ...] = ("generate", "likelihood")
     stop: tuple[str, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def fingerprint(self) -> str:
-        return f"{self.name} {VERSION} {self.pairs} {self.needles} {self.queries} {self.repeat}"
+    def name(self) -> str:
+        return f"{self.plan.name}_tokens"
 
-    @cached_property
-    def _candidates(self) -> Ids:
-        return np.array(self.pairs.values, dtype=np.int32)
+    @property
+    def placed(self) -> bool:
+        return self.plan.placed
+
+    @property
+    def scorings(self) -> tuple[Scoring, ...]:
+        return self.plan.scorings
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name} {VERSION} {self.pairs} {self.plan} {self.haystack}"
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
-        least = 2 * self.needles + 4
-        if length < least:
-            raise too_short(length, self.needles, least)
-        self.pairs.draw(generator("sample", seed), 1, self.needles, split)
+        frame, _ = self._frame(generator("sample", seed), split)
+        if length <= frame.size:
+            raise too_short(length, self.plan.needles, frame.size + 1)
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
@@ -99,41 +85,38 @@ class TokenNeedle:
         return [sample for index in indices for sample in self._ask(seed, length, index, split, depth)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
-        return [
-            float(list(output[: len(sample.answer)]) == sample.answer.tolist())
-            for sample, output in zip(samples, outputs, strict=True)
-        ]
+        return [self.plan.score(sample, output) for sample, output in zip(samples, outputs, strict=True)]
 
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> list[Sample]:
         rng = generator("sample", seed, length, index, SPLITS[split])
-        keys, values = (drawn[0] for drawn in self.pairs.draw(rng, 1, self.needles, split))
-        haystack = self._haystack(rng, length - 2 * self.needles - 3)
-        depths = needle_depths(float(rng.random()) if depth is None else depth, self.needles)
-        places = [round(at * len(haystack)) for at in depths]
-        needles = list(np.stack([keys, values], axis=1))
-        body = weave(haystack, places, needles)
-        question = [np.array([self.pairs.query, key], dtype=np.int32) for key in keys[: self.queries]]
-        return [
-            Sample(
-                prompt=np.concatenate([body, question[asked]]),
-                answer=values[asked : asked + 1],
-                length=length,
-                budget=1,
-                seed=seed,
-                version=VERSION,
-                depths=(places[asked] / len(haystack),),
-                gold=((places[asked] + 2 * asked, places[asked] + 2 * asked + 2),),
-                question=len(body),
-                candidates=self._candidates,
-                prompts={"no_context": question[asked], "gold_only": np.concatenate([needles[asked], question[asked]])},
-            )
-            for asked in range(self.queries)
-        ]
+        frame, others = self._frame(rng, split)
+        room = length - frame.size
+        haystack = self._fill(rng, room, others)
+        depths = self.plan.depths(rng, float(rng.random()) if depth is None else depth)
+        places = [self._place(at, room) for at in depths]
+        return lay_out(frame, haystack, places, length=length, seed=seed, version=VERSION)
 
-    def _haystack(self, rng: np.random.Generator, size: int) -> Ids:
+    def _frame(self, rng: np.random.Generator, split: Split) -> tuple[Frame, Ids]:
+        """What is hidden and asked, and (n, 2) other pairs, of which a haystack of needles is made."""
+        least = self.plan.needles + (self.haystack == "needles")
+        drawn = max(least, self.pairs.room(split)) if self.haystack == "needles" else least
+        keys, values = (part[0] for part in self.pairs.draw(rng, 1, drawn, split))
+        own = slice(self.plan.needles)
+        frame = self.plan.frame(self.pairs, keys[own], values[own], rng)
+        return frame, np.stack([keys, values], axis=1)[self.plan.needles :]
+
+    def _fill(self, rng: np.random.Generator, size: int, others: Ids) -> Ids:
+        """(size,) ids of haystack. Among needles, one of noise makes the number even."""
         noise = self.pairs.noise
-        drawn = rng.integers(noise.start, noise.stop, PHRASE if self.repeat else size, dtype=np.int32)
+        if self.haystack == "needles":
+            picked = others[rng.integers(0, len(others), size // 2)].ravel()
+            return np.concatenate([rng.integers(noise.start, noise.stop, size % 2, dtype=np.int32), picked])
+        drawn = rng.integers(noise.start, noise.stop, PHRASE if self.haystack == "repeat" else size, dtype=np.int32)
         return np.resize(drawn, size)
+
+    def _place(self, at: float, size: int) -> int:
+        """Tokens before a needle at the depth `at`: between two pairs, where there are pairs."""
+        return size % 2 + 2 * round(at * (size // 2)) if self.haystack == "needles" else round(at * size)
 
 
 def recall_batch(

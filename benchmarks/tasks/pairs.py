@@ -87,6 +87,15 @@ class Pairs:
             values = 4 * blocks + (hashed(keys) + other) % 4
         return (keys + self.keys.start).astype(np.int32), (values + self.values.start).astype(np.int32)
 
+    def bound(self, keys: Ids, values: Ids) -> Ids:
+        """(n,) values that belong to the first of the `keys` (n,) as the `values` belong to theirs: in one split."""
+        if self.disjoint == "ids":
+            return values
+        value, key = values - self.values.start, keys - self.keys.start
+        other = hashed(key[:1].astype(np.int64)) - hashed(key.astype(np.int64))
+        moved: Ids = (self.values.start + 4 * (value // 4) + (value + other) % 4).astype(np.int32)
+        return moved
+
     def within(self, keys: Ids, values: Ids, split: Split) -> NDArray[np.bool_]:
         """Which of the pairs belong to `split`."""
         key, value = (keys - self.keys.start).astype(np.int64), (values - self.values.start).astype(np.int64)

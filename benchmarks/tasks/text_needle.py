@@ -8,70 +8,61 @@
      4823917.                                                                  answer
 
 Needles stand between sentences, at the border nearest to their depth. The prompt and the room for the answer fill the
-length exactly. Needles of one cell are placed as in token mode.
+length exactly. What is hidden and asked is told by a story (`farfield.benchmarks.tasks.stories`, `.no_literal`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
-from farfield.benchmarks.tasks.haystack import Haystack
-from farfield.benchmarks.tasks.needle import needle_depths, too_short, weave
+from farfield.benchmarks.tasks.haystack import Haystack, needle_haystack
+from farfield.benchmarks.tasks.layout import Asked, Frame, lay_out, nearest, too_short
 from farfield.benchmarks.tasks.sample import SPLITS, Ids, Sample, Scoring, Split, Tokenizer, generator
-from farfield.benchmarks.tasks.wording import INTRODUCTION, draw_keys, draw_values, needle, question, reply
+from farfield.benchmarks.tasks.stories import Keyed, Plot, Story
 
 __all__ = ["TextNeedle"]
 
-VERSION = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """All of a prompt but its haystack."""
-
-    needles: list[Ids]
-    questions: list[Ids]  # all of one length
-    answers: list[Ids]
-    values: list[str]
-    budget: int
-
-    def size(self, introduction: Ids) -> int:
-        """Tokens, with those of the answer."""
-        return len(introduction) + sum(map(len, self.needles)) + len(self.questions[0]) + self.budget
+VERSION = 3
 
 
 class TextNeedle:
-    """The needle task of texts. Each index gives `queries` samples that ask about one haystack."""
+    """A needle task of texts, in `haystack`, or where it is None among other needles of the story."""
 
-    name = "needle_text"
     metric = "recall"
-    placed = True
-    scorings: tuple[Scoring, ...] = ("generate",)
+    scorings: tuple[Scoring, ...] = ("generate", "likelihood")
     stop: tuple[str, ...] = ("\n",)
     labels: Mapping[str, float] = {}
 
-    def __init__(self, tokenizer: Tokenizer, haystack: Haystack, needles: int = 1, queries: int = 1) -> None:
-        self.tokenizer, self.haystack, self.needles, self.queries = tokenizer, haystack, needles, queries
-        self.introduction = self._encode(INTRODUCTION)
+    def __init__(self, tokenizer: Tokenizer, haystack: Haystack | None, story: Story | None = None) -> None:
+        self.tokenizer, self.story = tokenizer, story or Keyed()
+        self.haystacks = {split: haystack or needle_haystack(self.story.others(split), tokenizer) for split in SPLITS}
+        self.introduction = self._encode(self.story.introduction)
+
+    @property
+    def name(self) -> str:
+        return f"{self.story.name}_text"
+
+    @property
+    def placed(self) -> bool:
+        return self.story.placed
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {VERSION} {self.needles} {self.queries} {self.tokenizer.kind} {self.haystack.fingerprint}"
+        haystacks = " ".join(dict.fromkeys(haystack.fingerprint for haystack in self.haystacks.values()))
+        return f"{self.name} {VERSION} {self.story.fingerprint} {self.tokenizer.kind} {haystacks}"
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
-        sizes = [
-            self._frame(generator("sample", seed, length, index, SPLITS[split]), split).size(self.introduction)
+        frames = [
+            self._frame(self.story.plot(generator("sample", seed, length, index, SPLITS[split]), split))
             for index in range(n)
         ]
-        if length <= max(sizes):
-            raise too_short(length, self.needles, max(sizes) + 1)
-        self.haystack.check(length - min(sizes), length)
+        largest = max(frames, key=lambda frame: frame.size)
+        if length <= largest.size:
+            raise too_short(length, len(largest.needles), largest.size + 1)
+        self.haystacks[split].check(length - min(frame.size for frame in frames), length)
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
@@ -81,67 +72,40 @@ class TextNeedle:
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return [
-            float(np.mean([exact(self.tokenizer.decode(list(output)), gold) for gold in sample.text_answers]))
+            self.story.score(self.tokenizer.decode(list(output)), sample.text_answers)
             for sample, output in zip(samples, outputs, strict=True)
         ]
 
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> list[Sample]:
         rng = generator("sample", seed, length, index, SPLITS[split])
-        frame = self._frame(rng, split)
-        room = length - frame.size(self.introduction)
+        plot = self.story.plot(rng, split)
+        frame = self._frame(plot)
+        room = length - frame.size
         if room < 1:
-            raise too_short(length, self.needles, length - room + 1)
-        self.haystack.check(room, length)
-        haystack, borders = self.haystack.take(rng, room)
-        depths = needle_depths(float(rng.random()) if depth is None else depth, self.needles)
-        places = [_nearest(borders, at * room) for at in depths]
-        body = np.concatenate([self.introduction, weave(haystack, places, frame.needles)])
-        before = len(self.introduction) + np.cumsum([0, *map(len, frame.needles)])
-        starts = [int(shift) + place for shift, place in zip(before, places, strict=False)]
-        return [
-            Sample(
-                prompt=np.concatenate([body, frame.questions[asked]]),
-                answer=frame.answers[asked],
-                length=length,
-                budget=frame.budget,
-                seed=seed,
-                version=VERSION,
-                text_answers=(frame.values[asked],),
-                depths=(places[asked] / room,),
-                gold=((starts[asked], starts[asked] + len(frame.needles[asked])),),
-                question=len(body),
-                prompts={
-                    "no_context": np.concatenate([self.introduction, frame.questions[asked]]),
-                    "gold_only": np.concatenate([self.introduction, frame.needles[asked], frame.questions[asked]]),
-                },
-            )
-            for asked in range(self.queries)
-        ]
+            raise too_short(length, len(frame.needles), frame.size + 1)
+        haystack = self.haystacks[split]
+        haystack.check(room, length)
+        tokens, borders = haystack.take(rng, room, plot.about)
+        depths = self.story.depths(rng, float(rng.random()) if depth is None else depth)
+        places = [nearest(borders, at * room) for at in depths]
+        return lay_out(frame, tokens, places, length=length, seed=seed, version=VERSION)
 
-    def _frame(self, rng: np.random.Generator, split: Split) -> Frame:
-        keys, values = draw_keys(rng, self.needles, split), draw_values(rng, self.needles, split)
-        questions = [self._encode(question(key)) for key in keys[: self.queries]]
-        longest, line = max(map(len, questions)), self._encode("\n")
-        return Frame(
-            needles=[self._encode(needle(key, value)) for key, value in zip(keys, values, strict=True)],
-            # Empty lines bring the questions to one length, so that all follow the same haystack and fill the length.
-            questions=[np.concatenate([np.resize(line, longest - len(asked)), asked]) for asked in questions],
-            answers=[self._encode(reply(value)) for value in values[: self.queries]],
-            values=values[: self.queries],
-            # A token holds at least a byte: the same budget for each tokenizer and value.
-            budget=len(reply(values[0]).encode()),
-        )
+    def _frame(self, plot: Plot) -> Frame:
+        texts = [self._encode(question.text) for question in plot.questions]
+        longest, line = max(map(len, texts)), self._encode("\n")
+        # Empty lines bring the questions to one length, so that all follow the same haystack and fill the length.
+        asked = [
+            Asked(
+                question=np.concatenate([np.resize(line, longest - len(text)), text]),
+                answer=self._encode(question.reply),
+                gold=question.gold,
+                text_answers=question.values,
+                choices=tuple(self._encode(choice) for choice in question.choices),
+                right=question.right,
+            )
+            for question, text in zip(plot.questions, texts, strict=True)
+        ]
+        return Frame([self._encode(needle) for needle in plot.needles], asked, plot.budget, self.introduction)
 
     def _encode(self, text: str) -> Ids:
         return np.array(self.tokenizer.encode(text), dtype=np.int32)
-
-
-def exact(text: str, gold: str) -> bool:
-    """Whether the first number that `text` writes is `gold`: naming several is no answer, nor is 12345678 1234567."""
-    number = re.search(r"\w*\d\w*", text)
-    return number is not None and number[0] == gold
-
-
-def _nearest(borders: NDArray[np.int64], place: float) -> int:
-    """The border nearest to `place`, the earlier of two."""
-    return int(borders[np.abs(borders - place).argmin()])

@@ -1,18 +1,57 @@
-"""The words of text mode: keys, values, needle sentences, questions and noise, all by arithmetic on an index.
+"""The words of text mode: keys, values, names, needle sentences, questions and noise.
 
-A key is an adjective and a noun, a value has seven digits. A quarter of the keys and a quarter of the values is for
-testing only; neither comes up in training, and no word of a key comes up in the noise.
+A key is an adjective and a noun, a value has seven digits, a passkey five, a name is made of syllables, all by
+arithmetic on an index. A quarter of each is for testing only and does not come up in training; no word of a key comes
+up in the noise.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from farfield.benchmarks.tasks.sample import Split, generator, hashed
 
-__all__ = ["INTRODUCTION", "REPEATED", "draw_keys", "draw_values", "needle", "noise_sentences", "question", "reply"]
+__all__ = [
+    "KEYED",
+    "MANY_KEYS",
+    "ONE_KEY",
+    "PASSKEY",
+    "REPEATED",
+    "draw_keys",
+    "draw_names",
+    "draw_passkeys",
+    "draw_values",
+    "listed",
+    "noise_sentences",
+]
 
-INTRODUCTION = "Remember every secret number.\n"
+# The texts of each kind of needle. A reply is what follows the question; {values} are listed as in "1, 2, and 3".
+KEYED = {
+    "introduction": "Remember every secret number.\n",
+    "needle": " The secret number of {key} is {value}.",
+    "question": "\nWhat is the secret number of {key}? The secret number of {key} is",
+    "reply": " {value}.",
+}
+ONE_KEY = {
+    "introduction": KEYED["introduction"],
+    "needle": " One of the secret numbers of {key} is {value}.",
+    "question": "\nWhat are all the secret numbers of {key}? The secret numbers of {key} are",
+    "reply": " {values}.",
+}
+MANY_KEYS = {
+    "introduction": KEYED["introduction"],
+    "needle": KEYED["needle"],
+    "question": "\nWhat are the secret numbers of {keys}? The secret numbers of {keys} are",
+    "reply": " {values}.",
+}
+PASSKEY = {
+    "introduction": "Somewhere in a long text that does not matter a password is told. Keep it in mind.\n",
+    "needle": " The password of the day is {value}. Keep it in mind: {value} is the password of the day.",
+    "question": "\nWhat is the password of the day? The password of the day is",
+    "reply": " {value}.",
+}
 REPEATED = " The road is long. The hill is steep. The wind is cold. We go on. We come home again."
 
 
@@ -51,7 +90,12 @@ WHEN = """
 """
 
 LOWEST, VALUES = 1_000_000, 9_000_000  # seven digits, never a leading zero
+PASSKEYS = 10_000, 90_000  # five digits
 KEYS = len(ADJECTIVES) * len(NOUNS)
+STARTS = [consonant + vowel for consonant in "BDFGKLMNPRSTVZ" for vowel in "aeiou"]
+MIDDLES = [consonant + vowel for consonant in "bdklmnrvz" for vowel in "aeiou"]
+ENDS = _words("dek gix kun lem mov nuk rix sov tek vun zam lix")
+NAMES = len(STARTS) * len(MIDDLES) * len(ENDS)
 
 
 def draw_keys(rng: np.random.Generator, count: int, split: Split) -> list[str]:
@@ -66,19 +110,25 @@ def draw_values(rng: np.random.Generator, count: int, split: Split) -> list[str]
     return [str(LOWEST + index) for index in _draw(rng, VALUES, count, split)]
 
 
-def needle(key: str, value: str) -> str:
-    """The sentence that is hidden."""
-    return f" The secret number of {key} is{reply(value)}"
+def draw_passkeys(rng: np.random.Generator, count: int, split: Split) -> list[str]:
+    """Different passkeys of `split`."""
+    low, size = PASSKEYS
+    return [str(low + index) for index in _draw(rng, size, count, split)]
 
 
-def question(key: str) -> str:
-    """The end of a prompt: what `reply` answers."""
-    return f"\nWhat is the secret number of {key}? The secret number of {key} is"
+def draw_names(rng: np.random.Generator, count: int, split: Split) -> list[str]:
+    """Different names of people of `split`."""
+    parts = (
+        np.unravel_index(index, (len(STARTS), len(MIDDLES), len(ENDS))) for index in _draw(rng, NAMES, count, split)
+    )
+    return [STARTS[start] + MIDDLES[middle] + ENDS[end] for start, middle, end in parts]
 
 
-def reply(value: str) -> str:
-    """What follows the question, and what ends the needle."""
-    return f" {value}."
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b, and c`."""
+    if len(words) < 3:
+        return " and ".join(words)
+    return f"{', '.join(words[:-1])}, and {words[-1]}"
 
 
 def noise_sentences(count: int) -> list[str]:

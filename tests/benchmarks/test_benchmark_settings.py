@@ -22,6 +22,15 @@ def test_defaults_are_a_suite_for_every_tokenizer() -> None:
             suite.tasks(tokenizer)[0].check(0, length, 20, "test")
 
 
+def test_no_task_named_is_every_task_that_fits() -> None:
+    kinds = ["needle", "multi_key", "multi_value", "multi_query", "passkey"]
+    suite = read(NeedleSuite, {"tasks": []})
+    assert [task.name for task in suite.tasks(Numbers())] == [f"{kind}_tokens" for kind in kinds]
+    assert [task.name for task in suite.tasks(Bytes())] == [f"{kind}_text" for kind in [*kinds, "no_literal"]]
+    among = read(NeedleSuite, {"tasks": [], "haystack": "needles"}).tasks(Numbers())
+    assert [task.name for task in among] == [f"{kind}_tokens" for kind in kinds[:-1]]
+
+
 def test_depths_are_a_number_or_a_list() -> None:
     assert read(NeedleSuite, {"depths": 3}).places() == (0, 0.5, 1)
     assert read(NeedleSuite, {"depths": [0, 0.25]}).places() == (0, 0.25)
@@ -43,18 +52,28 @@ def test_depths_are_a_number_or_a_list() -> None:
         ({"queries": 2}, "suite: queries=2 asks for more than the needles=1 there are."),
         (
             {"mode": "tokens", "haystack": "books"},
-            "suite: haystack=books is text, and mode=tokens has none. Take noise or repeat.",
+            "suite: haystack=books is text, and mode=tokens has none. Take noise, repeat, needles.",
         ),
         (
-            {"mode": "text", "scoring": "likelihood"},
-            "suite: scoring=likelihood compares single ids, and mode=text has none. Take scoring=generate.",
+            {"tasks": ["pass_key"]},
+            "suite.tasks: needle has no task 'pass_key'. Did you mean 'passkey'? Known: multi_key, multi_query, "
+            "multi_value, needle, no_literal, passkey.",
         ),
+        (
+            {"tasks": ["no_literal"], "mode": "tokens"},
+            "suite: no_literal asks what words mean, and mode=tokens has none. Leave it out of suite.tasks.",
+        ),
+        (
+            {"tasks": ["passkey"], "haystack": "needles", "mode": "text"},
+            "suite: passkey hides the only password there is, haystack=needles would hide more. Take another haystack.",
+        ),
+        ({"several": 1}, "suite.several: 1 given. Input should be greater than or equal to 2."),
         ({"mode": "token"}, "suite.mode: unknown choice 'token'. Did you mean 'tokens'? Known: auto, text, tokens."),
         (
             {"lenghts": [3]},
             "suite: unknown key 'lenghts'. Did you mean 'lengths'? Known: batch, batch_tokens, cell_seconds, "
             "controls, depths, disjoint, haystack, kind, lengths, mode, needles, queries, repeat, samples, scoring, "
-            "seed, spacing, split, wording.",
+            "seed, several, spacing, split, tasks, wording.",
         ),
         ({"samples": 0}, "suite.samples: 0 given. Input should be greater than or equal to 1."),
     ],
@@ -77,13 +96,14 @@ def test_settings_that_do_not_fit_are_said_in_one_line(mapping: dict[str, Any], 
         (
             {"haystack": "books"},
             Numbers(),
-            "needle: haystack=books is text, and mode=tokens has none. Take noise or repeat.",
+            "needle: haystack=books is text, and mode=tokens has none. Take noise, repeat, needles.",
         ),
         (
-            {"scoring": "likelihood"},
-            Bytes(),
-            "needle: scoring=likelihood compares single ids, and mode=text has none. Take scoring=generate.",
+            {"tasks": ["needle", "no_literal"]},
+            Numbers(),
+            "needle: no_literal asks what words mean, and mode=tokens has none. Leave it out of suite.tasks.",
         ),
+        ({"wording": "no.yaml"}, Bytes(), "wording: no.yaml cannot be read: No such file or directory."),
         (
             {"haystack": "books"},
             Bytes(),

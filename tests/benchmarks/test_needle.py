@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farfield.benchmarks.tasks.needle import TokenNeedle, needle_depths, spread, weave
+from farfield.benchmarks.tasks.layout import behind, weave
+from farfield.benchmarks.tasks.needle import Ground, TokenNeedle, spread
 from farfield.benchmarks.tasks.pairs import Disjoint, Pairs
 from farfield.benchmarks.tasks.sample import Sample, Split, generator, hashed
+from farfield.benchmarks.tasks.token_plans import KeyedPairs
 from farfield.config import ConfigError
 
 SPLITS: list[Split] = ["train", "test"]
@@ -36,14 +38,21 @@ def parsed(sample: Sample, pairs: Pairs) -> tuple[dict[int, int], int]:
     vocabulary=st.sampled_from([96, 128, 1000]),
     disjoint=st.sampled_from(KINDS),
     split=st.sampled_from(SPLITS),
-    repeat=st.booleans(),
+    haystack=st.sampled_from(["noise", "repeat"]),
 )
 @settings(deadline=None, max_examples=50)
 def test_a_sample_fills_its_length_and_holds_its_gold(
-    seed: int, length: int, depth: float, needles: int, vocabulary: int, disjoint: Disjoint, split: Split, repeat: bool
+    seed: int,
+    length: int,
+    depth: float,
+    needles: int,
+    vocabulary: int,
+    disjoint: Disjoint,
+    split: Split,
+    haystack: Ground,
 ) -> None:
     pairs = Pairs(vocabulary, disjoint)
-    task = TokenNeedle(pairs, needles, queries=needles, repeat=repeat)
+    task = TokenNeedle(pairs, KeyedPairs(needles, needles), haystack)
     samples = task.generate(seed, length, 2, split, depth=depth)
     assert len(samples) == 2 * needles
     for number, sample in enumerate(samples):
@@ -56,7 +65,7 @@ def test_a_sample_fills_its_length_and_holds_its_gold(
         assert pairs.within(keys, values, split).all()
         assert len(set(values.tolist())) == needles
         noise = length - 2 * needles - 3
-        wanted = needle_depths(depth, needles)[number % needles]
+        wanted = behind(depth, needles)[number % needles]
         assert abs(sample.depths[0] - wanted) <= 0.5 / noise + 1e-9
         place = int(np.flatnonzero(sample.prompt[:-2] == key)[0])
         assert (place - 2 * (number % needles)) / noise == pytest.approx(sample.depths[0])
@@ -65,7 +74,7 @@ def test_a_sample_fills_its_length_and_holds_its_gold(
 
 
 def test_depths_of_a_row_differ_in_the_needle_s_place_only() -> None:
-    task = TokenNeedle(Pairs(128), needles=3)
+    task = TokenNeedle(Pairs(128), KeyedPairs(3))
     rows = [task.generate(7, 100, 4, "test", depth=depth) for depth in spread(5)]
     for samples in zip(*rows, strict=True):
         assert len({tuple(sorted(sample.prompt.tolist())) for sample in samples}) == 1
@@ -76,7 +85,7 @@ def test_depths_of_a_row_differ_in_the_needle_s_place_only() -> None:
 
 
 def test_a_sample_depends_on_its_seed_length_index_and_split_and_on_nothing_else() -> None:
-    task = TokenNeedle(Pairs(128), repeat=False)
+    task = TokenNeedle(Pairs(128))
     every = task.generate(3, 64, 6, "test", depth=0.5)
     later = task.generate(3, 64, 2, "test", depth=0.5, first=4)
     assert [sample.prompt.tolist() for sample in every[4:]] == [sample.prompt.tolist() for sample in later]
@@ -111,8 +120,8 @@ def test_sigmoid_depths_are_densest_at_both_ends() -> None:
 
 
 def test_several_needles_stand_at_even_steps_behind_the_first() -> None:
-    assert needle_depths(0.2, 4) == pytest.approx((0.2, 0.4, 0.6, 0.8))
-    assert needle_depths(1.0, 3) == (1.0, 1.0, 1.0)
+    assert behind(0.2, 4) == pytest.approx((0.2, 0.4, 0.6, 0.8))
+    assert behind(1.0, 3) == (1.0, 1.0, 1.0)
     row = np.arange(10, 14, dtype=np.int32)
     needles = [np.array([1, 2], dtype=np.int32), np.array([3], dtype=np.int32), np.array([4], dtype=np.int32)]
     assert weave(row, [0, 2, 2], needles).tolist() == [1, 2, 10, 11, 3, 4, 12, 13]
@@ -120,7 +129,7 @@ def test_several_needles_stand_at_even_steps_behind_the_first() -> None:
 
 
 def test_a_repeated_haystack_repeats_one_phrase() -> None:
-    (sample,) = TokenNeedle(Pairs(128), repeat=True).generate(0, 105, 1, "test", depth=0.0)
+    (sample,) = TokenNeedle(Pairs(128), haystack="repeat").generate(0, 105, 1, "test", depth=0.0)
     noise = sample.prompt[2:-2]
     assert (noise[16:] == noise[:-16]).all()
     assert len(set(noise.tolist())) > 4
@@ -134,7 +143,7 @@ def test_only_the_exact_value_scores() -> None:
 
 
 def test_a_million_tokens_are_filled_to_the_last() -> None:
-    task = TokenNeedle(Pairs(8192), needles=8)
+    task = TokenNeedle(Pairs(8192), KeyedPairs(8))
     samples = [task.generate(0, 1 << 20, 1, "test", depth=depth)[0] for depth in spread(11)]
     assert {sample.prompt.size for sample in samples} == {(1 << 20) - 1}
 
@@ -149,13 +158,13 @@ def test_a_million_tokens_are_filled_to_the_last() -> None:
             "Give longer lengths or fewer needles.",
         ),
         (
-            TokenNeedle(Pairs(128), needles=8),
+            TokenNeedle(Pairs(128), KeyedPairs(8)),
             19,
             "needle: a length of 19 tokens is too short for 8 needles, the question and the answer: 20 is the least. "
             "Give longer lengths or fewer needles.",
         ),
         (
-            TokenNeedle(Pairs(64), needles=8),
+            TokenNeedle(Pairs(64), KeyedPairs(8)),
             100,
             "vocabulary: 64 ids have room for 5 pairs, not for 8. Give fewer pairs or a vocabulary of 88 or more.",
         ),
@@ -171,7 +180,7 @@ def test_what_does_not_fit_is_said_in_one_line(task: TokenNeedle, length: int, l
 
 @pytest.mark.parametrize("needles", [1, 3])
 def test_the_least_length_works(needles: int) -> None:
-    task = TokenNeedle(Pairs(128), needles=needles)
+    task = TokenNeedle(Pairs(128), KeyedPairs(needles))
     least = 2 * needles + 4
     task.check(0, least, 1, "test")
     for depth in (0.0, 0.5, 1.0):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from farfield.benchmarks.tasks.needle import TokenNeedle, recall_batch
 from farfield.benchmarks.tasks.pairs import Disjoint, Pairs
 from farfield.benchmarks.tasks.sample import Split
+from farfield.benchmarks.tasks.token_plans import KeyedPairs
 from farfield.config import ConfigError
 
 
@@ -72,7 +73,7 @@ def test_other_rows_have_the_shape_of_the_suite() -> None:
     assert np.mean(np.array(begins) > 8) > 0.2
     assert np.histogram(places, bins=4, range=(0, 1))[0] == pytest.approx([len(places) / 4] * 4, rel=0.2)
     # A sample of the suite with its answer is such a row.
-    (sample,) = TokenNeedle(ids, needles=8).generate(0, 64, 1, "train")
+    (sample,) = TokenNeedle(ids, KeyedPairs(8)).generate(0, 64, 1, "train")
     found, asked, _ = questions(sample.prompt, ids)
     assert len(found) == 8
     assert asked == [(62, sample.prompt[-1])]

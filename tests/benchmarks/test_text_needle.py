@@ -10,20 +10,12 @@ from hypothesis import strategies as st
 from oracle import Bytes
 
 from farfield.benchmarks.tasks.haystack import load_haystack, sentences
-from farfield.benchmarks.tasks.needle import needle_depths, spread
+from farfield.benchmarks.tasks.layout import behind
+from farfield.benchmarks.tasks.needle import spread
 from farfield.benchmarks.tasks.sample import Sample, Split, generator
-from farfield.benchmarks.tasks.text_needle import TextNeedle, exact
-from farfield.benchmarks.tasks.wording import (
-    ADJECTIVES,
-    INTRODUCTION,
-    NOUNS,
-    draw_keys,
-    draw_values,
-    needle,
-    noise_sentences,
-    question,
-    reply,
-)
+from farfield.benchmarks.tasks.stories import Keyed, whole_numbers
+from farfield.benchmarks.tasks.text_needle import TextNeedle
+from farfield.benchmarks.tasks.wording import ADJECTIVES, KEYED, NOUNS, draw_keys, draw_values, noise_sentences
 from farfield.config import ConfigError, DataError
 
 BYTES = Bytes()
@@ -35,8 +27,8 @@ NEEDLE = re.compile(r" The secret number of (\w+ \w+) is (\d{7})\.")
 def parsed(sample: Sample) -> tuple[dict[str, str], str, str]:
     """The needles of a prompt, the key that it asks for, and its haystack without the needles."""
     text = BYTES.decode(sample.prompt.tolist())
-    assert text.startswith(INTRODUCTION)
-    body, _, asked = text[len(INTRODUCTION) :].rpartition("\nWhat is ")
+    assert text.startswith(KEYED["introduction"])
+    body, _, asked = text[len(KEYED["introduction"]) :].rpartition("\nWhat is ")
     key = re.fullmatch(r"the secret number of (\w+ \w+)\? The secret number of \1 is", asked)
     assert key is not None
     found = NEEDLE.findall(body)
@@ -60,10 +52,12 @@ def test_a_sample_fills_its_length_and_holds_its_gold(
     found, key, haystack = parsed(sample)
     assert len(sample.prompt) + sample.budget == sample.length == length
     assert (found[key],) == sample.text_answers
-    assert BYTES.decode(sample.answer.tolist()) == reply(found[key])
+    assert BYTES.decode(sample.answer.tolist()) == KEYED["reply"].format(value=found[key])
     assert len(sample.answer) <= sample.budget
     # Without a cut sentence the haystack ends with one, and the needle stands between two.
-    place = BYTES.decode(sample.prompt.tolist()).index(needle(key, found[key])) - len(INTRODUCTION)
+    place = BYTES.decode(sample.prompt.tolist()).index(KEYED["needle"].format(key=key, value=found[key])) - len(
+        KEYED["introduction"]
+    )
     assert sample.depths == (place / len(haystack),)
     assert place == 0 or haystack[place - 1] == "."
     assert haystack.endswith(".")
@@ -95,7 +89,7 @@ def test_a_million_tokens_are_filled_to_the_last() -> None:
 @given(seed=st.integers(0, 1000), needles=st.integers(1, 6), depth=st.sampled_from(spread(5)))
 @settings(deadline=None, max_examples=30)
 def test_several_needles_and_questions_share_one_haystack(seed: int, needles: int, depth: float) -> None:
-    samples = TextNeedle(BYTES, NOISE, needles, needles).generate(seed, 2048, 2, "test", depth=depth)
+    samples = TextNeedle(BYTES, NOISE, Keyed(needles, needles)).generate(seed, 2048, 2, "test", depth=depth)
     assert len(samples) == 2 * needles
     assert {len(sample.prompt) for sample in samples} == {2048 - 9}
     for index in (0, 1):
@@ -103,7 +97,7 @@ def test_several_needles_and_questions_share_one_haystack(seed: int, needles: in
         seen = [parsed(sample) for sample in mine]
         assert len({haystack for _, _, haystack in seen}) == 1
         assert len({key for _, key, _ in seen}) == needles
-        for sample, (found, key, haystack), wanted in zip(mine, seen, needle_depths(depth, needles), strict=True):
+        for sample, (found, key, haystack), wanted in zip(mine, seen, behind(depth, needles), strict=True):
             assert len(found) == needles
             assert (found[key],) == sample.text_answers
             assert abs(sample.depths[0] - wanted) * len(haystack) <= 40
@@ -124,7 +118,11 @@ def test_train_and_test_share_no_key_and_no_value() -> None:
 def test_words_of_keys_are_not_in_the_noise() -> None:
     lists = ADJECTIVES + NOUNS
     assert (len(ADJECTIVES), len(NOUNS), len(set(lists))) == (64, 64, 128)
-    words = set(re.findall(r"\w+", "".join(noise_sentences(1024)).lower() + question("") + INTRODUCTION))
+    words = set(
+        re.findall(
+            r"\w+", "".join(noise_sentences(1024)).lower() + KEYED["question"].format(key="") + KEYED["introduction"]
+        )
+    )
     assert not words & set(lists)
     assert len(set(noise_sentences(1024))) > 900
     assert all(re.fullmatch(r" [A-Z][^.]*\.", sentence) for sentence in noise_sentences(1024))
@@ -146,7 +144,7 @@ def test_words_of_keys_are_not_in_the_noise() -> None:
     ],
 )
 def test_only_the_first_number_counts_and_only_whole(text: str, held: bool) -> None:
-    assert exact(text, "1234567") == held
+    assert whole_numbers(text, ["1234567"]) == held
 
 
 def test_outputs_are_judged_by_the_value_in_them() -> None:
@@ -239,7 +237,7 @@ def test_a_passage_may_be_the_whole_text(tmp_path: Path) -> None:
 
 
 def test_a_length_that_is_too_short_names_the_least() -> None:
-    task = TextNeedle(BYTES, NOISE, needles=4)
+    task = TextNeedle(BYTES, NOISE, Keyed(4))
     with pytest.raises(ConfigError) as error:
         task.check(0, 256, 5, "test")
     said = re.fullmatch(

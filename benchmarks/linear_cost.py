@@ -28,7 +28,6 @@ import platform
 import statistics
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,15 +37,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from farfield.architectures import Rows, build_mixer, mixer_kinds
 from farfield.architectures.encoders import build_encoder, encoder_kinds
+from farfield.benchmarks.measuring import Peak
 from farfield.benchmarks.provenance import provenance
 from farfield.progress import Bar
 
-__all__ = ["Cost", "Peak", "Subject", "growth", "main", "measure", "subjects"]
+__all__ = ["Cost", "Subject", "growth", "main", "measure", "subjects"]
 
 WIDTH, SEED = 256, 0
 ALLOWED = 1.2
@@ -116,41 +114,6 @@ def subjects(longest: int) -> dict[str, Subject]:
                 claims = "linear" in settings(**values).computed
                 found[name] = Subject(name, family, {"kind": kind, **values}, claims)
     return found
-
-
-class Peak(TorchDispatchMode):
-    """The most bytes that tensors made within it hold at once: `most`. `without`: tensors that were there before."""
-
-    def __init__(self, without: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.held = self.most = 0
-        self.live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        for tensor in without:
-            self._see(tensor.untyped_storage(), 0)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                self._see(storage, storage.nbytes())
-        return out
-
-    def _see(self, storage: torch.UntypedStorage, size: int) -> None:
-        """Count a storage once, until it is freed: its Python object lives as long as the memory does."""
-        key = id(storage)
-        if key in self.live:
-            return
-
-        def free(_: object) -> None:
-            del self.live[key]
-            self.held -= size
-
-        self.live[key] = weakref.ref(storage, free)
-        self.held += size
-        self.most = max(self.most, self.held)
 
 
 Work = tuple[tuple[Tensor, ...], Callable[[], None]]

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["area", "decided", "hit", "kept_share", "ndcg", "recall", "reciprocal_rank"]
+__all__ = ["area", "average_precision", "decided", "hit", "kept_share", "ndcg", "recall", "reciprocal_rank"]
 
 Floats = npt.NDArray[np.float64]
 
 
 def ndcg(ranking: Sequence[str], relevant: Mapping[str, int], k: int) -> float:
     """Normalised discounted cumulative gain at `k`: the sum of grade / log2(rank + 1) over that of the best ranking."""
-    gain = sum(relevant.get(key, 0) / math.log2(rank + 1) for rank, key in enumerate(ranking[:k], start=1))
+    gain = sum(max(0, relevant.get(key, 0)) / math.log2(rank + 1) for rank, key in enumerate(ranking[:k], start=1))
     best = sorted((grade for grade in relevant.values() if grade > 0), reverse=True)[:k]
     ideal = sum(grade / math.log2(rank + 1) for rank, grade in enumerate(best, start=1))
     return gain / ideal if ideal else 0.0
@@ -34,6 +34,13 @@ def reciprocal_rank(ranking: Sequence[str], relevant: Mapping[str, int], k: int)
     """One over the rank of the first relevant document; 0 where it is not among the first `k`."""
     ranks = (rank for rank, key in enumerate(ranking[:k], start=1) if relevant.get(key, 0) > 0)
     return 1 / next(ranks, math.inf)
+
+
+def average_precision(ranking: Sequence[str], relevant: Mapping[str, int], k: int) -> float:
+    """The sum of the precision at each relevant document among the first `k`, over the number of relevant ones."""
+    wanted = {key for key, grade in relevant.items() if grade > 0}
+    ranks = [rank for rank, key in enumerate(ranking[:k], start=1) if key in wanted]
+    return sum(found / rank for found, rank in enumerate(ranks, start=1)) / len(wanted) if wanted else 0.0
 
 
 def hit(ranking: Sequence[str], relevant: Mapping[str, int], k: int) -> float:

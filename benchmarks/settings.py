@@ -7,9 +7,15 @@ from typing import Annotated, TypeAlias
 import pydantic
 
 from farfield.benchmarks.subject_settings import EndpointConfig, HuggingFaceConfig, kind_of, url_mistake, url_name
+from farfield.benchmarks.suites.efficiency import EfficiencySuite
 from farfield.benchmarks.suites.needle import NeedleSuite
+from farfield.benchmarks.suites.perplexity import PerplexitySuite
+from farfield.benchmarks.suites.retrieval import RetrievalSuite
 from farfield.benchmarks.suites.ruler import RulerSuite
 
 __all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
 
-Suite: TypeAlias = Annotated[NeedleSuite | RulerSuite, pydantic.Field(discriminator="kind")]
+Suite: TypeAlias = Annotated[
+    EfficiencySuite | NeedleSuite | PerplexitySuite | RetrievalSuite | RulerSuite,
+    pydantic.Field(discriminator="kind"),
+]

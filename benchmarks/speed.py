@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from farfield.api import build
+from farfield.benchmarks.measuring import timed
 from farfield.benchmarks.provenance import provenance
 from farfield.config import ConfigError
 from farfield.generation import TextModel
@@ -77,7 +77,7 @@ def _compared(
         work()
     for _ in range(settings.repeats):
         for name, work in works.items():
-            seconds[name].append(_timed(work))
+            seconds[name].append(timed(work)[0])
             bar.step(note=f"{measure} {length} {name}")
     first = statistics.median(seconds[settings.architectures[0]])
     tokens = settings.batch * (DECODED if measure == "decode" else length)
@@ -131,14 +131,6 @@ def _decode(model: TextModel, token: torch.Tensor, state: Any) -> None:
     for _ in range(DECODED):
         logits, state = model(token, state)
         token = logits[:, -1:].argmax(-1)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def _peak(work: Callable[[], object]) -> int | None:

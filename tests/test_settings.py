@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from farfield import settings, usage
 from farfield.architectures.architecture import ArchitectureConfig
-from farfield.benchmarks.suites.needle import NeedleSuite
+from farfield.benchmarks.settings import Suite
 from farfield.compose import CONFIGS, compose, group_options, option
 from farfield.config import Config, ConfigError, read
 from farfield.data import DataConfig
@@ -62,7 +62,7 @@ def test_yaml_defaults_are_the_typed_defaults(verb: str) -> None:
     ("group", "needed"), [("data", "path"), ("memory", None), ("objective", None), ("suite", None)]
 )
 def test_yaml_options_are_the_typed_defaults(group: str, needed: str | None) -> None:
-    kinds = {"data": DataConfig, "memory": MemoryConfig, "objective": ObjectiveConfig, "suite": NeedleSuite}
+    kinds = {"data": DataConfig, "memory": MemoryConfig, "objective": ObjectiveConfig, "suite": Suite}
     for name in sorted(set(group_options(group)) - {"none"}):
         told = option(group, name, ["path=x"] if name == "text" else [])
         if group == "memory":  # several options are one kind: each file has what says something there

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from farfield.retrieval import (
     SentenceTransformersConfig,
 )
 
-__all__ = ["METHODS", "Latency", "Method", "Quality", "filled", "measured", "opened", "timed"]
+__all__ = ["METHODS", "Latency", "Method", "Quality", "filled", "measured", "opened", "rankings", "timed"]
 
 AT = 64
 """Questions that are asked at once."""
@@ -93,24 +93,37 @@ def opened(folder: Path, method: Method, **settings: object) -> Index:
     return open_index(folder, settings=RetrievalConfig.model_validate({"least": 0.0, **method.settings, **settings}))
 
 
-def measured(collection: Collection, name: str, folder: Path, dense_weight: float | None = None) -> Quality:
-    """The quality of a method; a document stands where the first of its passages does."""
-    questions, rows = collection.questions, []
-    with opened(folder, METHODS[name], dense_weight=dense_weight, k=10, candidates=150) as index:
+def rankings(
+    collection: Collection, name: str, folder: Path, candidates: int = 150, dense_weight: float | None = None
+) -> Iterator[tuple[Question, list[str]]]:
+    """Each question, and the documents that a method finds for it, the best first.
+
+    A document stands where the first of its passages does, of at most `candidates` passages a list.
+    """
+    questions = collection.questions
+    with opened(folder, METHODS[name], dense_weight=dense_weight, k=10, candidates=candidates) as index:
         for first in range(0, len(questions), AT):
             asked = questions[first : first + AT]
             answers = index.answers([question.text for question in asked], explain=True)
-            rows += [_row(answer, question) for answer, question in zip(answers, asked, strict=True)]
+            yield from ((question, _ranking(answer)) for answer, question in zip(answers, asked, strict=True))
+
+
+def _ranking(answer: Answer) -> list[str]:
+    # Hits are few; behind them stands what later stages left as it was.
+    told = {stage.name: stage.candidates for stage in answer.stages}
+    ranked = [one for stage in ("diverse", "rerank", "fuse") for one in told.get(stage, ())]
+    return list(dict.fromkeys(one.source.partition(".jsonl#")[2] for one in ranked))
+
+
+def measured(collection: Collection, name: str, folder: Path, dense_weight: float | None = None) -> Quality:
+    """The quality of a method."""
+    found = rankings(collection, name, folder, dense_weight=dense_weight)
+    rows = [_row(ranking, question.relevant) for question, ranking in found]
     means = [float(mean) for mean in np.mean(rows, axis=0)]
     return Quality(collection.name, name, dense_weight, len(rows), *means)
 
 
-def _row(answer: Answer, question: Question) -> list[float]:
-    # Hits are few; behind them stands what later stages left as it was.
-    told = {stage.name: stage.candidates for stage in answer.stages}
-    ranked = [one for stage in ("diverse", "rerank", "fuse") for one in told.get(stage, ())]
-    ranking = list(dict.fromkeys(one.source.rpartition("#")[2] for one in ranked))
-    relevant = question.relevant
+def _row(ranking: Sequence[str], relevant: Mapping[str, int]) -> list[float]:
     return [
         ndcg(ranking, relevant, 10),
         recall(ranking, relevant, 100),

@@ -94,10 +94,11 @@ def _memory(name: str, text: str) -> dict[str, Any]:
 
 def _suite(name: str, text: str) -> dict[str, Any]:
     suite = read(EvaluateSettings, compose("evaluate", [f"suite={name}", "model=none"])).suite
-    asked = isinstance(suite, AskedSuite)
-    cells = len(suite.lengths) * (len(suite.places()) if asked else 1)
-    told = {"name": name, "summary": text, "lengths": list(suite.lengths), "cells": cells}
-    return told | ({"samples": cells * suite.samples} if asked else {})
+    told = {"name": name, "summary": text, "lengths": list(suite.lengths), "cells": len(suite.lengths)}
+    if isinstance(suite, AskedSuite):
+        cells = len(suite.lengths) * len(suite.places())
+        told |= {"cells": cells, "samples": cells * suite.samples}
+    return told
 
 
 def _asked(suite: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ import torch
 
 from farfield.architectures import mixer_kinds
 from farfield.benchmarks import linear_cost
-from farfield.benchmarks.linear_cost import Peak, Subject, growth, main, subjects
+from farfield.benchmarks.linear_cost import Subject, growth, main, subjects
+from farfield.benchmarks.measuring import Peak
 
 BYTES = 4 * 1000
 

@@ -74,13 +74,15 @@ class Piece:
     last: bool
 
 
-def scan(root: Path) -> Collection:
+def scan(root: Path, setting: str = "data.path") -> Collection:
     """The collection at `root`, a folder or one file; hidden files and folders (".name") are not part of it.
+
+    `setting` is what messages call the path.
 
     Raises:
         DataError: there is nothing at `root`, it cannot be read, or it holds no text.
     """
-    found = _find(root)
+    found = _find(root, setting)
     checked: list[TextFile] = []
     skipped: list[str] = []
     with Bar("check", total=sum(path.stat().st_size for _, path in found), unit="bytes") as bar:
@@ -94,7 +96,7 @@ def scan(root: Path) -> Collection:
                 checked.append(TextFile(name, path, path.stat().st_size, content))
             bar.step(path.stat().st_size, note=printable(name))
     if not checked:
-        raise DataError(f"data.path: '{root}' holds no text: no file in it is UTF-8 ({', '.join(skipped[:3])}).")
+        raise DataError(f"{setting}: '{root}' holds no text: no file in it is UTF-8 ({', '.join(skipped[:3])}).")
     return Collection(root, tuple(checked), tuple(skipped))
 
 
@@ -115,12 +117,12 @@ def pieces(collection: Collection, most: int) -> Iterator[Piece]:
             raise _unreadable(file.path, error) from None
 
 
-def _find(root: Path) -> list[tuple[str, Path]]:
+def _find(root: Path, setting: str) -> list[tuple[str, Path]]:
     """Names and paths of the files to read."""
     if root.is_file():
         return [(root.name, root)]
     if not root.is_dir():
-        raise DataError(f"data.path: '{root}' does not exist. Give a file, or a folder of .txt, .md or .jsonl files.")
+        raise DataError(f"{setting}: '{root}' does not exist. Give a file, or a folder of .txt, .md or .jsonl files.")
     names = {
         path.relative_to(root).as_posix(): path
         for path in root.rglob("*")
@@ -128,7 +130,7 @@ def _find(root: Path) -> list[tuple[str, Path]]:
     }
     visible = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
     if not visible:
-        raise DataError(f"data.path: '{root}' holds no text: there is no .txt, .md or .jsonl file in it.")
+        raise DataError(f"{setting}: '{root}' holds no text: there is no .txt, .md or .jsonl file in it.")
     return [(name, names[name]) for name in visible]
 
 

@@ -1,0 +1,155 @@
+"""What each token of long documents costs a subject, by the protocols of `farfield.benchmarks.tasks.long_text`.
+
+costs = windowed(subject, documents, lambda count: sliding(count, 2048, 256), rows=8)    # (n,) nats of each document
+costs = streamed(subject, documents, Streaming(piece=2048, rows=8))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farfield.benchmarks.asking import Lacking
+from farfield.benchmarks.subjects import Prefilled, Subject
+from farfield.benchmarks.tasks.long_text import Document, Window, inputs
+from farfield.benchmarks.tasks.sample import Tokenizer
+
+__all__ = ["Costs", "Streaming", "begin_of", "streamed", "windowed"]
+
+Floats = NDArray[np.float64]
+
+
+@runtime_checkable
+class _Begins(Protocol):
+    """A tokenizer that knows of an id for the beginning of a text, or of none."""
+
+    @property
+    def begin(self) -> int | None: ...
+
+
+@dataclass
+class Costs:
+    """Nats of each token of each document, and how many tokens were read for it."""
+
+    nats: list[Floats]
+    read: int = 0
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """How streams are read: in calls of `piece` tokens, `rows` documents of one length side by side.
+
+    shuffle: before each piece but the first, what the memory's keys are bound to is exchanged, by this seed
+    """
+
+    piece: int
+    rows: int
+    shuffle: int | None = None
+
+
+def begin_of(tokenizer: Tokenizer) -> int | None:
+    """The id that stands before every text, None where the tokenizer has none."""
+    return tokenizer.begin if isinstance(tokenizer, _Begins) else None
+
+
+def windowed(
+    subject: Subject, documents: Sequence[Document], windows: Callable[[int], Iterable[Window]], tokens: int
+) -> Costs:
+    """The documents through windows, those of one size side by side: at most `tokens` tokens at once, or one window.
+
+    Raises:
+        Lacking: a cost is not finite.
+    """
+    begin = begin_of(subject.tokenizer)
+    costs = _unread(subject, documents, begin)
+    waiting: dict[int, list[tuple[int, Window]]] = {}
+    for at, document in enumerate(documents):
+        for window in windows(len(document.tokens)):
+            size = len(inputs(document.tokens, window, begin)[0])
+            alike = waiting.setdefault(size, [])
+            alike.append((at, window))
+            if len(alike) >= max(1, tokens // max(size, 1)):
+                _read(subject, documents, waiting.pop(size), begin, costs)
+    for alike in waiting.values():
+        _read(subject, documents, alike, begin, costs)
+    return _finite(costs, documents)
+
+
+def _read(
+    subject: Subject,
+    documents: Sequence[Document],
+    alike: Sequence[tuple[int, Window]],
+    begin: int | None,
+    costs: Costs,
+) -> None:
+    """Reads windows of one size, and notes what their tokens that count cost."""
+    pairs = [inputs(documents[at].tokens, window, begin) for at, window in alike]
+    read, targets = (np.stack(column) for column in zip(*pairs, strict=True))
+    if not read.size:
+        return
+    logprobs = subject.read(read, targets).logprobs
+    costs.read += read.size
+    for (at, window), wanted, row in zip(alike, targets, logprobs, strict=True):
+        counted = row[wanted >= 0]
+        costs.nats[at][window.end - len(counted) : window.end] = -counted
+
+
+def streamed(subject: Subject, documents: Sequence[Document], how: Streaming) -> Costs:
+    """The documents from beginning to end, the state kept from piece to piece.
+
+    Raises:
+        Lacking: a cost is not finite.
+    """
+    begin = begin_of(subject.tokenizer)
+    costs = _unread(subject, documents, begin)
+    for members in _alike(documents, how.rows):
+        whole = [Window(0, len(documents[at].tokens), len(documents[at].tokens), True) for at in members]
+        pairs = [inputs(documents[at].tokens, window, begin) for at, window in zip(members, whole, strict=True)]
+        read, targets = (np.stack(column) for column in zip(*pairs, strict=True))
+        known: Prefilled | None = None
+        for low in range(0, read.shape[1], how.piece):
+            if how.shuffle is not None and known is not None:
+                known = subject.shuffled(known, how.shuffle + low)
+            piece = slice(low, low + how.piece)
+            reading = subject.read(read[:, piece], targets[:, piece], known)
+            known = reading.known
+            costs.read += reading.logprobs.size
+            # Without an id before it, the first token of a document is not among the targets.
+            at = low + (0 if begin is not None else 1)
+            for member, row in zip(members, reading.logprobs, strict=True):
+                costs.nats[member][at : at + len(row)] = -row
+    return _finite(costs, documents)
+
+
+def _alike(documents: Sequence[Document], rows: int) -> Iterator[list[int]]:
+    """The indices of documents of one length, at most `rows` together."""
+    lengths: dict[int, list[int]] = {}
+    for at, document in enumerate(documents):
+        lengths.setdefault(len(document.tokens), []).append(at)
+    for members in lengths.values():
+        for low in range(0, len(members), rows):
+            yield members[low : low + rows]
+
+
+def _unread(subject: Subject, documents: Sequence[Document], begin: int | None) -> Costs:
+    """Costs that are not known yet, but for those of first tokens that nothing stands before."""
+    nats = [np.full(len(document.tokens), np.nan) for document in documents]
+    if begin is None:
+        for row in nats:
+            row[0] = math.log(subject.tokenizer.vocabulary)
+    return Costs(nats)
+
+
+def _finite(costs: Costs, documents: Sequence[Document]) -> Costs:
+    for document, row in zip(documents, costs.nats, strict=True):
+        if not np.isfinite(row).all():
+            place = int(np.flatnonzero(~np.isfinite(row))[0])
+            raise Lacking(
+                f"token {place} of {document.name} costs {row[place]} nats: the model's numbers are not finite"
+            )
+    return costs

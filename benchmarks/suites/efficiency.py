@@ -1,0 +1,125 @@
+"""The suite `efficiency`.
+
+farfield evaluate suite=efficiency 'suite.lengths=[1024,4096,16384]' device.threads=1
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from farfield.benchmarks.results import Cell, Measured
+from farfield.benchmarks.spread import median_half
+from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
+from farfield.benchmarks.tasks.sample import generator
+
+if TYPE_CHECKING:
+    from farfield.benchmarks.subjects import Capability, Subject
+
+__all__ = ["EfficiencySuite"]
+
+TASK = "cost"
+UNITS = {
+    "prefill": "tokens/s",
+    "first_token": "s",
+    "decode": "ms/token",
+    "peak": "bytes",
+    "state": "bytes",
+    "kept": "bytes",
+    "warm_up": "s",
+}
+
+
+class EfficiencySuite(MeasuredSuite):
+    """What reading and writing cost at each length: time, memory, state.
+
+    lengths:  tokens of the prompt
+    rows:     prompts side by side
+    repeats:  timings of each number, behind one that warms up and is told apart; each has a prompt of its own
+    decoded:  tokens that are written behind the prompt: few, so that the time is that of one context
+    """
+
+    kind: Literal["efficiency"] = "efficiency"
+    lengths: Lengths = (1024, 4096, 16384)
+    rows: Count = 1
+    repeats: Annotated[int, pydantic.Field(ge=5)] = 5
+    decoded: Count = 16
+
+    @property
+    def fingerprint(self) -> str:
+        return "ids drawn evenly"
+
+    def cells(self, subject: Subject) -> Sequence[tuple[Cell, frozenset[Capability]]]:
+        return [(Cell(TASK, length), frozenset(("generate",))) for length in self.lengths]
+
+    def labels(self) -> Mapping[str, Mapping[str, float]]:
+        return {TASK: {}}
+
+    def measure(self, subject: Subject, cell: Cell) -> Measured:
+        from farfield.benchmarks.measuring import held
+
+        began = time.perf_counter()
+        prompts = [self._prompt(subject, cell.length, number) for number in range(self.repeats + 1)]
+        warm, *taken = [_timed(subject, prompt, self.decoded) for prompt in prompts]
+        found = {"first_token": [one.first for one in taken]}
+        if "state" in subject.capabilities:
+            found = {"prefill": [self.rows * cell.length / one.prefill for one in taken], **found}
+        found["decode"] = [1e3 * one.decode for one in taken if one.decode is not None]
+        bytes_of = held(lambda: subject.prefill(prompts[0]))
+        memory = {"peak": bytes_of.peak, "kept": bytes_of.kept, "state": self.rows * subject.state_bytes(cell.length)}
+        values = {name: statistics.median(some) for name, some in found.items() if some}
+        values |= {name: float(size) for name, size in memory.items() if size} | {"warm_up": warm.first}
+        read = sum(prompt.size for prompt in prompts) + prompts[0].size
+        return Measured(
+            values=values,
+            half={name: median_half(some) for name, some in found.items() if some},
+            units={name: UNITS[name] for name in values},
+            each=next(iter(found.values())),
+            notes=list(self._notes(values, len(found["decode"]))),
+            prefilled=read,
+            naive=read,
+            seconds=round(time.perf_counter() - began, 6),
+        )
+
+    def _prompt(self, subject: Subject, length: int, number: int) -> NDArray[np.int64]:
+        """(rows, length) ids, others for each number."""
+        return generator("noise", self.seed, length, number).integers(
+            subject.tokenizer.vocabulary, size=(self.rows, length)
+        )
+
+    def _notes(self, values: Mapping[str, float], decoded: int) -> Iterator[str]:
+        yield f"Medians of {self.repeats}, and half of the interval of a median between two of the ordered timings."
+        if decoded < self.repeats:
+            yield f"In {self.repeats - decoded} of {self.repeats} repeats the model ended its text at once."
+        if "peak" not in values:
+            yield "The model's tensors are not in this process: no memory is counted."
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Seconds of reading a prompt, until the first token behind it is there, and of each later one."""
+
+    prefill: float
+    first: float
+    decode: float | None
+
+
+def _timed(subject: Subject, prompt: NDArray[np.int64], decoded: int) -> _Taken:
+    from farfield.benchmarks.measuring import timed
+
+    prefill, known = timed(lambda: subject.prefill(prompt))
+    chosen, _ = timed(lambda: subject.generate(known, 1))
+    if "state" in subject.capabilities:
+        # One more token makes room behind the prompt. A buffer that grows once in its length does not count a 16th.
+        known = subject.prefill(prompt[:, :1], known)
+    seconds, written = timed(lambda: subject.generate(known, decoded + 1))
+    # The first token is chosen from what is known, and each later one takes a step of the model.
+    steps = max(len(ids) for ids in written.ids) - 1
+    return _Taken(prefill, prefill + chosen, (seconds - chosen) / steps if steps > 0 else None)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.tasks.needle import weave
+from farfield.benchmarks.tasks.layout import weave
 from farfield.benchmarks.tasks.sample import Ids, Tokenizer
 
 __all__ = ["Hidden", "Parts", "Pieces", "fitted", "hide", "joined", "reworded"]

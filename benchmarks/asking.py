@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.prefixes import walk
+from farfield.benchmarks.prefixes import Walk, grouped
 from farfield.benchmarks.results import Answers, Cell
 from farfield.benchmarks.subjects import Capability, Lacking, Prefilled, Subject
-from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.benchmarks.tasks.sample import IGNORED, Condition, Ids, Sample, Scoring, Task
 
-__all__ = ["Batch", "Lacking", "needed"]
+__all__ = ["Asking", "Batch", "Lacking", "needed"]
 
 NEEDED: dict[Scoring, Capability] = {"generate": "generate", "likelihood": "score", "read": "read"}
 MEMORY: tuple[Condition, ...] = ("memory_off", "memory_shuffled")
@@ -44,47 +44,64 @@ class _Judged:
     ties: int = 0
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How the cells of one task and condition are asked.
+
+    rows: prompts that are read side by side, at most
+    read: called with the tokens of each prefill
+    """
+
+    task: Task
+    scoring: Scoring
+    condition: Condition
+    seed: int
+    rows: int
+    read: Callable[[int], None]
+
+
 class Batch:
-    """The samples of the indices `first` to `first + count - 1` in cells of one row and condition."""
+    """The samples of the indices from `first` on in cells of one row and condition, the same number for each."""
 
     def __init__(
-        self,
-        suite: AskedSuite,
-        subject: Subject,
-        task: Task,
-        scoring: Scoring,
-        cells: Sequence[Cell],
-        first: int,
-        count: int,
+        self, how: Asking, subject: Subject, samples: Mapping[Cell, Sequence[Sample]], first: int, count: int
     ) -> None:
-        self.task, self.scoring, self.condition = task, scoring, cells[0].condition
+        self.how, self.task, self.scoring, self.condition = how, how.task, how.scoring, how.condition
         self.subject = subject.without_memory() if self.condition == "memory_off" else subject
-        self.first, self.count, self.seed = first, count, suite.seed
-        self.samples: dict[Cell, list[Sample]] = {
-            cell: task.generate(suite.seed, cell.length, count, suite.split, depth=cell.depth, first=first)
-            for cell in cells
-        }
-        self.judged: dict[Cell, dict[int, _Judged]] = {cell: {} for cell in cells}
-        self.fresh = dict.fromkeys(cells, 0)
-        self.seconds = dict.fromkeys(cells, 0.0)
+        self.samples, self.first, self.count = samples, first, count
+        self.each = len(next(iter(samples.values()))) // count
+        self.members = [(cell, asked) for cell in samples for asked in range(self.each)]
+        self.judged: dict[Cell, dict[int, _Judged]] = {cell: {} for cell in samples}
+        self.fresh = dict.fromkeys(samples, 0)
+        self.seconds = dict.fromkeys(samples, 0.0)
 
     def run(self, take: Callable[[Cell, Answers], None]) -> None:
         """Hands the answers of each cell to `take` when its last sample is judged.
 
         Raises:
             Lacking: the task has no prompts of this condition.
+            TemporaryError: the subject has given up for now.
         """
         self.take, self.clock = take, time.perf_counter()
-        for members in self._aligned():
-            prompts = [np.stack([self._prompt(self.samples[cell][at]) for at in places]) for cell, places in members]
-            if self.scoring == "read":
-                for index in range(len(members)):
-                    self._read(members[index], prompts[index])
-            elif self.condition == "memory_shuffled":
-                for index in range(len(members)):
-                    self._shuffled(members, index, prompts[index])
-            else:
-                walk(self.subject, prompts, partial(self._leaf, members))
+        alone = {"read": self._read, "memory_shuffled": self._shuffled}
+        apart = alone.get("read" if self.scoring == "read" else self.condition)
+        if apart is None:
+            prompts = [[self._prompt(self._sample(row, one)) for one in self.members] for row in range(self.count)]
+            Walk(self.subject, self._leaf, self.how.rows, self.how.read)(prompts)
+            return
+        for at, member in enumerate(self.members):
+            for rows in grouped(range(self.count), partial(self._signature, member), self.how.rows):
+                apart(rows, at)
+
+    def _sample(self, row: int, member: tuple[Cell, int]) -> Sample:
+        """A member's sample of a row: members are the questions of each cell, rows the indices."""
+        cell, asked = member
+        return self.samples[cell][row * self.each + asked]
+
+    def _signature(self, member: tuple[Cell, int], row: int) -> tuple[int, int]:
+        """Equal for two rows only if they can be read side by side."""
+        sample = self._sample(row, member)
+        return len(self._prompt(sample)), sample.question
 
     def _prompt(self, sample: Sample) -> Ids:
         if self.condition == "full" or self.condition in MEMORY:
@@ -93,61 +110,45 @@ class Batch:
             raise Lacking(f"{self.task.name} has no prompts of {self.condition}")
         return sample.prompts[self.condition]
 
-    def _aligned(self) -> Iterator[list[tuple[Cell, list[int]]]]:
-        """Groups of members that go through the model side by side.
-
-        A member is a cell and the places of some of its samples, one an index: the rows of one batch. The indices of a
-        group have prompts of the same length in each of its members.
-        """
-        each = len(next(iter(self.samples.values()))) // self.count
-        groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
-        for index in range(self.count):
-            mine = slice(index * each, (index + 1) * each)
-            signature = tuple(
-                (len(self._prompt(sample)), sample.question)
-                for samples in self.samples.values()
-                for sample in samples[mine]
-            )
-            groups.setdefault(signature, []).append(index)
-        for rows in groups.values():
-            yield [(cell, [row * each + asked for row in rows]) for cell in self.samples for asked in range(each)]
-
-    def _leaf(self, members: Sequence[tuple[Cell, list[int]]], index: int, known: Prefilled, fresh: int) -> None:
+    def _leaf(self, rows: Sequence[int], at: int, known: Prefilled, fresh: int) -> None:
         """Asks for the answers of a member."""
-        cell, places = members[index]
-        samples = [self.samples[cell][at] for at in places]
+        samples = [self._sample(row, self.members[at]) for row in rows]
         judge = _generated if self.scoring == "generate" else _chosen
-        self._note(cell, places, judge(self.subject, self.task, samples, known), fresh)
+        self._note(rows, at, judge(self.subject, self.task, samples, known), fresh)
 
-    def _shuffled(self, members: Sequence[tuple[Cell, list[int]]], index: int, prompts: Ids) -> None:
-        cell, places = members[index]
-        question = self.samples[cell][places[0]].question
+    def _shuffled(self, rows: Sequence[int], at: int) -> None:
+        """The text, the memory exchanged, and then the question."""
+        samples = [self._sample(row, self.members[at]) for row in rows]
+        prompts, question = np.stack([self._prompt(sample) for sample in samples]), samples[0].question
         if not question:
             raise Lacking(f"{self.task.name} does not tell where its question begins")
         known = self.subject.prefill(prompts[:, :question].astype(np.int64))
-        known = self.subject.shuffled(known, self.seed)
+        known = self.subject.shuffled(known, self.how.seed)
         known = self.subject.prefill(prompts[:, question:].astype(np.int64), known)
-        self._leaf(members, index, known, prompts.size)
+        self.how.read(prompts.size)
+        self._leaf(rows, at, known, prompts.size)
 
-    def _read(self, member: tuple[Cell, list[int]], prompts: Ids) -> None:
-        cell, places = member
-        samples = [self.samples[cell][at] for at in places]
+    def _read(self, rows: Sequence[int], at: int) -> None:
+        samples = [self._sample(row, self.members[at]) for row in rows]
         targets = [sample.targets for sample in samples]
         if self.condition not in ("full", "memory_off") or any(target is None for target in targets):
             raise Lacking(f"{self.task.name} asks within its text, and has no prompts of {self.condition}")
+        prompts: NDArray[np.int64] = np.stack([sample.prompt for sample in samples]).astype(np.int64)
         wanted: NDArray[np.int64] = np.stack([target for target in targets if target is not None]).astype(np.int64)
-        reading = self.subject.read(prompts.astype(np.int64), wanted)
+        reading = self.subject.read(prompts, wanted)
+        self.how.read(prompts.size)
         asked = wanted != IGNORED
         outputs = [row[mask].tolist() for row, mask in zip(reading.likely, asked, strict=True)]
         logprobs = [float(row[mask].sum()) for row, mask in zip(reading.logprobs, asked, strict=True)]
+        logprobs = [logprob if math.isfinite(logprob) else UNLIKELY for logprob in logprobs]
         scores = self.task.score(samples, outputs)
-        judged = [_Judged(*one) for one in zip(scores, outputs, logprobs, strict=True)]
-        self._note(cell, places, judged, prompts.size)
+        self._note(rows, at, [_Judged(*one) for one in zip(scores, outputs, logprobs, strict=True)], prompts.size)
 
-    def _note(self, cell: Cell, places: Sequence[int], answers: Sequence[_Judged], fresh: int) -> None:
+    def _note(self, rows: Sequence[int], at: int, answers: Sequence[_Judged], fresh: int) -> None:
         """Keeps answers, and hands those of their cell on when they are the last."""
+        cell, asked = self.members[at]
         judged = self.judged[cell]
-        judged.update(zip(places, answers, strict=True))
+        judged.update(zip((row * self.each + asked for row in rows), answers, strict=True))
         now = time.perf_counter()
         self.seconds[cell] += now - self.clock
         self.fresh[cell] += fresh
@@ -199,7 +200,7 @@ def _generated(subject: Subject, task: Task, samples: Sequence[Sample], known: P
 
 def _chosen(subject: Subject, task: Task, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:
     """The model's most likely candidate is its answer."""
-    if samples[0].candidates is None:
+    if any(sample.candidates is None for sample in samples):
         return _continued(subject, samples, known)
     candidates: NDArray[np.int64] = np.stack([_candidates(sample) for sample in samples])
     logprobs = np.nan_to_num(subject.score(known, candidates), nan=UNLIKELY, neginf=UNLIKELY)

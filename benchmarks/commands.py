@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from rich.console import Console
 
 from farfield.benchmarks import report, training_curves
 from farfield.benchmarks.endpoint_subject import USAGE, EndpointSubject, add_usage
-from farfield.benchmarks.opening import open_subject
+from farfield.benchmarks.opening import open_subject, sharing
 from farfield.benchmarks.results import Result, read_result
+from farfield.benchmarks.runner import Outcome
 from farfield.benchmarks.runner import evaluate as run
 from farfield.config import DataError, nearest
 from farfield.settings import EvaluateSettings, ReportSettings
@@ -22,18 +24,31 @@ __all__ = ["evaluate", "report_command"]
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Runs a suite on a model, writes results and report, and returns paths and rates."""
     folder = Path(settings.folder)
-    subject = open_subject(settings)
+    subject, opened = open_subject(settings), partial(open_subject, sharing(settings))
+    how = {"retries": settings.retries, "processes": settings.processes}
     try:
-        outcome = run(settings.suite, subject, folder)
+        outcome = run(settings.suite, subject, folder, opened=opened, **how)
     finally:
         if isinstance(subject, EndpointSubject):
             add_usage(folder / USAGE, subject.usage())
     told = _reported([read_result(outcome.path)], folder)
+    told["counts"] = {name: getattr(outcome, name) for name in ("skipped", "failed", "ties", "prefilled", "naive")}
+    told["text"] = "\n".join([told["text"], *_said(outcome)])
     if isinstance(subject, EndpointSubject):
         used = subject.usage()
         told["usage"] = used
         told["text"] += "\nasked the endpoint: " + ", ".join(f"{key.replace('_', ' ')} {used[key]:,}" for key in used)
     return told
+
+
+def _said(outcome: Outcome) -> Iterator[str]:
+    """What a reader of the table should know beside it."""
+    if outcome.naive:
+        yield f"prefilled {outcome.prefilled:,} tokens; without shared beginnings {outcome.naive:,}"
+    if outcome.ties:
+        yield f"ties: {outcome.ties:,} steps were decided by rounding; device.precision=fp64 tells more"
+    if outcome.failed:
+        yield f"failed for now: {outcome.failed} cells; the same command tries them again"
 
 
 def report_command(settings: ReportSettings) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class ModelSubject:
             "architecture": "+".join(kinds),
             "memory": config.memory.name if config.memory else None,
             "parameters": config.parameters(),
+            "dtype": str(self.model.model.embedding.weight.dtype).removeprefix("torch."),
             "config": config.mapping(),
             "trained_length": data.get("length"),
             "step": self.model.info.get("step"),

@@ -15,10 +15,14 @@ from farfield.benchmarks.subjects import Subject
 from farfield.config import ModelError, nearest
 from farfield.settings import EvaluateSettings
 
-__all__ = ["open_subject"]
+__all__ = ["open_subject", "sharing"]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
+def sharing(settings: EvaluateSettings) -> EvaluateSettings:
+    """The settings of one of several processes: its share of the threads."""
+    threads = settings.device.threads or torch.get_num_threads()
+    device = settings.device.model_copy(update={"threads": max(1, threads // settings.processes)})
+    return settings.model_copy(update={"device": device})
 
 def open_subject(settings: EvaluateSettings) -> Subject:
     """The model that is to be evaluated, of whatever kind; or what the suite measures where it asks none.
@@ -41,8 +45,7 @@ def open_subject(settings: EvaluateSettings) -> Subject:
 
 
 def _open_hub(settings: EvaluateSettings, model: str, name: str) -> Subject:
-    dtype, device = DTYPES[settings.device.precision], place(settings.device)
-    loaded = load_hub(model, dtype, device, settings.hf.online)
+    loaded = load_hub(model, settings.device.dtype, place(settings.device), settings.hf.online)
     from farfield.benchmarks.hf_subject import HubSubject  # needs transformers, which `load_hub` has looked for
 
     return HubSubject(*loaded, name, settings.hf)

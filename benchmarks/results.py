@@ -4,18 +4,17 @@
     {"record": "part", ...}       the first samples of a cell that is evaluated in several batches
     {"record": "cell", ...}       a finished cell of questions
     {"record": "measured", ...}   a finished cell of a suite that measures: perplexity, speed, retrieval
-    {"record": "skip", ...}       a cell that the model cannot do, with the reason
+    {"record": "skip", ...}       a cell that the model cannot do, with the reason; `failed`: one that a later run tries
     {"record": "resumed", ...}    commit, machine and versions of a later run that went on
 
-A last line without its end was cut off while it was written: it is discarded. A file of other settings, another model
-or another version is never written to: it is kept aside under a numbered name.
+Lines that are no records, as of a file that was cut off or damaged, are left out. `farfield.benchmarks.result_file` is
+what writes them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,10 +23,21 @@ from typing import Any
 from farfield.benchmarks.tasks.sample import Condition
 from farfield.config import DataError
 
-__all__ = ["FORMAT", "Answers", "Cell", "Curve", "Measured", "Result", "ResultFile", "identity", "read_result"]
+__all__ = [
+    "FORMAT",
+    "Answers",
+    "Cell",
+    "Curve",
+    "Measured",
+    "Result",
+    "identity",
+    "read_head",
+    "read_result",
+    "record_about",
+    "record_of",
+]
 
 FORMAT = 2
-IDENTITY = {"format": "another version", "settings_hash": "other settings", "model_hash": "another model"}
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,11 @@ class Measured:
 
 @dataclass
 class Result:
-    """What a result file holds."""
+    """What a result file holds.
+
+    failed:  those of `skipped` that could not be evaluated for now
+    dropped: numbers of lines that are no records
+    """
 
     path: Path
     head: dict[str, Any]
@@ -154,6 +168,8 @@ class Result:
     parts: dict[Cell, Answers] = field(default_factory=dict)
     measured: dict[Cell, Measured] = field(default_factory=dict)
     skipped: dict[Cell, str] = field(default_factory=dict)
+    failed: set[Cell] = field(default_factory=set)
+    dropped: list[int] = field(default_factory=list)
     resumed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -163,14 +179,19 @@ class Result:
     @property
     def done(self) -> int:
         """Cells that need not be evaluated any more."""
-        return len(self.cells) + len(self.measured) + len(self.skipped)
+        return len(self.cells) + len(self.measured) + len(self.skipped.keys() - self.failed)
 
     def has(self, cell: Cell) -> bool:
         """Whether `cell` need not be evaluated any more."""
-        return cell in self.cells or cell in self.measured or cell in self.skipped
+        skipped = cell in self.skipped and cell not in self.failed
+        return cell in self.cells or cell in self.measured or skipped
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Takes in any record but the head."""
+        """Takes in any record but the head.
+
+        Raises:
+            ValueError, LookupError, TypeError: it is none, or a part that does not go on where the one before ended.
+        """
         if record["record"] == "resumed":
             self.resumed.append(dict(record["provenance"]))
             return
@@ -180,53 +201,25 @@ class Result:
                 self.cells[cell] = _answers(record)
                 self.parts.pop(cell, None)
             case "part":
-                part = _answers(record)
-                self.parts[cell] = self.parts[cell].then(part) if part.first else part
+                self.parts[cell] = self._gone_on(cell, _answers(record))
             case "measured":
                 self.measured[cell] = _measured(record)
             case "skip":
-                self.skipped[cell] = record["reason"]
+                self.skipped[cell] = str(record["reason"])
+                (self.failed.add if record.get("failed") else self.failed.discard)(cell)
+                return
             case other:
                 raise KeyError(other)
+        self.skipped.pop(cell, None)
+        self.failed.discard(cell)
 
-
-class ResultFile:
-    """A result file that is being written.
-
-    result: what it holds
-    aside:  where an older file of other settings, another model or another version was put, and `why`
-    """
-
-    aside: Path | None
-
-    def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
-        """Opens `path`: goes on with it if it has this head's identity, else starts it anew."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.aside, old = path, None, _mend(path)
-        self.why = _difference(old, head) if old else ""
-        if self.why:
-            self.aside, old = _keep_aside(path), None
-        self.result = read_result(path) if old else Result(path, dict(head))
-        self._append({"record": "resumed", "provenance": head["provenance"]} if old else {"record": "head", **head})
-
-    def add(self, kind: str, cell: Cell, content: Mapping[str, Any]) -> None:
-        """Writes a record about `cell` and takes it into `result`."""
-        place = {
-            "task": cell.task,
-            "grid_length": cell.length,
-            "grid_depth": cell.depth,
-            "condition": cell.condition,
-        }
-        record = {"record": kind, **place, **content}
-        self._append(record)
-        self.result.add(record)
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        """One line, by one write, on the disk when this returns."""
-        with self.path.open("ab") as file:
-            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def _gone_on(self, cell: Cell, part: Answers) -> Answers:
+        """The samples of a cell so far, with a part."""
+        if not part.first:
+            return part
+        if self.parts[cell].count != part.first:
+            raise ValueError(f"samples from {part.first} on, where {self.parts[cell].count} are known")
+        return self.parts[cell].then(part)
 
 
 def read_result(path: Path) -> Result:
@@ -239,18 +232,21 @@ def read_result(path: Path) -> Result:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}. Run farfield evaluate first.") from None
-    # What follows the last line's end was cut off.
-    lines = content.split(b"\n")[:-1]
-    if not lines:
+    if not content:
         raise DataError(f"{path}: empty. Run farfield evaluate again.")
-    result = Result(path, _head(path, lines[0]))
+    # What follows the last line's end was cut off.
+    first, *lines = content.split(b"\n")
+    cut = lines.pop() if lines else b""
+    result = Result(path, read_head(path, first))
     if result.head["format"] != FORMAT:
         raise DataError(f"{path}: format {result.head['format']} given, this version reads {FORMAT}. Evaluate again.")
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines, start=2):
         try:
             result.add(json.loads(line))
         except (ValueError, LookupError, TypeError):
-            raise _broken(path, number) from None
+            result.dropped.append(number)
+    if cut:
+        result.dropped.append(len(lines) + 2)
     return result
 
 
@@ -259,8 +255,18 @@ def identity(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def record_about(kind: str, cell: Cell, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as its line has it."""
+    place = {"task": cell.task, "grid_length": cell.length, "grid_depth": cell.depth, "condition": cell.condition}
+    return {"record": kind, **place, **content}
+
+
 def _answers(record: Mapping[str, Any]) -> Answers:
-    return Answers(**{name: record[name] for name in Answers.__dataclass_fields__})
+    answers = Answers(**{name: record[name] for name in Answers.__dataclass_fields__})
+    each = (answers.scores, answers.lengths, answers.depths, answers.outputs, answers.answers, answers.excerpts)
+    if not answers.scores or {len(one) for one in each} != {len(answers.scores)}:
+        raise ValueError("lists of several lengths")
+    return answers
 
 
 def _measured(record: Mapping[str, Any]) -> Measured:
@@ -268,18 +274,12 @@ def _measured(record: Mapping[str, Any]) -> Measured:
     return Measured(**{**fields, "curves": {name: Curve(**curve) for name, curve in record["curves"].items()}})
 
 
-def _mend(path: Path) -> dict[str, Any] | None:
-    """Cuts off the last line of the file at `path` if it is half written; its head, None if it has none."""
-    if not path.exists():
-        return None
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return _head(path, whole.split(b"\n")[0]) if whole else None
+def read_head(path: Path, line: bytes) -> dict[str, Any]:
+    """The head of a result file, of any version, from its first line.
 
-
-def _head(path: Path, line: bytes) -> dict[str, Any]:
+    Raises:
+        DataError: it is none.
+    """
     try:
         head: dict[str, Any] = json.loads(line)
         head["format"], head["model"]["name"], head["depths"]
@@ -290,18 +290,6 @@ def _head(path: Path, line: bytes) -> dict[str, Any]:
 
 def _broken(path: Path, number: int) -> DataError:
     return DataError(f"{path}: line {number} is no result record. Move the file away and evaluate again.")
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Why results of the two heads do not go together; empty if they do."""
-    return " and ".join(words for key, words in IDENTITY.items() if old.get(key) != new[key])
-
-
-def _keep_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    return path.rename(aside)
 
 
 def record_of(answers: Answers) -> dict[str, Any]:

@@ -2,40 +2,32 @@
 
     outcome = evaluate(NeedleSuite(), subject, Path("results/retnet"))      # writes results/retnet/needle.jsonl
 
-Rows of the grid (one task, one length) are worked off one after the other: the cells of all depths, then the controls.
-The samples of a row go through the model in batches (`farfield.benchmarks.asking`), and the prompts of one batch at all
-depths share the prefill of what they have in common. Each finished cell is written at once; the same call goes on where
-a stopped one ended.
+A suite that asks is worked off job by job (`farfield.benchmarks.questions`), by this process or by several
+(`farfield.benchmarks.workers`); one that measures is measured cell by cell, here alone, so that nothing disturbs it.
+Each finished cell is written at once; the same call goes on where a stopped one ended.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from farfield.benchmarks.asking import Batch, Lacking, needed
+from farfield.benchmarks.patience import Patient
 from farfield.benchmarks.provenance import provenance
-from farfield.benchmarks.results import FORMAT, Answers, Cell, ResultFile, identity, record_of
-from farfield.benchmarks.subjects import Capability, Subject
+from farfield.benchmarks.questions import Questions, lacking
+from farfield.benchmarks.result_file import ResultFile
+from farfield.benchmarks.results import FORMAT, Cell, Result, identity
+from farfield.benchmarks.subjects import Lacking, Subject, TemporaryError
 from farfield.benchmarks.suites.suite import AskedSuite, MeasuredSuite
-from farfield.benchmarks.tasks.sample import LackingError, Scoring, Task
-from farfield.progress import Bar
+from farfield.benchmarks.workers import Work, spread
+from farfield.progress import Bar, say
 
 __all__ = ["Outcome", "RowCount", "evaluate"]
 
 # These settings say how fast, not what: a run can be resumed with others.
 SPEED = ("batch", "batch_tokens", "cell_seconds")
-
-WORDS: dict[Capability, str] = {
-    "state": "keeps a state",
-    "generate": "writes",
-    "score": "tells how likely a continuation is",
-    "read": "tells what is likely at every position",
-    "memory": "has an external memory",
-}
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,17 @@ class RowCount:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation wrote. The counts are those of the whole file, earlier runs included."""
+    """What an evaluation wrote. The counts are those of the whole file, earlier runs included.
+
+    failed: those of the skipped cells that the same call would try again
+    ties:   steps of greedy generation that rounding decides
+    """
 
     path: Path
     cells: int
     skipped: int
+    failed: int
+    ties: int
     rows: tuple[RowCount, ...]
 
     @property
@@ -66,80 +64,120 @@ class Outcome:
         return sum(row.naive for row in self.rows)
 
 
-def evaluate(suite: AskedSuite | MeasuredSuite, subject: Subject, folder: Path) -> Outcome:
+def evaluate(
+    suite: AskedSuite | MeasuredSuite,
+    subject: Subject,
+    folder: Path,
+    *,
+    retries: int = 0,
+    processes: int = 1,
+    opened: Callable[[], Subject] | None = None,
+) -> Outcome:
     """Evaluates what is not yet in `folder/<suite>.jsonl`.
+
+    Args:
+        suite: what is asked. subject: who is asked. folder: where answers go.
+        retries: how often a subject that cannot answer for now is asked again, after 1, 2, 4, ... seconds.
+        processes: how many work off a suite that asks, each with a subject that `opened`, which can be pickled, gives.
 
     Raises:
         ConfigError, DataError: the suite does not fit the model or itself; nothing has been evaluated then.
         KeyboardInterrupt: after a line on standard error that says how to go on.
     """
-    work = _Questions(suite, subject) if isinstance(suite, AskedSuite) else _Measures(suite, subject)
-    file = ResultFile(folder / f"{suite.name}.jsonl", work.head())
+    assert processes == 1 or opened is not None, "other processes open the subject themselves"
+    work: _Questions | _Measures = (
+        _Measures(suite, subject, retries)
+        if isinstance(suite, MeasuredSuite)
+        else (_Questions(suite, subject, retries))
+    )
+    with ResultFile(folder / f"{suite.name}.jsonl", work.head()) as file:
+        _tell(file)
+        result = file.result
+        _reopen(result, suite)
+        try:
+            with Bar(suite.name, total=len(work.cells), unit="cells", done=result.done) as bar:
+                sink = _Sink(file, bar)
+                if isinstance(work, _Questions) and processes > 1 and opened is not None:
+                    jobs = work.questions.jobs(result)
+                    spread(Work(work.questions.suite, opened, retries, result.head), jobs, processes, sink)
+                else:
+                    work.run(sink)
+        except KeyboardInterrupt:
+            some = f"{result.done} of {len(work.cells)} cells"
+            say(f"stopped: {some} are in {file.path}. The same command goes on from there.")
+            raise
+    return _outcome(result)
+
+
+def _tell(file: ResultFile) -> None:
+    """What became of an older file."""
     if file.aside:
-        _say(f"{file.path} was made with {file.why}: it is kept as {file.aside}.")
-    result = file.result
-    try:
-        with Bar(suite.name, total=len(work.cells), unit="cells", done=result.done) as bar:
-            work.run(file, bar)
-    except KeyboardInterrupt:
-        some = f"{result.done} of {len(work.cells)} cells"
-        _say(f"stopped: {some} are in {file.path}. The same command goes on from there.")
-        raise
+        say(f"{file.path} was made with {file.why}: it is kept as {file.aside}.")
+    if file.result.dropped:
+        lines = ", ".join(map(str, file.result.dropped))
+        many = len(file.result.dropped) > 1
+        what = f"lines {lines} were no result records and are" if many else f"line {lines} was no result record and is"
+        say(f"{file.path}: {what} left out. What they told is evaluated again.")
+
+
+def _reopen(result: Result, suite: AskedSuite | MeasuredSuite) -> None:
+    """Cells that were closed early go on where they may take longer now."""
+    if not isinstance(suite, AskedSuite):
+        return
+    for cell, answers in list(result.cells.items()):
+        if answers.capped and (suite.cell_seconds is None or answers.seconds < suite.cell_seconds):
+            result.parts[cell] = replace(result.cells.pop(cell), capped=False)
+
+
+def _outcome(result: Result) -> Outcome:
     done = len(result.cells) + len(result.measured)
-    return Outcome(file.path, done, len(result.skipped), tuple(_counts(file)))
+    ties = sum(answers.ties for answers in result.cells.values())
+    return Outcome(result.path, done, len(result.skipped), len(result.failed), ties, tuple(_counts(result)))
+
+
+@dataclass
+class _Sink:
+    """The file and the bar: where every record goes."""
+
+    file: ResultFile
+    bar: Bar
+
+    @property
+    def result(self) -> Result:
+        return self.file.result
+
+    def add(self, kind: str, cell: Cell, content: Mapping[str, Any]) -> None:
+        """Writes a record, and tells of it."""
+        self.file.add(kind, cell, content)
+        if kind != "part":
+            self.bar.step(note=_note(kind, cell, content))
+
+    def read(self, tokens: int) -> None:
+        """Tells how much has been read since the last cell."""
+        self.bar.count(tokens, "tokens")
 
 
 class _Questions:
     """The cells of a suite that asks."""
 
-    def __init__(self, suite: AskedSuite, subject: Subject) -> None:
-        self.suite, self.subject, self.tasks = suite, subject, suite.tasks(subject.tokenizer)
-        self.short: dict[tuple[str, int], LackingError] = {}
-        for task in self.tasks:
-            for length in suite.lengths:
-                try:
-                    task.check(suite.seed, length, suite.samples, suite.split)
-                except LackingError as error:
-                    self.short[task.name, length] = error
-        if len(self.short) == len(self.tasks) * len(suite.lengths):
-            raise next(iter(self.short.values()))
-        self.rows = [(task, length, self._cells(task, length)) for task in self.tasks for length in suite.lengths]
-        self.cells = [cell for *_, cells in self.rows for cell in cells]
-
-    def _cells(self, task: Task, length: int) -> list[Cell]:
-        grid = [Cell(task.name, length, depth) for depth in (self.suite.places() if task.placed else (None,))]
-        return grid + [Cell(task.name, length, None, condition) for condition in self.suite.conditions]
+    def __init__(self, suite: AskedSuite, subject: Subject, patience: int) -> None:
+        self.questions = Questions(suite, subject, patience)
+        self.cells = self.questions.cells
 
     def head(self) -> dict[str, Any]:
-        scorings = {task.name: scoring_of(self.suite, task) for task in self.tasks}
-        tasks = {
-            task.name: {
-                "fingerprint": task.fingerprint,
-                "metric": task.metric,
-                "labels": dict(task.labels),
-                "placed": task.placed,
-                "scoring": scorings[task.name],
-            }
-            for task in self.tasks
-        }
-        return _head(self.suite, self.subject, tasks) | {"depths": list(self.suite.places())}
+        suite = self.questions.suite
+        return _head(suite, self.questions.subject, self.questions.described()) | {"depths": list(suite.places())}
 
-    def run(self, file: ResultFile, bar: Bar) -> None:
-        for task, length, cells in self.rows:
-            left = [cell for cell in cells if not file.result.has(cell)]
-            if (task.name, length) in self.short:
-                _skip(file, bar, left, str(self.short[task.name, length]))
-                continue
-            row = _Row(self.suite, self.subject, file, bar, task)
-            for condition in dict.fromkeys(cell.condition for cell in left):
-                row.run([cell for cell in left if cell.condition == condition])
+    def run(self, sink: _Sink) -> None:
+        for job in self.questions.jobs(sink.result):
+            self.questions.run(job, sink)
 
 
 class _Measures:
     """The cells of a suite that measures."""
 
-    def __init__(self, suite: MeasuredSuite, subject: Subject) -> None:
-        self.suite, self.subject = suite, subject
+    def __init__(self, suite: MeasuredSuite, subject: Subject, patience: int) -> None:
+        self.suite, self.subject = suite, Patient(subject, patience)
         self.needs = dict(suite.cells(subject))
         self.cells = list(self.needs)
 
@@ -150,90 +188,33 @@ class _Measures:
         }
         return _head(self.suite, self.subject, tasks) | {"depths": [None]}
 
-    def run(self, file: ResultFile, bar: Bar) -> None:
+    def run(self, sink: _Sink) -> None:
         for cell in self.cells:
-            if file.result.has(cell):
+            if sink.result.has(cell):
                 continue
             missing = self.needs[cell] - self.subject.capabilities
             if missing:
-                _skip(file, bar, [cell], _lacking(missing))
+                sink.add("skip", cell, {"reason": lacking(missing)})
                 continue
             try:
-                measured = self.suite.measure(self.subject, cell)
+                sink.add("measured", cell, asdict(self.suite.measure(self.subject, cell)))
             except Lacking as reason:
-                _skip(file, bar, [cell], str(reason))
-                continue
-            file.add("measured", cell, asdict(measured))
-            name, value = next(iter(measured.values.items()))
-            bar.step(note=f"{cell.task} {cell.length} tokens: {name} {value:.4g}")
+                sink.add("skip", cell, {"reason": str(reason)})
+            except TemporaryError as reason:
+                sink.add("skip", cell, {"reason": str(reason), "failed": True})
 
 
-@dataclass
-class _Row:
-    """The cells of one task and length."""
-
-    suite: AskedSuite
-    subject: Subject
-    file: ResultFile
-    bar: Bar
-    task: Task
-
-    def run(self, cells: list[Cell]) -> None:
-        """Cells of one condition, at all depths together."""
-        length, condition = cells[0].length, cells[0].condition
-        scoring = scoring_of(self.suite, self.task)
-        missing = needed(scoring, condition) - self.subject.capabilities
-        if missing:
-            _skip(self.file, self.bar, cells, _lacking(missing))
-            return
-        rows = max(1, min(self.suite.batch, self.suite.batch_tokens // length))
-        # Cells of a stopped run may be behind others: those behind go first, until all have caught up.
-        while cells:
-            reached = {cell: self._reached(cell) for cell in cells}
-            first = min(reached.values())
-            end = min([first + rows, self.suite.samples, *(at for at in reached.values() if at > first)])
-            due = [cell for cell in cells if reached[cell] == first]
-            try:
-                Batch(self.suite, self.subject, self.task, scoring, due, first, end - first).run(self.take)
-            except Lacking as reason:
-                _skip(self.file, self.bar, due, str(reason))
-            cells = [cell for cell in cells if not self.file.result.has(cell)]
-
-    def _reached(self, cell: Cell) -> int:
-        """The first index of `cell` that has not been evaluated."""
-        part = self.file.result.parts.get(cell)
-        return part.count if part else 0
-
-    def take(self, cell: Cell, answers: Answers) -> None:
-        """Writes new answers: a part, or the whole cell when these were the last."""
-        before = self.file.result.parts.get(cell)
-        whole = before.then(answers) if before else answers
-        if whole.count < self.suite.samples:
-            self.file.add("part", cell, record_of(answers))
-            return
-        state = {"state_bytes": self.subject.state_bytes(cell.length), "suite": self.suite.name}
-        self.file.add(
-            "cell", cell, {**record_of(whole), **state, "settings_hash": self.file.result.head["settings_hash"]}
-        )
-        rate = f"{answers.prefilled / max(answers.seconds, 1e-9):.3g} tokens/s"
-        depth = "" if cell.depth is None else f" depth {cell.depth:.2f}"
-        condition = "" if cell.condition == "full" else f" {cell.condition}"
-        self.bar.step(note=f"{self.task.name} {cell.length} tokens{depth}{condition}: {whole.score:.0%}, {rate}")
-
-
-def scoring_of(suite: AskedSuite, task: Task) -> Scoring:
-    """How a task of a suite is judged: as asked for, or in its usual way."""
-    return suite.scoring if suite.scoring in task.scorings and suite.scoring is not None else task.scorings[0]
-
-
-def _skip(file: ResultFile, bar: Bar, cells: Sequence[Cell], reason: str) -> None:
-    for cell in cells:
-        file.add("skip", cell, {"reason": reason})
-        bar.step(note=reason)
-
-
-def _lacking(missing: frozenset[Capability]) -> str:
-    return "needs a model that " + " and ".join(WORDS[capability] for capability in sorted(missing))
+def _note(kind: str, cell: Cell, content: Mapping[str, Any]) -> str:
+    """What a record says, in a few words."""
+    if kind == "skip":
+        return str(content["reason"])
+    depth = "" if cell.depth is None else f" depth {cell.depth:.2f}"
+    condition = "" if cell.condition == "full" else f" {cell.condition}"
+    where = f"{cell.task} {cell.length} tokens{depth}{condition}"
+    if kind == "measured":
+        name, value = next(iter(content["values"].items()))
+        return f"{where}: {name} {value:.4g}"
+    return f"{where}: {content['score']:.0%}, {content['prefilled'] / max(content['seconds'], 1e-9):.3g} tokens/s"
 
 
 def _head(suite: AskedSuite | MeasuredSuite, subject: Subject, tasks: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -255,12 +236,8 @@ def _head(suite: AskedSuite | MeasuredSuite, subject: Subject, tasks: dict[str, 
     }
 
 
-def _counts(file: ResultFile) -> Iterator[RowCount]:
-    cells = file.result.cells
+def _counts(result: Result) -> Iterator[RowCount]:
+    cells = result.cells
     for task, length in dict.fromkeys((cell.task, cell.length) for cell in cells):
         row = [answers for cell, answers in cells.items() if (cell.task, cell.length) == (task, length)]
         yield RowCount(task, length, sum(cell.prefilled for cell in row), sum(cell.naive for cell in row))
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")

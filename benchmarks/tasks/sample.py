@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ __all__ = [
     "IGNORED",
     "SPLITS",
     "Condition",
+    "Finite",
     "Ids",
     "LackingError",
     "Sample",
@@ -186,6 +187,16 @@ class Task(Protocol):
         An output of `generate` is what was written, of `likelihood` the most likely of the candidates, of `read` the
         most likely ids at the positions of `targets` that are not IGNORED.
         """
+        ...
+
+
+@runtime_checkable
+class Finite(Protocol):
+    """A task whose questions come from files: fewer may be there than are asked for."""
+
+    @property
+    def available(self) -> int:
+        """How many indices there are: 0 to `available - 1`."""
         ...
 
 

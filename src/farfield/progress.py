@@ -41,7 +41,7 @@ class Bar:
 
     def __init__(self, title: str, total: int | None, unit: str = "steps", done: int = 0) -> None:
         self.title, self.total, self.unit, self.done = title, total, unit, done
-        self.first, self.note = done, ""
+        self.first, self.note, self.within = done, "", 0
         self.console = Console(stderr=True)
         self.began = self.spoke = time.monotonic()
         self.live = Progress(
@@ -72,10 +72,18 @@ class Bar:
     def step(self, count: int = 1, note: str = "") -> None:
         """`count` more steps are done; `note` stands behind the bar."""
         self.done += count
-        self.note = note
+        self.note, self.within = note, 0
         self.live.update(self.task, completed=self.done, rate=self._rate(), note=note)
         if not self.console.is_terminal and time.monotonic() - self.spoke > QUIET_SECONDS:
             self._say("")
+
+    def count(self, count: int, unit: str) -> None:
+        """`count` more `unit` of the step that is not done yet; they stand behind the bar."""
+        self.within += count
+        note = f"{self.note}; {self.within:,} {unit} of the next" if self.note else f"{self.within:,} {unit}"
+        self.live.update(self.task, note=note)
+        if not self.console.is_terminal and time.monotonic() - self.spoke > QUIET_SECONDS:
+            self._say(f"{self.within:,} {unit} of the next")
 
     def _rate(self) -> str:
         rate = (self.done - self.first) / max(time.monotonic() - self.began, 1e-9)

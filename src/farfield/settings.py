@@ -179,6 +179,8 @@ class EvaluateSettings(Config):
     memory: MemoryConfig | None = None
     suite: Suite
     device: DeviceConfig = DeviceConfig()
+    processes: int = Field(1, ge=1, le=256, description="processes that work off a suite that asks, each with a model")
+    retries: int = Field(3, ge=0, le=100, description="how often a model that cannot answer for now is asked again")
     endpoint: EndpointConfig = EndpointConfig()
     hf: HuggingFaceConfig = HuggingFaceConfig()
 

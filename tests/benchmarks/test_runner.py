@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from oracle import Bytes, Lookup, Numbers
 
+from farfield.benchmarks.patience import Patient
+from farfield.benchmarks.result_file import ResultFile
 from farfield.benchmarks.results import Answers, Cell, read_result
 from farfield.benchmarks.runner import Outcome, evaluate
+from farfield.benchmarks.subjects import TemporaryError
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.tasks.needle import TokenNeedle
 from farfield.benchmarks.tasks.pairs import Pairs
@@ -270,23 +273,67 @@ def test_a_half_written_line_is_discarded(cut: int, tmp_path: Path) -> None:
     assert answers(path) == whole
 
 
-def test_a_broken_line_in_the_middle_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [b"{}\n", b'{"record": "cell", "task": "x"\n', b"[1]\n", b"\xff\n", b"\n"])
+def test_broken_lines_are_dropped_and_said_and_what_they_told_is_evaluated_again(
+    broken: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = evaluate(suite(), Lookup(IDS), tmp_path).path
-    content = path.read_bytes().splitlines(keepends=True)
-    for broken in (b"{}\n", b'{"record": "cell", "task": "x"\n', b"[1]\n", b"\xff\n"):
-        path.write_bytes(b"".join([*content[:3], broken, *content[4:]]))
-        for use in (lambda: read_result(path), lambda: evaluate(suite(), Lookup(IDS), tmp_path)):
-            with pytest.raises(DataError) as error:
-                use()
-            assert str(error.value) == f"{path}: line 4 is no result record. Move the file away and evaluate again."
-    path.write_bytes(b"hello\n")
-    with pytest.raises(DataError, match=r"line 1 is no result record"):
+    whole, content = answers(path), path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*content[:3], broken, *content[4:7], broken]))
+    assert (len(read_result(path).cells), read_result(path).dropped) == (5, [4, 8])
+    capsys.readouterr()
+    assert evaluate(suite(), Lookup(IDS), tmp_path).cells == 10
+    said = capsys.readouterr().err
+    assert f"{path}: lines 4, 8 were no result records and are left out. What they told is evaluated again." in said
+    assert answers(path) == whole
+    assert path.read_bytes().startswith(b"".join([*content[:3], *content[4:7]]))
+    assert read_result(path).dropped == []
+
+
+def test_parts_behind_a_broken_one_are_dropped_too(tmp_path: Path) -> None:
+    wanted = suite(lengths=[32], depths=1, samples=7, batch=2)
+    path = evaluate(wanted, Lookup(IDS), tmp_path).path
+    whole, content = answers(path), path.read_bytes().splitlines(keepends=True)
+    assert len(content) == 5
+    path.write_bytes(b"".join([content[0], content[1], b"?\n", content[3]]))
+    assert read_result(path).dropped == [3, 4]
+    evaluate(wanted, Lookup(IDS), tmp_path)
+    assert answers(path) == whole
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.77, 0.999])
+def test_a_file_cut_in_half_keeps_its_good_lines(share: float, tmp_path: Path) -> None:
+    path = evaluate(suite(samples=5, batch=2), Lookup(IDS), tmp_path).path
+    whole, content = answers(path), path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    evaluate(suite(samples=5, batch=2), Lookup(IDS), tmp_path)
+    assert answers(path) == whole
+
+
+def test_a_file_without_a_head_is_kept_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "needle.jsonl"
+    path.write_bytes(b"hello\nworld\n")
+    with pytest.raises(DataError, match=r"line 1 is no result record. Move the file away and evaluate again."):
         read_result(path)
+    assert evaluate(suite(), Lookup(IDS), tmp_path).cells == 10
+    assert f"a first line that cannot be read: it is kept as {tmp_path}/needle.1.jsonl." in capsys.readouterr().err
     path.write_bytes(b"")
     with pytest.raises(DataError, match=r"empty. Run farfield evaluate again"):
         read_result(path)
     with pytest.raises(DataError, match=r"No such file or directory. Run farfield evaluate first"):
         read_result(tmp_path / "none.jsonl")
+
+
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    head = {"provenance": {}, "format": 2, "model": {"name": "a"}, "depths": [], "settings_hash": "", "model_hash": ""}
+    path = tmp_path / "needle.jsonl"
+    with ResultFile(path, head):
+        with pytest.raises(DataError) as error:
+            ResultFile(path, head)
+        assert str(error.value) == f"{path}: another evaluation writes to it. Wait for it, or take name=..."
+    with ResultFile(path, head):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["needle.jsonl"]
 
 
 def test_results_of_other_settings_or_another_model_are_kept_aside(
@@ -348,6 +395,129 @@ def test_lengths_below_a_tasks_least_are_skipped_where_others_are_not(tmp_path: 
     assert (outcome.cells, outcome.skipped) == (5, 5)
     (reason,) = set(read_result(outcome.path).skipped.values())
     assert reason.startswith("needle: a length of 5 tokens is too short for 1 needle")
+
+
+def test_a_scoring_that_no_task_knows_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        evaluate(suite(scoring="read"), Lookup(IDS), tmp_path)
+    assert str(error.value) == "scoring: read given, and needle_tokens is judged by generate or likelihood."
+
+
+def test_tasks_that_do_not_know_the_scoring_are_skipped_where_others_do(tmp_path: Path) -> None:
+    outcome = evaluate(RaggedSuite(lengths=(40,), depths=3, controls=(), scoring="likelihood"), Lookup(IDS), tmp_path)
+    result = read_result(outcome.path)
+    assert {cell.task for cell in result.cells} == {"needle_tokens"}
+    assert set(result.skipped.values()) == {"scoring: likelihood given, and ragged is judged by generate."}
+
+
+def busy(calls: Sequence[int]) -> Callable[[Lookup], None]:
+    """A subject that cannot answer at these of its calls, counted from 0."""
+    made = [-1]
+
+    def before(subject: Lookup) -> None:
+        made[0] += 1
+        if made[0] in calls:
+            raise TemporaryError("too many requests.")
+
+    return before
+
+
+def test_what_fails_for_now_is_asked_again_after_ever_longer_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(Patient, "__init__", patient_that(waited.append))
+    outcome = evaluate(suite(), Lookup(IDS, before=busy([2, 3, 4, 9])), tmp_path / "a", retries=3)
+    assert waited == [1, 2, 4, 1]
+    assert "lookup: too many requests. Asking again in 4 s." in capsys.readouterr().err
+    assert outcome.failed == 0
+    assert answers(outcome.path) == answers(evaluate(suite(), Lookup(IDS), tmp_path / "b").path)
+
+
+def patient_that(wait: Callable[[float], None]) -> Callable[..., None]:
+    def start(self: Patient, subject: Lookup, patience: int, _: object = None) -> None:
+        for name, value in (("subject", subject), ("patience", patience), ("wait", wait)):
+            object.__setattr__(self, name, value)
+
+    return start
+
+
+def test_what_goes_on_failing_is_skipped_for_now_and_tried_by_the_next_run(tmp_path: Path) -> None:
+    subject = Lookup(IDS, before=busy(range(5, 10)))
+    outcome = evaluate(suite(samples=5, batch=2), subject, tmp_path)
+    result = read_result(outcome.path)
+    assert 0 < outcome.failed == outcome.skipped == len(result.failed)
+    assert outcome.cells + outcome.failed == 10
+    assert set(result.skipped.values()) == {"too many requests."}
+    again = evaluate(suite(samples=5, batch=2), Lookup(IDS), tmp_path)
+    assert (again.cells, again.skipped, again.failed) == (10, 0, 0)
+    assert answers(again.path) == answers(evaluate(suite(samples=5), Lookup(IDS), tmp_path / "b").path)
+    assert (again.naive, len(read_result(again.path).skipped)) == (5 * (5 * 31 + 5 * 63), 0)
+
+
+def test_a_cell_whose_time_is_over_is_closed_with_what_it_has(tmp_path: Path) -> None:
+    late = {"lengths": [32], "depths": 2, "samples": 7, "batch": 2, "cell_seconds": 1e-9}
+    result = read_result(evaluate(suite(**late), Lookup(IDS), tmp_path).path)
+    assert [(got.count, got.capped) for got in result.cells.values()] == [(2, True)] * 2
+    # The same again has nothing to do; with more time it goes on where it ended.
+    subject = Lookup(IDS)
+    evaluate(suite(**late), subject, tmp_path)
+    assert subject.prefilled == 0
+    outcome = evaluate(suite(**{**late, "cell_seconds": None}), subject, tmp_path)
+    assert [(got.count, got.capped) for got in read_result(outcome.path).cells.values()] == [(7, False)] * 2
+    assert answers(outcome.path) == answers(
+        evaluate(suite(**{**late, "cell_seconds": 99}), subject, tmp_path / "b").path
+    )
+
+
+def test_a_stopped_cell_whose_time_is_over_now_is_closed_without_another_sample(tmp_path: Path) -> None:
+    some = {"lengths": [32], "depths": 1, "samples": 7, "batch": 2}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(suite(**some), Lookup(IDS, before=stop_at(2)), tmp_path)
+    subject = Lookup(IDS)
+    outcome = evaluate(suite(**some, cell_seconds=1e-9), subject, tmp_path)
+    assert [(got.count, got.capped) for got in read_result(outcome.path).cells.values()] == [(4, True)]
+    assert subject.prefilled == 0
+
+
+@dataclass(frozen=True)
+class Documents(Ragged):
+    """Three questions about each text, of different lengths."""
+
+    @property
+    def name(self) -> str:
+        return "documents"
+
+    placed: bool = False
+
+    def generate(
+        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
+    ) -> list[Sample]:
+        made = []
+        for index in range(first, first + n):
+            (sample,) = self.whole.generate(seed, length - 3, 1, split, depth=0.3, first=index // 3)
+            noise = np.full(index % 3, Pairs(128).noise[0], dtype=np.int32)
+            prompt = np.concatenate([sample.prompt[:-2], noise, sample.prompt[-2:]])
+            made.append(replace(sample, prompt=prompt, length=len(prompt) + 1))
+        return made
+
+
+class DocumentsSuite(NeedleSuite):
+    def tasks(self, tokenizer: Tokenizer) -> tuple[Task, ...]:
+        return (Documents(TokenNeedle(Pairs(tokenizer.vocabulary))),)
+
+
+@pytest.mark.parametrize(("batch", "batch_tokens"), [(16, 10**6), (16, 1)])
+def test_one_text_is_read_once_for_the_questions_about_it(batch: int, batch_tokens: int, tmp_path: Path) -> None:
+    """Also where only one row fits at a time."""
+    wanted = DocumentsSuite(lengths=(200,), samples=9, controls=(), batch=batch, batch_tokens=batch_tokens)
+    subject = Lookup(IDS)
+    outcome = evaluate(wanted, subject, tmp_path)
+    (got,) = read_result(outcome.path).cells.values()
+    assert got.score == 1
+    assert outcome.naive == 3 * (196 + 197 + 198)
+    # Each text, and the ends of three questions, of which the noise in two is shared where it can be.
+    assert outcome.prefilled == subject.prefilled <= 3 * (194 + 2 + 3 + 4)
 
 
 def test_a_model_of_nan_scores_nothing_it_did_not_earn(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from farfield.benchmarks.subjects import Capability, Lacking, Prefilled, Reading, Written
 from farfield.benchmarks.tasks.sample import Ids
+from farfield.benchmarks.ties import tied
 from farfield.config import ModelError
 from farfield.forgetting import exchanged, without_memory
 from farfield.generation import Decoding, GenerationConfig, TextModel
@@ -31,10 +32,6 @@ WHOLE = 1 << 40  # of a model whose answers depend on where calls end: a prompt 
 LOGITS = 1 << 24  # logits that are held at once, whatever is read
 CHOSEN = 1 << 14  # tokens of choices that are read at once
 HELD = 1 << 28  # bytes of states that are repeated for choices
-
-# How far a model's logits in one order of work may be from those in another, as a share of the largest: what every
-# architecture's forms are tested to keep to. Each of two logits may move by as much, towards the other.
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-9}
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class ModelSubject:
         found: list[list[int]] = [[] for _ in decoding.rows]
         ties = [0] * len(found)
         for step in range(budget):
-            for row, tie in zip(decoding.rows, _tied(decoding.logits), strict=True):
+            for row, tie in zip(decoding.rows, tied(decoding.logits), strict=True):
                 ties[row] += tie
             chosen = decoding.ids()
             for row, token in chosen.items():
@@ -211,16 +208,6 @@ class ModelSubject:
             return replace(prefilled, state=exchanged(self.model.model, prefilled.state, seed))
         except ModelError as reason:
             raise Lacking(str(reason)) from None
-
-
-def _tied(logits: Tensor) -> list[bool]:
-    """Whether the two largest of each row of logits (B, V) are too near to say which is larger; see ROUNDING."""
-    if logits.shape[1] < 2:
-        return [False] * len(logits)
-    best = logits.double().topk(2).values
-    bound = 2 * ROUNDING[logits.dtype] * logits.double().abs().amax(1)
-    tied: list[bool] = (best[:, 0] - best[:, 1] <= bound).tolist()
-    return tied
 
 
 def _logprobs(logits: Tensor) -> Tensor:

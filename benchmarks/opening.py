@@ -24,6 +24,7 @@ def sharing(settings: EvaluateSettings) -> EvaluateSettings:
     device = settings.device.model_copy(update={"threads": max(1, threads // settings.processes)})
     return settings.model_copy(update={"device": device})
 
+
 def open_subject(settings: EvaluateSettings) -> Subject:
     """The model that is to be evaluated, of whatever kind; or what the suite measures where it asks none.
 

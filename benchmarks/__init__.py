@@ -9,12 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from farfield.benchmarks.commands import evaluate, report_command
+    from farfield.benchmarks.commands import evaluate, evaluate_together, report_command
     from farfield.benchmarks.speed import speed
 
-__all__ = ["evaluate", "report_command", "speed"]
+__all__ = ["evaluate", "evaluate_together", "report_command", "speed"]
 
-_HOMES = {"evaluate": "commands", "report_command": "commands", "speed": "speed"}
+_HOMES = {
+    "evaluate": "commands",
+    "evaluate_together": "commands",
+    "report_command": "commands",
+    "speed": "speed",
+}
 
 
 def __getattr__(name: str) -> object:

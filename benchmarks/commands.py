@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from farfield.benchmarks.runner import evaluate as run
 from farfield.config import DataError, nearest
 from farfield.settings import EvaluateSettings, ReportSettings
 
-__all__ = ["evaluate", "report_command"]
+__all__ = ["evaluate", "evaluate_together", "report_command"]
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -39,6 +40,18 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         told["usage"] = used
         told["text"] += "\nasked the endpoint: " + ", ".join(f"{key.replace('_', ' ')} {used[key]:,}" for key in used)
     return told
+
+
+def evaluate_together(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One report of what the jobs of a sweep have written, in the folder that all of theirs are in."""
+    written = [Path(path) for job in jobs for path in job.get("written", []) if path.endswith(".jsonl")]
+    errors = [f"failed: {job['error']}" for job in jobs if "error" in job]
+    files = list(dict.fromkeys(path for path in written if path.name != USAGE))
+    if not files:
+        return {"text": "\n".join(errors)}
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    found = _reported([read_result(file) for file in files], folder)
+    return {**found, "text": "\n".join([found["text"], *errors])}
 
 
 def _said(outcome: Outcome) -> Iterator[str]:

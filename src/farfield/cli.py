@@ -198,8 +198,10 @@ def _sweep(line: argparse.Namespace) -> int:
         sweep(line.verb, line.settings, here if line.ray is None else later, line.config_dir)
         if waiting:
             results += _on_cluster(line, waiting)
+        together = usage.VERBS[line.verb].together
+        joined = _called(together)(results) if together else {}
     failed = sum("error" in one for one in results)
-    _print({"jobs": results}, line.json)
+    _print({"jobs": results, **joined}, line.json)
     return FAILED if failed else 0
 
 
@@ -242,10 +244,15 @@ def _settings(line: argparse.Namespace, mapping: dict[str, Any]) -> Config:
     return settings
 
 
+def _called(function: str) -> Any:
+    """The function that `module:name` stands for."""
+    module, name = function.split(":")
+    return getattr(import_module(module), name)
+
+
 def _result(verb: str, *settings: Config) -> Result:
     """What the verb's function, `module:name`, returns for its settings: a mapping, or a dataclass read as one."""
-    module, name = usage.VERBS[verb].work.split(":")
-    result = getattr(import_module(module), name)(*settings)
+    result = _called(usage.VERBS[verb].work)(*settings)
     if dataclasses.is_dataclass(result) and not isinstance(result, type):
         return dataclasses.asdict(result)
     return dict(result)

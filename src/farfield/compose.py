@@ -43,6 +43,7 @@ PACKAGE = "farfield.configs"
 VERSION = "1.3"
 
 # A run without a name is called by these choices, in this order.
+TOLD = {"model", "memory", "suite", "name", "label", "root"}  # of an evaluation: its folder and file tell them
 NAMING = ("architecture", "size", "memory", "augmentation", "data")
 
 # What may be meant by a setting that is none, where a question can be asked.
@@ -115,7 +116,10 @@ def sweep(verb: str, words: Sequence[str], run: Callable[[dict[str, Any]], None]
         settings = _plain(verb, config, HydraConfig.get().runtime.choices)
         if "name" in settings:
             fresh = "name" in swept or config.name is None
-            settings["name"] = _job_name(settings["name"], swept, list(HydraConfig.get().overrides.task), fresh, used)
+            words = list(HydraConfig.get().overrides.task)
+            settings["name"] = _job_name(settings["name"], swept, words, fresh, used)
+            if settings["name"] is None and settings.get("label", "") is None:  # a name follows from the choices there
+                settings["label"] = "-".join(_apart(swept, words, TOLD)) or None
         run(settings)
 
     _hydra_main(verb, [*prepared, "--multirun"], job)
@@ -305,15 +309,20 @@ def _job_name(name: str | None, swept: list[str], words: list[str], fresh: bool,
     if name is None:
         return None
     told = {"name", *NAMING} if fresh else {"name"}
-    pairs = [word.lstrip("+").split("=", 1) for word in words]
-    apart = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in pairs if key in swept and key not in told]
-    unique = name = "-".join([name, *(re.sub(r"[^\w.=+]+", "_", part) for part in apart)])
+    unique = name = "-".join([name, *_apart(swept, words, told)])
     for number in itertools.count(2):
         if unique not in used:
             break
         unique = f"{name}-{number}"
     used.add(unique)
     return unique
+
+
+def _apart(swept: list[str], words: list[str], told: Set[str]) -> list[str]:
+    """What sets a job apart: the settings that were swept over, but for those that are `told` already."""
+    pairs = [word.lstrip("+").split("=", 1) for word in words]
+    apart = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in pairs if key in swept and key not in told]
+    return [re.sub(r"[^\w.=+]+", "_", part) for part in apart]
 
 
 def _hydra_main(verb: str, words: Sequence[str], task: Callable[[DictConfig], None]) -> None:

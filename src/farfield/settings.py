@@ -174,6 +174,7 @@ class EvaluateSettings(Config):
     """
 
     name: Name | None = None
+    label: Name | None = Field(None, description="stands behind the name; a sweep over other settings makes one")
     root: Text = "results"
     model: Text | None = None
     memory: MemoryConfig | None = None
@@ -194,6 +195,10 @@ class EvaluateSettings(Config):
         wrong = url_mistake(self.model) if self.kind == "endpoint" and self.model else None
         if wrong:
             raise ValueError(f".model: {wrong}")
+        if self.kind == "endpoint" and self.processes > 1:
+            raise ValueError(
+                f".processes: {self.processes} given, and an endpoint is asked by one. Use endpoint.concurrency."
+            )
         if self.kind != "farfield" and self.remembered != "trained":
             raise ValueError(f".memory: memories go into models of Farfield, and {self.model} is none. Leave it out.")
         return self
@@ -209,7 +214,8 @@ class EvaluateSettings(Config):
     @property
     def folder(self) -> PurePath:
         """Where results go: <root>/<name>."""
-        return PurePath(self.root) / (self.name or self._called() or "model")
+        name = self.name or self._called() or "model"
+        return PurePath(self.root) / (name if self.label is None else f"{name}-{self.label}")
 
     def _called(self) -> str:
         """The model's name; of a checkpoint the run's too, of an endpoint the name that it goes by there."""

@@ -22,7 +22,8 @@ GROUP = re.compile(r"^ *- (?P<group>(?!override )\w+): (?P<default>\w+)(?: +# *(
 class Verb:
     """A command: what it does, what it writes, examples, its settings class and the function that does the work.
 
-    One that writes as it goes has a `live` function too, of its settings and standard output, for persons.
+    One that writes as it goes has a `live` function too, of its settings and standard output, for persons; `together`
+    makes one result of those of a sweep's jobs.
     """
 
     summary: str
@@ -31,6 +32,7 @@ class Verb:
     settings: str | None
     work: str
     live: str | None = None
+    together: str | None = None
 
 
 VERBS = {
@@ -53,10 +55,12 @@ VERBS = {
         (
             "farfield evaluate model=runs/retnet-tiny-needle suite=needle",
             "farfield evaluate model=models/stories260k suite=needle suite.lengths=[256,512]",
+            "farfield evaluate -m model=runs/longformer,runs/retnet suite=needle,recall memory=none,knn",
             "farfield evaluate model=http://localhost:8000/v1 endpoint.key=API_KEY endpoint.chat=true suite=needle",
         ),
         "EvaluateSettings",
         "farfield.benchmarks:evaluate",
+        together="farfield.benchmarks:evaluate_together",
     ),
     "speed": Verb(
         "measure tokens per second, memory and state against length",

@@ -40,18 +40,20 @@ class Held(NamedTuple):
 
 def held(work: Callable[[], object]) -> Held:
     """The bytes of the work's tensors, on a GPU if it has any there; what was there before is not in them."""
-    gc.collect()
     on_gpu = _on_gpu(work) if torch.cuda.is_available() else Held(0, 0)
     return on_gpu if on_gpu.peak else _on_cpu(work)
 
 
 def _on_gpu(work: Callable[[], object]) -> Held:
+    gc.collect()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     result = work()
     torch.cuda.synchronize()
-    peak, kept = torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before
+    peak = torch.cuda.max_memory_allocated() - before
+    gc.collect()
+    kept = torch.cuda.memory_allocated() - before
     del result
     return Held(peak, kept)
 

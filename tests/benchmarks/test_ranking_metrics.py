@@ -6,7 +6,16 @@ import math
 
 import pytest
 
-from farfield.benchmarks.ranking_metrics import area, decided, hit, kept_share, ndcg, recall, reciprocal_rank
+from farfield.benchmarks.ranking_metrics import (
+    area,
+    average_precision,
+    decided,
+    hit,
+    kept_share,
+    ndcg,
+    recall,
+    reciprocal_rank,
+)
 
 RELEVANT = {"a": 2, "b": 1, "c": 0}
 
@@ -28,6 +37,7 @@ def test_ndcg_has_linear_gains(ranking: list[str], k: int, found: float) -> None
 
 def test_nothing_relevant_is_zero() -> None:
     assert ndcg(["c"], {"c": 0}, 10) == recall(["c"], {"c": 0}, 10) == hit(["c"], {"c": 0}, 1) == 0.0
+    assert average_precision(["c"], {"c": 0}, 10) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -40,6 +50,23 @@ def test_recall_first_rank_and_hits(ranking: list[str], k: int, share: float, fi
         first,
         there,
     )
+
+
+@pytest.mark.parametrize(
+    ("ranking", "k", "found"),
+    [
+        (["a", "b"], 10, 1.0),
+        (["x", "a", "c", "b"], 10, (1 / 2 + 2 / 4) / 2),
+        (["x", "a", "c", "b"], 3, (1 / 2) / 2),
+        (["x", "c"], 10, 0.0),
+    ],
+)
+def test_average_precision_is_over_all_that_are_relevant(ranking: list[str], k: int, found: float) -> None:
+    assert average_precision(ranking, RELEVANT, k) == pytest.approx(found)
+
+
+def test_a_grade_below_zero_is_no_gain() -> None:
+    assert ndcg(["x", "a"], {"a": 1, "x": -2}, 10) == pytest.approx(1 / math.log2(3))
 
 
 def test_the_area_counts_pairs() -> None:

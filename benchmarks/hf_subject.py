@@ -11,6 +11,7 @@ Shapes: B batch, T time, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -59,8 +60,8 @@ class HubSubject:
             ModelError: it goes on from nowhere. ConfigError: the tokenizer has not what the settings ask for.
         """
         self.model, self._name, self.settings = model, name, settings
-        self._tokenizer = HubTokenizer(tokenizer)
         begin = begin_of(tokenizer, settings.begin)
+        self._tokenizer = HubTokenizer(tokenizer, begin)
         self.template = template_of(self._tokenizer, settings.system, begin) if settings.chat else Template(begin=begin)
         self.takes = frozenset(inspect.signature(model.forward).parameters)
         self.carried = next((one for one in CACHES if one in self.takes), None)
@@ -156,6 +157,12 @@ class HubSubject:
             logprobs.append(torch.where(aim < 0, 0.0, chosen).cpu())
             likely.append(logits.argmax(-1).cpu())
         return Reading(known, torch.cat(likely, 1)[:, extra:].numpy(), torch.cat(logprobs, 1)[:, extra:].numpy())
+
+    def bare(self) -> HubSubject:
+        """The same model, which reads what it is given and nothing before it."""
+        other = copy.copy(self)
+        other.template = Template()
+        return other
 
     def without_memory(self) -> HubSubject:
         raise NotImplementedError

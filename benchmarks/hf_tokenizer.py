@@ -25,12 +25,15 @@ ENDS = ("\n", "?")  # what a question ends in
 
 
 class HubTokenizer:
-    """Text to ids and back, by a tokenizer of transformers."""
+    """Text to ids and back, by a tokenizer of transformers; `begin` is the id that a text begins with, if there is one.
+
+    `encode` never adds it.
+    """
 
     kind = "hf"
 
-    def __init__(self, backend: Any) -> None:
-        self.backend = backend
+    def __init__(self, backend: Any, begin: int | None = None) -> None:
+        self.backend, self.begin = backend, begin
         self.vocabulary = max(backend.get_vocab().values()) + 1
 
     def encode(self, text: str) -> list[int]:

@@ -14,8 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.asking import Lacking
-from farfield.benchmarks.subjects import Prefilled, Subject
+from farfield.benchmarks.subjects import Lacking, Prefilled, Subject
 from farfield.benchmarks.tasks.long_text import Document, Window, inputs
 from farfield.benchmarks.tasks.sample import Tokenizer
 
@@ -30,6 +29,13 @@ class _Begins(Protocol):
 
     @property
     def begin(self) -> int | None: ...
+
+
+@runtime_checkable
+class _Opens(Protocol):
+    """A subject that puts the beginning of a text before what it is given, and can be kept from it."""
+
+    def bare(self) -> Subject: ...
 
 
 @dataclass
@@ -57,6 +63,11 @@ def begin_of(tokenizer: Tokenizer) -> int | None:
     return tokenizer.begin if isinstance(tokenizer, _Begins) else None
 
 
+def _bare(subject: Subject) -> Subject:
+    """The subject, of which windows say themselves what stands before them."""
+    return subject.bare() if isinstance(subject, _Opens) else subject
+
+
 def windowed(
     subject: Subject, documents: Sequence[Document], windows: Callable[[int], Iterable[Window]], tokens: int
 ) -> Costs:
@@ -65,7 +76,7 @@ def windowed(
     Raises:
         Lacking: a cost is not finite.
     """
-    begin = begin_of(subject.tokenizer)
+    begin, subject = begin_of(subject.tokenizer), _bare(subject)
     costs = _unread(subject, documents, begin)
     waiting: dict[int, list[tuple[int, Window]]] = {}
     for at, document in enumerate(documents):
@@ -105,7 +116,7 @@ def streamed(subject: Subject, documents: Sequence[Document], how: Streaming) ->
     Raises:
         Lacking: a cost is not finite.
     """
-    begin = begin_of(subject.tokenizer)
+    begin, subject = begin_of(subject.tokenizer), _bare(subject)
     costs = _unread(subject, documents, begin)
     for members in _alike(documents, how.rows):
         whole = [Window(0, len(documents[at].tokens), len(documents[at].tokens), True) for at in members]

@@ -37,6 +37,9 @@ class RetrievalSubject:
     def prefill(self, tokens: NDArray[np.int64], after: Prefilled | None = None) -> Prefilled:
         _no_model()
 
+    def select(self, prefilled: Prefilled, rows: Sequence[int]) -> Prefilled:
+        _no_model()
+
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         _no_model()
 

@@ -19,10 +19,10 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from farfield.benchmarks.asking import Lacking
 from farfield.benchmarks.long_reading import Costs, Streaming, begin_of, streamed, windowed
 from farfield.benchmarks.results import Cell, Curve, Measured
 from farfield.benchmarks.spread import mean_half, ratio_half
+from farfield.benchmarks.subjects import Lacking
 from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
 from farfield.benchmarks.tasks.long_text import (
     Document,

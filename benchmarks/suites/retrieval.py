@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import pydantic
 
 from farfield.benchmarks.results import Cell, Measured
+from farfield.benchmarks.retrieval_subject import RetrievalSubject
 from farfield.benchmarks.spread import mean_half
 from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
 from farfield.config import ConfigError
@@ -56,6 +57,7 @@ class RetrievalSuite(MeasuredSuite):
     indexes:      where the collections' indexes go; an index is made once
     """
 
+    needs_model: ClassVar[bool] = False
     kind: Literal["retrieval"] = "retrieval"
     lengths: Lengths = (100,)
     collections: tuple[Annotated[str, pydantic.Field(min_length=1)], ...] = ()
@@ -75,6 +77,9 @@ class RetrievalSuite(MeasuredSuite):
         if len(set(names)) < len(names):
             raise ValueError(f"collections: {', '.join(names)}: names must differ, results are told apart by them.")
         return self
+
+    def subject(self) -> Subject:
+        return RetrievalSubject()
 
     @cached_property
     def _read(self) -> dict[str, Collection]:

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hf_models import byte_tokenizer, tiny_model
 from numpy.typing import NDArray
 from oracle import Bytes, Numbers
 
 import farfield
+from farfield.benchmarks.hf_subject import HubSubject
 from farfield.benchmarks.long_reading import Streaming, begin_of, streamed, windowed
 from farfield.benchmarks.model_subject import ModelSubject
 from farfield.benchmarks.results import Cell, Measured, read_result
 from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.subject_settings import HuggingFaceConfig
 from farfield.benchmarks.subjects import Capability, Prefilled, Reading, Subject, Written
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
 from farfield.benchmarks.tasks.long_text import Document, blocks, rolling, sliding, tokenised
@@ -356,6 +359,44 @@ def test_streams_and_windows_are_what_the_model_itself_says(architecture: str) -
     short = replace(text, tokens=text.tokens[:60])
     (row,) = windowed(subject, [short], lambda n: sliding(n, 9, 1), 90).nats
     np.testing.assert_allclose(row[9:], near, rtol=0, atol=1e-9)
+
+
+def test_a_model_of_transformers_reads_the_windows_that_are_drawn() -> None:
+    """Its own beginning of a text stands once before what begins as a text, and before nothing else."""
+    subject = HubSubject(tiny_model("Llama"), byte_tokenizer(begin=True), "llama", HuggingFaceConfig())
+    begin, text = begin_of(subject.tokenizer), document(21)
+    assert begin == subject.template.begin is not None
+    ids = [begin, *text.tokens.tolist()]  # what stands before token t is ids[t]
+
+    def told(row: list[int], count: int) -> list[float]:
+        """What the last `count` tokens of a row cost by transformers alone."""
+        with torch.no_grad():
+            logprobs = subject.model(torch.tensor([row[:-1]]), use_cache=False).logits[0].double().log_softmax(-1)
+        return [-float(logprobs[place - 1, row[place]]) for place in range(len(row) - count, len(row))]
+
+    (rolled,) = windowed(subject, [text], lambda n: rolling(n, 8), 64).nats
+    assert rolled.tolist() == pytest.approx(told(ids[:9], 8) + told(ids[8:17], 8) + told(ids[13:22], 5), abs=1e-9)
+    (cut,) = windowed(subject, [text], lambda n: blocks(n, 8), 64).nats
+    assert cut.tolist() == pytest.approx(
+        [*told(ids[:9], 8), *told([begin, *ids[9:17]], 8), *told([begin, *ids[17:22]], 5)], abs=1e-9
+    )
+    (whole,) = streamed(subject, [text], Streaming(6, 1)).nats
+    assert whole.tolist() == pytest.approx(told(ids, 21), abs=1e-9)
+
+
+def test_a_memory_is_taken_away_and_shuffled_in_streams(tmp_path: Path) -> None:
+    """What is said before anything is in the memory is the same with all three; behind that they differ."""
+    subject = ModelSubject(farfield.build("longformer", ["width=32", "depth=2"], memory="knn", seed=1), "knn")
+    texts(tmp_path, 2000)
+    settings = suite(
+        tmp_path, lengths=[512, 2000], protocols=["streaming"], controls=["memory_off", "memory_shuffled"], piece=900
+    )
+    found = measured(tmp_path, settings, subject)
+    nats = {cell.condition: got.values["nats_per_token"] for cell, got in found.items()}
+    assert list(nats) == ["full", "memory_off", "memory_shuffled"]
+    assert len(set(nats.values())) == 3
+    first = {cell.condition: got.curves["nats_by_position"].y[0] for cell, got in found.items()}
+    assert first["full"] == first["memory_shuffled"] == pytest.approx(first["memory_off"], abs=1e-6)
 
 
 def test_tokens_are_those_of_the_models_tokenizer() -> None:

@@ -8,6 +8,7 @@ import pydantic
 
 from farfield.benchmarks.subject_settings import EndpointConfig, HuggingFaceConfig, kind_of, url_mistake, url_name
 from farfield.benchmarks.suites.efficiency import EfficiencySuite
+from farfield.benchmarks.suites.lost_in_the_middle import LostInTheMiddleSuite
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
 from farfield.benchmarks.suites.retrieval import RetrievalSuite
@@ -16,6 +17,6 @@ from farfield.benchmarks.suites.ruler import RulerSuite
 __all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
 
 Suite: TypeAlias = Annotated[
-    EfficiencySuite | NeedleSuite | PerplexitySuite | RetrievalSuite | RulerSuite,
+    EfficiencySuite | LostInTheMiddleSuite | NeedleSuite | PerplexitySuite | RetrievalSuite | RulerSuite,
     pydantic.Field(discriminator="kind"),
 ]

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from farfield.benchmarks.suites.depths import Depths, depths_of
 from farfield.benchmarks.suites.suite import AskedSuite, Count, Lengths, chosen
 from farfield.benchmarks.tasks.haystack import Haystack, load_haystack
-from farfield.benchmarks.tasks.needle import Ground, Spacing, TokenNeedle, spread
+from farfield.benchmarks.tasks.needle import Ground, Spacing, TokenNeedle
 from farfield.benchmarks.tasks.no_literal import NO_LITERAL, NoLiteral
 from farfield.benchmarks.tasks.pairs import Disjoint, Pairs
 from farfield.benchmarks.tasks.sample import Task, Tokenizer
@@ -46,7 +47,7 @@ class NeedleSuite(AskedSuite):
     # tokens: keys and values are single ids; text: sentences; auto: tokens for a model of the ids tokenizer.
     mode: Literal["auto", "tokens", "text"] = "auto"
     lengths: Lengths = (256, 512, 1024, 2048, 4096)
-    depths: Annotated[int, pydantic.Field(ge=1, le=1000)] | tuple[float, ...] = 11
+    depths: Depths = 11
     spacing: Spacing = "linear"
     # Of the task `needle`. Haystacks a cell (`samples`): each is asked `queries` questions, the first about the needle
     # at the cell's depth. One needle asks whether a value is remembered; several ask whether it is found by its key.
@@ -60,15 +61,6 @@ class NeedleSuite(AskedSuite):
     repeat: bool = False
     disjoint: Disjoint = "pairs"
 
-    @pydantic.field_validator("depths")
-    @classmethod
-    def _shares(cls, depths: int | tuple[float, ...]) -> int | tuple[float, ...]:
-        if isinstance(depths, int):
-            return depths
-        if not depths or list(depths) != sorted(set(depths)) or depths[0] < 0 or depths[-1] > 1:
-            raise ValueError(f"{list(depths)} given. Give a number of depths, or depths from 0 to 1 in rising order.")
-        return depths
-
     @pydantic.model_validator(mode="after")
     def _fit(self) -> NeedleSuite:
         if self.queries > self.needles:
@@ -79,7 +71,7 @@ class NeedleSuite(AskedSuite):
         return self
 
     def places(self) -> tuple[float | None, ...]:
-        return spread(self.depths, self.spacing) if isinstance(self.depths, int) else self.depths
+        return depths_of(self.depths, self.spacing)
 
     def tasks(self, tokenizer: Tokenizer) -> tuple[Task, ...]:
         mode: Literal["tokens", "text"] = "tokens" if tokenizer.kind == "ids" else "text"

@@ -20,6 +20,7 @@ import numpy as np
 from farfield.benchmarks.tasks import wording as words
 from farfield.benchmarks.tasks.layout import anywhere, behind
 from farfield.benchmarks.tasks.sample import SPLITS, Split, generator
+from farfield.benchmarks.tasks.scoring import first_integer
 from farfield.benchmarks.tasks.wording_file import Wording
 from farfield.config import ConfigError
 
@@ -266,8 +267,7 @@ class Passkey:
         return (depth,)
 
     def score(self, text: str, values: Sequence[str]) -> float:
-        number = re.search(r"\d+", text)
-        return float(number is not None and int(number[0]) == int(values[0]))
+        return first_integer(text, values[0])
 
 
 def whole_numbers(text: str, values: Sequence[str]) -> float:

@@ -15,14 +15,14 @@ with empty lines.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from farfield.benchmarks.tasks.ruler.assembly import Parts, Pieces, joined
 from farfield.benchmarks.tasks.ruler.task import Place
 from farfield.benchmarks.tasks.ruler.words import WordList
-from farfield.benchmarks.tasks.sample import Ids, LackingError
+from farfield.benchmarks.tasks.sample import Ids, LackingError, Split
 from farfield.benchmarks.tasks.wording_file import Wording
 
 __all__ = ["COMMON", "CWE", "LONG", "SHORT", "SHORTEST", "CommonWords", "Counts"]
@@ -31,6 +31,7 @@ BUDGET = 120
 COMMON = 10  # words that are asked for
 WRONG = 20  # wrong choices
 LONGER = 4096  # from this length on a list is LONG
+SPARE = 1.1  # words differ in tokens, and so do samples
 CWE = {
     "introduction": "Here is a numbered list of words. Some words stand in it more often than others. Remember those "
     "that stand in it most often.",
@@ -75,20 +76,22 @@ class CommonWords:
     pieces: Pieces
     wording: Wording
     words: WordList
+    chosen: dict[tuple[int, int, Split], Counts] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         return f"{self.pieces.tokenizer.kind} {self.wording.fingerprint} {self.words.fingerprint}"
 
     def least(self, place: Place) -> int:
-        least = self._least(self._frame(place, SHORTEST))
+        frame = self._frame(place, self._counts(place))
+        least = self._least(frame)
         if place.index == 0 and place.length >= least:
-            self._check(self._chosen(place), place.length)
+            self._check(frame, place.length)
         return least
 
     def parts(self, place: Place) -> Parts:
         rng = place.rng(1)
-        frame = self._chosen(place)
+        frame = self._frame(place, self._counts(place))
         others, left = self._others(frame, place.length)
         listed = frame.common * frame.counts.often + frame.words[:others] * frame.counts.seldom
         listed = [listed[at] for at in rng.permutation(len(listed))]
@@ -123,13 +126,15 @@ class CommonWords:
         texts = (self.wording[name].format(count=COMMON) for name in ("question", "answer"))
         return self.pieces("\n" + "".join(texts))
 
-    def _chosen(self, place: Place) -> Frame:
-        """The frame with the highest counts that the length holds."""
-        for counts in (LONG, SHORT) if place.length >= LONGER else (SHORT,):
-            frame = self._frame(place, counts)
-            if self._least(frame) <= place.length:
-                return frame
-        return self._frame(place, SHORTEST)
+    def _counts(self, place: Place) -> Counts:
+        """The highest counts that the length holds with SPARE, so that they are the same for all of its samples."""
+        key = (place.seed, place.length, place.split)
+        if key not in self.chosen:
+            first = replace(place, index=0)
+            known = (LONG, SHORT) if place.length >= LONGER else (SHORT,)
+            fitting = (one for one in known if SPARE * self._least(self._frame(first, one)) <= place.length)
+            self.chosen[key] = next(fitting, SHORTEST)
+        return self.chosen[key]
 
     def _least(self, frame: Frame) -> int:
         """Tokens with one other word."""

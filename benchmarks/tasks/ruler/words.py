@@ -143,14 +143,15 @@ class WordList:
         return hashlib.sha256(" ".join(self.own or FIRST + NOUNS).encode()).hexdigest()[:16]
 
     @cached_property
-    def _size(self) -> int:
-        return len(self.own) or len(FIRST) * len(NOUNS)
+    def _pools(self) -> dict[Split, NDArray[np.int64]]:
+        """The indices of each split."""
+        index = np.arange(len(self.own) or len(FIRST) * len(NOUNS))
+        few, many = index[held(index)], index[~held(index)]
+        return {"test": many, "train": few} if self.own else {"test": few, "train": many}
 
     def draw(self, rng: np.random.Generator, count: int, split: Split) -> list[str]:
         """At most `count` different words of `split`; fewer where there are no more."""
-        index = np.arange(self._size)
-        wanted = held(index) == ((split == "test") != bool(self.own))
-        pool = index[wanted]
+        pool = self._pools[split]
         chosen = rng.choice(pool, min(count, len(pool)), replace=False).tolist()
         if self.own:
             return [self.own[index] for index in chosen]

@@ -11,12 +11,13 @@ from farfield.benchmarks.suites.efficiency import EfficiencySuite
 from farfield.benchmarks.suites.lost_in_the_middle import LostInTheMiddleSuite
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
+from farfield.benchmarks.suites.recall import RecallSuite
 from farfield.benchmarks.suites.retrieval import RetrievalSuite
 from farfield.benchmarks.suites.ruler import RulerSuite
 
 __all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
 
 Suite: TypeAlias = Annotated[
-    EfficiencySuite | LostInTheMiddleSuite | NeedleSuite | PerplexitySuite | RetrievalSuite | RulerSuite,
+    EfficiencySuite | LostInTheMiddleSuite | NeedleSuite | PerplexitySuite | RecallSuite | RetrievalSuite | RulerSuite,
     pydantic.Field(discriminator="kind"),
 ]

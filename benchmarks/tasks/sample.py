@@ -63,7 +63,7 @@ SPLITS: dict[Split, int] = {"train": 0, "test": 1}
 IGNORED = -100  # the target where nothing is scored
 
 # One stream of random numbers for each purpose, whatever the seed.
-STREAMS = {"sample": 1, "recall": 2, "noise": 3, "facts": 4, "words": 5, "automata": 6}
+STREAMS = {"sample": 1, "recall": 2, "noise": 3, "facts": 4, "words": 5, "automata": 6, "suite": 7}
 
 
 class LackingError(ConfigError):

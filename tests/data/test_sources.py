@@ -159,7 +159,9 @@ def test_settings_are_read_by_kind_and_mistakes_are_named() -> None:
     assert found.tokenizer == BpeConfig()
     assert read(Holder, read(Holder, mapping).mapping()) == read(Holder, mapping)
     for wrong, message in {
-        '{"kind": "texts"}': "data: unknown kind 'texts'. Did you mean 'text'? Known: facts, needle, reading, text.",
+        '{"kind": "texts"}': (
+            "data: unknown kind 'texts'. Did you mean 'text'? Known: facts, needle, reading, suite, text."
+        ),
         '{"kind": "text"}': "data: 'path' is missing.",
         '{"kind": "text", "path": "x", "order": "stream"}': (
             "data.order: unknown choice 'stream'. Did you mean 'streams'? Known: shuffled, streams."

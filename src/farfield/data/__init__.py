@@ -14,6 +14,7 @@ from farfield.data.facts import FactsData
 from farfield.data.needle import NeedleData
 from farfield.data.prefetch import Prefetch
 from farfield.data.settings import DataConfig, open_source
+from farfield.data.suite import SuiteData
 from farfield.data.text import TextData
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Prefetch",
     "Sets",
     "Source",
+    "SuiteData",
     "TextData",
     "open_source",
 ]

@@ -19,11 +19,12 @@ from farfield.data.batch import Source
 from farfield.data.facts import FactsData
 from farfield.data.needle import NeedleData
 from farfield.data.reading import ReadingData
+from farfield.data.suite import SuiteData
 from farfield.data.text import TextData
 
 __all__ = ["DataConfig", "open_source"]
 
-DataConfig = Annotated[TextData | NeedleData | ReadingData | FactsData, Field(discriminator="kind")]
+DataConfig = Annotated[TextData | NeedleData | ReadingData | FactsData | SuiteData, Field(discriminator="kind")]
 
 
 def open_source(config: DataConfig, seed: int, batch: int, length: int | None = None) -> Source:

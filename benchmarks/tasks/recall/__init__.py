@@ -1,0 +1,1 @@
+"""The tasks of the suite `recall`, a file each."""

@@ -11,6 +11,7 @@ the weights of the mixture; rows that are shorter than the longest of their step
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -135,7 +136,7 @@ class SuiteSource:
         return tokens, targets
 
 
-def _shares(tasks: tuple[Task, ...], config: SuiteData) -> dict[int, list[tuple[Task, float]]]:
+def _shares(tasks: Sequence[Task], config: SuiteData) -> dict[int, list[tuple[Task, float]]]:
     """The tasks of each length and their weights.
 
     Raises:

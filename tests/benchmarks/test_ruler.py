@@ -115,6 +115,8 @@ def test_every_length_is_filled_and_holds_its_gold(
             assert sample.length >= 0.98 * length
             assert sample.unfilled == ""
             assert len(sample.answer) <= sample.budget
+            assert tasks[kind, name].score([sample], [sample.answer.tolist()]) == [1.0]
+            assert tasks[kind, name].score([sample], [sample.question * [0]]) == [0.0]
             assert sample.budget >= BUDGETS[name]
             assert sample.budget == BUDGETS[name] or sample.budget == len(sample.answer)
             spans = [squeezed(tokenizer.decode(sample.prompt[low:high].tolist())) for low, high in sample.gold]

@@ -83,10 +83,10 @@ class CommonWords:
         return f"{self.pieces.tokenizer.kind} {self.wording.fingerprint} {self.words.fingerprint}"
 
     def least(self, place: Place) -> int:
-        frame = self._frame(place, self._counts(place))
-        least = self._least(frame)
+        counts = self._counts(place)
+        least = self._least(place, counts)
         if place.index == 0 and place.length >= least:
-            self._check(frame, place.length)
+            self._check(self._frame(place, counts), place.length)
         return least
 
     def parts(self, place: Place) -> Parts:
@@ -132,19 +132,21 @@ class CommonWords:
         if key not in self.chosen:
             first = replace(place, index=0)
             known = (LONG, SHORT) if place.length >= LONGER else (SHORT,)
-            fitting = (one for one in known if SPARE * self._least(self._frame(first, one)) <= place.length)
+            fitting = (one for one in known if SPARE * self._least(first, one) <= place.length)
             self.chosen[key] = next(fitting, SHORTEST)
         return self.chosen[key]
 
-    def _least(self, frame: Frame) -> int:
-        """Tokens with one other word."""
+    def _least(self, place: Place, counts: Counts) -> int:
+        """Tokens of the sample with one other word."""
+        frame = self._frame(place, counts, 1)
         return self._size(frame) + sum(map(len, self._entries(frame, 1)))
 
-    def _frame(self, place: Place, counts: Counts) -> Frame:
-        # A word and its number have three tokens or more; the words of the example are among the first.
+    def _frame(self, place: Place, counts: Counts, others: int | None = None) -> Frame:
+        """The frame of a sample, with as many other words as any length of its kind can hold, or with `others`."""
         rng = place.rng()
-        rest = place.length // (3 * counts.seldom) + WRONG
-        drawn = self.words.draw(rng, 2 * COMMON + counts.others + rest, place.split)
+        if others is None:  # a word and its number have three tokens or more
+            others = place.length // (3 * counts.seldom) + WRONG
+        drawn = self.words.draw(rng, 2 * COMMON + counts.others + others, place.split)
         shown, drawn = drawn[: COMMON + counts.others], drawn[COMMON + counts.others :]
         common, words = drawn[:COMMON], drawn[COMMON:]
         listed = shown[:COMMON] * counts.example_often + shown[COMMON:] * counts.example_seldom

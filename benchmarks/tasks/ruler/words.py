@@ -150,9 +150,11 @@ class WordList:
         return {"test": many, "train": few} if self.own else {"test": few, "train": many}
 
     def draw(self, rng: np.random.Generator, count: int, split: Split) -> list[str]:
-        """At most `count` different words of `split`; fewer where there are no more."""
-        pool = self._pools[split]
-        chosen = rng.choice(pool, min(count, len(pool)), replace=False).tolist()
+        """At most `count` different words of `split`, fewer where there are no more.
+
+        A draw of more words by the same generator begins with these.
+        """
+        chosen = rng.permutation(self._pools[split])[:count].tolist()
         if self.own:
             return [self.own[index] for index in chosen]
         return [FIRST[index // len(NOUNS)] + NOUNS[index % len(NOUNS)] for index in chosen]

@@ -58,14 +58,14 @@ def frequent(prompt: str) -> str:
 
 
 def capital(prompt: str) -> str:
-    country = re.search(r"\n\nQuestion: Which city rules (\w+)\? Answer:$", prompt)
+    country = re.search(r"\n\nQuestion: Which city rules (\w+)\?\nAnswer:$", prompt)
     assert country is not None
     found = re.search(rf"The city that rules {country[1]} is (\w+)\.", prompt)
     return f" {found[1]}" if found else ""
 
 
 def twins(prompt: str) -> str:
-    river = re.search(r"\n\nQuestion: In which year was the town on the (\w+) founded\? Answer:$", prompt)
+    river = re.search(r"\n\nQuestion: In which year was the town on the (\w+) founded\?\nAnswer:$", prompt)
     assert river is not None
     town = re.search(rf"(\w+)\nThe town lies on the {river[1]}\.", prompt)
     year = re.search(rf"History of {town[1]}\nThe town was founded in (\d+)\.", prompt) if town else None

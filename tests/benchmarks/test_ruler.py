@@ -194,6 +194,17 @@ def test_the_least_length_holds_a_sample(name: str, tasks: Tasks) -> None:
             assert sample.length >= 0.98 * low
 
 
+def test_the_beginning_of_the_answer_stands_behind_the_last_question_mark_or_line_end(tasks: Tasks) -> None:
+    """Where a chat's user ends and its assistant begins."""
+    for name in NAMES:
+        (sample,) = tasks["bytes", name].generate(0, 3000, 1, "test")
+        begun = re.split(r"[?\n]", read(sample))[-1]
+        assert re.fullmatch(r"Answer:| Answer: .*[a-z]:| The secret number.* (is|are)| The secret uuid.* is", begun), (
+            begun
+        )
+        assert sample.question < len(sample.prompt) - len(begun)
+
+
 def test_train_and_test_share_no_key_and_no_value(tasks: Tasks) -> None:
     for name in NAMES:
         samples = {split: made(tasks["bytes", name], 4096, 25, split) for split in ("train", "test")}

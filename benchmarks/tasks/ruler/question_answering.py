@@ -8,10 +8,10 @@
     Document 2:
     ...
 
-    Answer the question from the documents below. ...                          question
+    Answer the question from the documents above. ...                          question
 
     Question: ...
-     Answer:                                                                   beginning of the answer
+    Answer:                                                                    beginning of the answer
 
 Distractors are first of all those of the same article (SQuAD) or of the same question (HotpotQA); where there are no
 more documents they come again, but never one that answers. The last of them is cut so that the length is filled.
@@ -45,7 +45,7 @@ QA = {
     "document": "Document {number}:",
     "question": "Answer the question from the documents above. Write the answer alone, without any other words."
     "\n\nQuestion: {query}",
-    "answer": " Answer:",
+    "answer": "\nAnswer:",
 }
 
 

@@ -6,7 +6,7 @@
     VAR QWHZT = 41873                                                                   the chain, in its order
     The road is long. The hill is steep. The wind is cold. We go on. We ...
     VAR PLMSA = VAR QWHZT
-    Question: which variables have been assigned the value 41873 in the text ...        question
+    Question: which are all the variables that have been assigned the value 41873 ...    question
      Answer: ..., 5 variables have been assigned the value 41873, namely:               beginning of the answer
 
 An example of the same form, with its answer, stands before it: 500 tokens, or a quarter of a short length, or what its
@@ -38,7 +38,7 @@ VT = {
     "noise": "The road is long. The hill is steep. The wind is cold. We go on. We come home again.",
     "value": "VAR {name} = {value}",
     "copy": "VAR {name} = VAR {other}",
-    "question": "Question: which variables have been assigned the value {query} in the text above? Find all of them.",
+    "question": "Question: which are all the variables that have been assigned the value {query} in the text above?",
     "answer": " Answer: going by the chain of assignments in the text above, {count} variables have been assigned the "
     "value {query}, namely:",
 }

@@ -20,6 +20,7 @@ from farfield.benchmarks.tasks.ruler.documents import Collection, read_hotpot, r
 from farfield.benchmarks.tasks.ruler.effective import effective_length, own_threshold, weighted_mean
 from farfield.benchmarks.tasks.ruler.scoring import clean, match_all, match_part, nulls
 from farfield.config import ConfigError, DataError, read
+from farfield.data.suite import SuiteData
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -263,6 +264,19 @@ def test_a_model_of_ids_has_the_token_mode() -> None:
     assert [task.name for task in RulerSuite().tasks(Numbers(512))] == list(NAMES)
     with pytest.raises(ConfigError, match=r"^suite\.essay: text, and a model of the ids tokenizer reads none"):
         RulerSuite(essay="book.txt").tasks(Numbers(512))
+
+
+def test_its_training_split_is_data_of_the_tasks_that_can_be_made() -> None:
+    source = SuiteData(suite=RulerSuite(lengths=(128, 256))).open(seed=1, batch=16)
+    told = str(source.describe()["tasks"])
+    assert "vt 128" in told
+    assert "cwe 256" in told
+    assert "cwe 128" not in told
+    assert "qa_1" not in told
+    for step in range(3):
+        drawn = source.batch(step)
+        assert drawn.tokens.shape[1] in (128, 256)
+        assert (drawn.targets >= 0).sum(axis=1).min() >= 1
 
 
 def test_an_unknown_task_is_told_with_the_nearest() -> None:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from farfield.benchmarks.settings import Suite
 from farfield.benchmarks.suites.suite import AskedSuite
-from farfield.benchmarks.tasks.sample import IGNORED, Sample, Split, Task, TooShortError, generator
+from farfield.benchmarks.tasks.sample import IGNORED, LackingError, Sample, Split, Task, generator
 from farfield.config import Config, ConfigError, unknown
 from farfield.data.batch import PADDING, UNSCORED, Batch, Description, Ids
 from farfield.tokenizers import BytesConfig, FolderConfig, IdsConfig, Tokenizer
@@ -150,15 +150,15 @@ def _shares(tasks: Sequence[Task], config: SuiteData) -> dict[int, list[tuple[Ta
         for split in SPLITS:
             known[share.task].check(0, share.length, 1, split)
         found[share.length].append((known[share.task], share.weight))
-    short: TooShortError | None = None
+    lacking: LackingError | None = None
     for task, length in ((task, length) for task in tasks for length in config.suite.lengths if not config.mixture):
         try:
             for split in SPLITS:
                 task.check(0, length, 1, split)
-        except TooShortError as error:
-            short = error
+        except LackingError as error:
+            lacking = error
             continue
         found[length].append((task, 1.0))
-    if not found and short is not None:
-        raise short
+    if not found and lacking is not None:
+        raise lacking
     return dict(found)

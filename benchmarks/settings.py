@@ -8,6 +8,7 @@ import pydantic
 
 from farfield.benchmarks.subject_settings import EndpointConfig, HuggingFaceConfig, kind_of, url_mistake, url_name
 from farfield.benchmarks.suites.efficiency import EfficiencySuite
+from farfield.benchmarks.suites.longdoc import LongdocSuite
 from farfield.benchmarks.suites.lost_in_the_middle import LostInTheMiddleSuite
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
@@ -18,6 +19,13 @@ from farfield.benchmarks.suites.ruler import RulerSuite
 __all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
 
 Suite: TypeAlias = Annotated[
-    EfficiencySuite | LostInTheMiddleSuite | NeedleSuite | PerplexitySuite | RecallSuite | RetrievalSuite | RulerSuite,
+    EfficiencySuite
+    | LongdocSuite
+    | LostInTheMiddleSuite
+    | NeedleSuite
+    | PerplexitySuite
+    | RecallSuite
+    | RetrievalSuite
+    | RulerSuite,
     pydantic.Field(discriminator="kind"),
 ]

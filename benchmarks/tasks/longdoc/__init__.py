@@ -1,0 +1,1 @@
+"""Published benchmarks of long documents: their files, their questions, their metrics, one module a benchmark."""

@@ -1,0 +1,81 @@
+"""Every benchmark by name, and how its files become tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from farfield.benchmarks.tasks.longdoc.chinese import check_words
+from farfield.benchmarks.tasks.longdoc.data_set import Benchmark, DataSet, Question, merged
+from farfield.benchmarks.tasks.longdoc.helmet import HELMET
+from farfield.benchmarks.tasks.longdoc.hotpotqa import HOTPOTQA
+from farfield.benchmarks.tasks.longdoc.infinitebench import INFINITEBENCH
+from farfield.benchmarks.tasks.longdoc.leval import LEVAL
+from farfield.benchmarks.tasks.longdoc.longbench import LONGBENCH_V1, LONGBENCH_V2
+from farfield.benchmarks.tasks.longdoc.loogle import LOOGLE
+from farfield.benchmarks.tasks.longdoc.rows import find, require, rows
+from farfield.benchmarks.tasks.longdoc.task import DocumentTask, Finder
+from farfield.benchmarks.tasks.longdoc.zero_scrolls import ZERO_SCROLLS
+from farfield.benchmarks.tasks.sample import Tokenizer
+from farfield.benchmarks.tasks.wording_file import Wording
+from farfield.config import DataError
+
+__all__ = ["BENCHMARKS", "chosen_sets", "document_tasks", "questions_of"]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    one.name: one for one in (LONGBENCH_V1, LONGBENCH_V2, LOOGLE, LEVAL, INFINITEBENCH, ZERO_SCROLLS, HELMET, HOTPOTQA)
+}
+
+
+def chosen_sets(benchmark: Benchmark, names: Sequence[str], folder: Path) -> list[DataSet]:
+    """The data sets of these names; without names, all whose files are in `folder`.
+
+    Raises:
+        DataError: there is no file of any.
+        ConfigError: one is to be judged by a package that is not installed.
+    """
+    found = [one for one in benchmark.data_sets if one.name in names or (not names and find(folder, one.file))]
+    if not found:
+        files = ", ".join(dict.fromkeys(one.file for one in benchmark.data_sets[:4]))
+        raise DataError(f"suite.source: {folder} has no file of {benchmark.name}. It looks for {files}, ...")
+    for one in found:
+        if one.chinese:
+            check_words(one.name)
+    return found
+
+
+def questions_of(data_set: DataSet, folder: Path) -> list[Question]:
+    """The questions of a data set whose file lies in `folder`.
+
+    Raises:
+        DataError: there is no such file, it has another schema, or no question.
+    """
+    place = require(folder, data_set.file)
+    questions = merged([question for row in rows(place) for question in data_set.load(row)])
+    if not questions:
+        raise DataError(f"{place}: no question of {data_set.name} in it.")
+    return questions
+
+
+def document_tasks(
+    benchmark: Benchmark,
+    names: Sequence[str],
+    folder: Path,
+    tokenizer: Tokenizer,
+    wording: str | None,
+    finder: Finder | None,
+) -> list[DocumentTask]:
+    """A task for each data set that is chosen."""
+    sets = chosen_sets(benchmark, names, folder)
+    sections = [f"{benchmark.name}_{one.name}" for one in benchmark.data_sets]
+    return [
+        DocumentTask(
+            benchmark.name,
+            one,
+            questions_of(one, folder),
+            tokenizer,
+            Wording.of(f"{benchmark.name}_{one.name}", one.texts, wording, sections),
+            finder,
+        )
+        for one in sets
+    ]

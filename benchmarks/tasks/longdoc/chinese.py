@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib
 
-from farfield.config import ConfigError
+from farfield.benchmarks.tasks.sample import LackingError
 
 __all__ = ["check_words", "cut_words"]
 
 
 def check_words(name: str) -> None:
-    """Raises ConfigError, for the data set `name`, if jieba is not installed."""
+    """Raises LackingError, for the task `name`, if jieba is not installed."""
     try:
         importlib.import_module("jieba")
     except ImportError:
-        raise ConfigError(
-            f"suite.tasks: {name} is judged by the words that jieba finds, and it is not installed. "
-            "`pip install jieba`, or name other tasks."
+        raise LackingError(
+            f"{name}: judged by the words that jieba finds, which is not installed: `pip install jieba`."
         ) from None
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from farfield.benchmarks.tasks.haystack import Haystack
+from farfield.benchmarks.tasks.layout import nearest, weave
 from farfield.benchmarks.tasks.longdoc.rows import Row, find, require, rows
-from farfield.benchmarks.tasks.needle import weave
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
     Ids,
@@ -124,8 +124,7 @@ class NolimaTask:
         needle, question = self._encode(self._needle(asked, name)), self._question(asked)
         room = length - len(self.introduction) - len(needle) - len(question) - BUDGET
         text, borders = haystack.take(rng, room)
-        wanted = (float(rng.random()) if depth is None else depth) * room
-        place = int(borders[np.abs(borders - wanted).argmin()])
+        place = nearest(borders, (float(rng.random()) if depth is None else depth) * room)
         body = np.concatenate([self.introduction, weave(text, [place], [needle])])
         start = len(self.introduction) + place
         return Sample(

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
+from farfield.benchmarks.tasks.longdoc.chinese import check_words
 from farfield.benchmarks.tasks.longdoc.cutting import Cutting, cut, located, passage_ids, placed
 from farfield.benchmarks.tasks.longdoc.data_set import DataSet, Question
 from farfield.benchmarks.tasks.sample import (
@@ -131,6 +132,8 @@ class DocumentTask:
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         if split == "train":
             raise ConfigError(f"{self.name}: its questions are for testing. Take split=test.")
+        if self.data_set.chinese:
+            check_words(self.name)
         asked = [self.questions[place] for place in self._order(seed)[:n]]
         least = max(self._frame(question) for question in asked) + LEAST
         if length < least:

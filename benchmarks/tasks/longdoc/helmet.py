@@ -33,7 +33,7 @@ FILES = {
 
 def _pair(row: Row) -> Iterator[Question]:
     key, answer = row.text("question"), row.texts("answer")
-    shown = row.list("demos")[:SHOTS]
+    shown = row.entries("demos")[:SHOTS]
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in shown):
         raise row.error("demos", "is no list of pairs of a key and a value")
     demos = "".join(f"Key: {one}\nValue: {other}\n\n" for one, other in shown)
@@ -43,7 +43,7 @@ def _pair(row: Row) -> Iterator[Question]:
 
 def _passages(row: Row) -> Iterator[Question]:
     question, answers = row.text("question"), row.texts("answers")
-    found = [row.inner("ctxs", number, one) for number, one in enumerate(row.list("ctxs"))]
+    found = [row.inner("ctxs", number, one) for number, one in enumerate(row.entries("ctxs"))]
     written = [f"Passage ({one.text('title')}): {one.text('text')}" for one in found]
     gold = tuple(text for text, one in zip(written, found, strict=True) if one.values.get("has_answer") is True)
     yield Question("\n\n".join(written), {"question": question}, answers, gold, query=question)

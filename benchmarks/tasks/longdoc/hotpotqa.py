@@ -23,7 +23,7 @@ PROMPT = texts(
 
 def _asked(row: Row) -> Iterator[Question]:
     question = row.text("question")
-    passages = [_passage(row, number, entry) for number, entry in enumerate(row.list("context"))]
+    passages = [_passage(row, number, entry) for number, entry in enumerate(row.entries("context"))]
     written = [f"{title}\n{text}" for title, text in passages]
     gold = _gold(row)
     evidence = tuple(text for text, (title, _) in zip(written, passages, strict=True) if title in gold)
@@ -41,7 +41,7 @@ def _passage(row: Row, number: int, entry: object) -> tuple[str, str]:
 def _gold(row: Row) -> tuple[str, ...]:
     if "gold_titles" in row.values:
         return row.texts("gold_titles")
-    facts = row.list("supporting_facts")
+    facts = row.entries("supporting_facts")
     if not all(isinstance(fact, list) and fact for fact in facts):
         raise row.error("supporting_facts", "is no list of pairs of a title and a sentence's number")
     return tuple(str(fact[0]) for fact in facts)

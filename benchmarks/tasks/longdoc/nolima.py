@@ -180,7 +180,7 @@ def nolima_tasks(names: Sequence[str], folder: Path, tokenizer: Tokenizer, wordi
 
 
 def _asked(row: Row, hops: str) -> list[Asked]:
-    questions, tests = (row.object(field) for field in ("questions", "tests"))
+    questions, tests = (row.nested(field) for field in ("questions", "tests"))
     if hops not in questions.values:
         return []
     needle, names = row.text("needle"), row.texts("character_set")
@@ -188,7 +188,7 @@ def _asked(row: Row, hops: str) -> list[Asked]:
         raise row.error("needle", "has no {CHAR}")
     found = []
     for name in tests.values:
-        arguments = tests.object(name).texts("input_args")
+        arguments = tests.nested(name).texts("input_args")
         filled = [needle, questions.text(hops)]
         for place, argument in enumerate(arguments, start=1):
             filled = [text.replace(f"{{{place}}}", argument) for text in filled]

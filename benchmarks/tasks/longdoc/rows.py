@@ -102,13 +102,13 @@ class Row:
             raise self.error(field, f"is {kind(value)}, a whole number is needed")
         return value
 
-    def list(self, field: str) -> list[Any]:
+    def entries(self, field: str) -> list[Any]:
         value = self.value(field)
         if not isinstance(value, list):
             raise self.error(field, f"is {kind(value)}, a list is needed")
         return value
 
-    def object(self, field: str) -> Row:
+    def nested(self, field: str) -> Row:
         """An object in this row, as a row."""
         value = self.value(field)
         if not isinstance(value, dict):

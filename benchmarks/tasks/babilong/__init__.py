@@ -1,0 +1,1 @@
+"""BABILong: the facts of bAbI's twenty tasks, scattered in other text."""

@@ -64,7 +64,12 @@ class FoundDocuments:
         documents: int | None = None,
         aware: bool = False,
     ) -> None:
-        """questions: of the file `source`. documents: of each prompt, None as many as fit."""
+        """What is asked.
+
+        questions:  of the file `source`
+        documents:  of each prompt, None as many as fit
+        aware:      whether the introduction too says what is asked
+        """
         self.tokenizer, self.wording, self.questions, self.source = tokenizer, wording, questions, source
         self.documents, self.aware = documents, aware
         self._headings: list[Ids] = []

@@ -51,7 +51,7 @@ KEY_VALUES = {
 }
 VERSION = 1
 CHOICES = 16
-SLACK = 4  # tokens by which the first and the last line may be longer than those between
+SLACK = 8  # tokens by which the first and the last line may be longer than those between
 DRAWN = 64  # texts that are drawn at once
 Pair = tuple[str, str]
 
@@ -75,7 +75,12 @@ class KeyValues:
         records: Sequence[Records] = (),
         source: str = "",
     ) -> None:
-        """pairs: of each prompt, None as many as fit. records: of the file `source`; without them pairs are drawn."""
+        """What is asked.
+
+        pairs:    of each prompt, None as many as fit
+        aware:    whether the introduction too says which key is asked for
+        records:  of the file `source`; without them pairs are drawn
+        """
         self.tokenizer, self.wording, self.pairs, self.aware = tokenizer, wording, pairs, aware
         self.records, self.source = records, source
 

@@ -40,6 +40,9 @@ class Solver:
     def prefill(self, tokens: NDArray[np.int64], after: Prefilled | None = None) -> Prefilled:
         return tokens if after is None else np.concatenate([_seen(after), tokens], axis=1)
 
+    def select(self, prefilled: Prefilled, rows: Sequence[int]) -> Prefilled:
+        return _seen(prefilled)[list(rows)]
+
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         written = [self.tokenizer.encode(answer)[:budget] for answer in self._answers(prefilled)]
         return Written(written, [0] * len(written))

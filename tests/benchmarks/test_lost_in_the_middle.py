@@ -124,7 +124,7 @@ def test_pairs_are_a_json_object_with_the_gold_one_in_its_place(
         text = text_of(sample, tokenizer)
         assert len(sample.prompt) + sample.budget == sample.length <= length
         # A line and the slack are the most that stays free.
-        assert length - sample.length <= len(TOKENIZERS[tokenizer].encode(f' "{uuid.UUID(int=0)}": ""')) * 2 + 8
+        assert length - sample.length <= len(TOKENIZERS[tokenizer].encode(f' "{uuid.UUID(int=0)}": ""')) * 2 + 16
         assert bool(sample.unfilled) == (sample.length < 0.98 * length)
         data, key = re.fullmatch(r'[^{]*(\{.*\})\n\nKey: "([-0-9a-f]+)"\nValue:', text, re.DOTALL).groups()  # type: ignore[union-attr]
         found = json.loads(data)
@@ -310,6 +310,32 @@ def test_bm25_is_its_formula() -> None:
     assert index.scores("Cat, dog?") == pytest.approx([term(1, 3, 2), term(2, 4, 2), term(1, 5, 1), 0])
     assert index.nearest("cat") == [1, 0, 2, 3]
     assert index.nearest("bird") == [0, 1, 2, 3]
+
+
+def test_wording_of_the_user_s_own(tmp_path: Path) -> None:
+    path, nq = tmp_path / "mine.yaml", write(tmp_path / "nq.jsonl", [line.model_dump() for line in questions()])
+    path.write_text(
+        "kv:\n"
+        '  introduction_aware: "Find {key} here.\\n\\nJSON:\\n"\n'
+        '  question: "\\n\\nThe key: {key}\\nIts value:"\n'
+        "documents:\n"
+        '  introduction_aware: "{question}\\n\\n"\n'
+        '  heading: "Page {number} ["\n'
+        '  passage: "{title}]: {text}\\n"\n'
+        '  question: "\\nQ: {question}\\nA:"\n',
+        encoding="utf-8",
+    )
+    suite = LostInTheMiddleSuite(query_aware=True, pairs=2, documents=nq, documents_per_prompt=2, wording=str(path))
+    pairs, found = (task.generate(0, 1500, 1, "test", depth=0.0)[0] for task in suite.tasks(Bytes()))
+    text = text_of(pairs, "bytes")
+    key = text[5:41]
+    assert text.startswith(f'Find {key} here.\n\nJSON:\n{{"{key}": "{pairs.text_answers[0]}",\n "')
+    assert text.endswith(f'"}}\n\nThe key: {key}\nIts value:')
+    line = next(line for line in questions() if line.answers == found.text_answers)
+    assert text_of(found, "bytes").startswith(
+        f"{line.question}\n\nPage 1 [{line.gold.title}]: {line.gold.text}\nPage 2 [Harbour "
+    )
+    assert text_of(found, "bytes").endswith(f"\n\nQ: {line.question}\nA:")
 
 
 GOOD = {"question": "q", "answers": ["a"], "ctxs": [{"title": "t", "text": "x", "more": 1}], "more": 2}

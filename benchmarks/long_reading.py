@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,36 +78,38 @@ def windowed(
     """
     begin, subject = begin_of(subject.tokenizer), _bare(subject)
     costs = _unread(subject, documents, begin)
-    waiting: dict[int, list[tuple[int, Window]]] = {}
+    waiting: dict[int, list[_Piece]] = {}
     for at, document in enumerate(documents):
         for window in windows(len(document.tokens)):
-            size = len(inputs(document.tokens, window, begin)[0])
-            alike = waiting.setdefault(size, [])
-            alike.append((at, window))
-            if len(alike) >= max(1, tokens // max(size, 1)):
-                _read(subject, documents, waiting.pop(size), begin, costs)
+            piece = _Piece(at, window.end, *inputs(document.tokens, window, begin))
+            alike = waiting.setdefault(len(piece.read), [])
+            alike.append(piece)
+            if len(alike) >= max(1, tokens // max(len(piece.read), 1)):
+                _read(subject, waiting.pop(len(piece.read)), costs)
     for alike in waiting.values():
-        _read(subject, documents, alike, begin, costs)
+        _read(subject, alike, costs)
     return _finite(costs, documents)
 
 
-def _read(
-    subject: Subject,
-    documents: Sequence[Document],
-    alike: Sequence[tuple[int, Window]],
-    begin: int | None,
-    costs: Costs,
-) -> None:
-    """Reads windows of one size, and notes what their tokens that count cost."""
-    pairs = [inputs(documents[at].tokens, window, begin) for at, window in alike]
-    read, targets = (np.stack(column) for column in zip(*pairs, strict=True))
+class _Piece(NamedTuple):
+    """What is read of document `at`, and what comes next: (time,) each. Its last target is token `end - 1`."""
+
+    at: int
+    end: int
+    read: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+
+def _read(subject: Subject, alike: Sequence[_Piece], costs: Costs) -> None:
+    """Reads pieces of one length, and notes what their tokens that count cost."""
+    read, targets = np.stack([piece.read for piece in alike]), np.stack([piece.targets for piece in alike])
     if not read.size:
         return
     logprobs = subject.read(read, targets).logprobs
     costs.read += read.size
-    for (at, window), wanted, row in zip(alike, targets, logprobs, strict=True):
-        counted = row[wanted >= 0]
-        costs.nats[at][window.end - len(counted) : window.end] = -counted
+    for piece, row in zip(alike, logprobs, strict=True):
+        counted = row[piece.targets >= 0]
+        costs.nats[piece.at][piece.end - len(counted) : piece.end] = -counted
 
 
 def streamed(subject: Subject, documents: Sequence[Document], how: Streaming) -> Costs:

@@ -34,6 +34,15 @@ def test_rolling_windows_are_those_of_the_reference() -> None:
     assert read(rolling(8, 4), 8, -1) == [([-1, 0, 1, 2], [0, 1, 2, 3]), ([3, 4, 5, 6], [4, 5, 6, 7])]
 
 
+def test_rolling_windows_are_those_of_the_harness_at_any_length() -> None:
+    theirs = pytest.importorskip("lm_eval.utils", reason="lm-evaluation-harness is not installed")
+    for count, length in ((count, length) for count in range(1, 40) for length in range(1, 15)):
+        windows = theirs.get_rolling_token_windows(list(range(count)), -1, length, 1)
+        disjoint = [theirs.make_disjoint_window(window) for window in windows]
+        expected = [([*context, *predicted[:-1]], predicted) for context, predicted in disjoint]
+        assert read(rolling(count, length), count, -1) == expected
+
+
 def test_blocks_and_sliding_windows_as_drawn() -> None:
     assert read(blocks(10, 4), 10, PREFIX) == [
         ([PREFIX, 0, 1, 2], [0, 1, 2, 3]),

@@ -171,6 +171,24 @@ def test_every_job_of_a_sweep_has_a_name_of_its_own(tmp_path: Path, words: list[
     assert seen == names
 
 
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["model=a,b", "memory=none,knn"], [None] * 4),
+        (["model=a", "suite.samples=4,8"], ["samples=4", "samples=8"]),
+        (["model=a,b", "suite.depths=3", "memory=knn", "memory.top=4,8"], ["top=4", "top=8"] * 2),
+        (["model=a", "name=mine", "suite.samples=4,8"], [None] * 2),
+    ],
+)
+def test_jobs_of_an_evaluation_are_told_apart_by_what_its_folder_does_not_tell(
+    tmp_path: Path, words: list[str], labels: list[str | None]
+) -> None:
+    seen: list[tuple[object, object]] = []
+    sweep("evaluate", [*words, f"root={tmp_path}"], lambda mapping: seen.append((mapping["name"], mapping["label"])))
+    assert [label for _, label in seen] == labels
+    assert len({name for name, _ in seen}) == (2 if "name=mine" in words else 1)
+
+
 def test_a_sweep_leaves_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sweep("train", [DATA, "seed=1,2"], lambda mapping: None)

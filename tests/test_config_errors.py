@@ -159,6 +159,14 @@ TYPED = {
         ["evaluate", "model=http://localhost/v1", "memory=knn"],
         "memory: memories go into models of Farfield, and http://localhost/v1 is none. Leave it out.",
     ),
+    "processes for an endpoint": (
+        ["evaluate", "model=http://localhost/v1", "processes=2"],
+        "processes: 2 given, and an endpoint is asked by one. Use endpoint.concurrency.",
+    ),
+    "unknown precision": (
+        ["evaluate", "model=runs/a", "device.precision=fp46"],
+        "device.precision: unknown choice 'fp46'. Did you mean 'fp64'? Known: bf16, fp32, fp64.",
+    ),
     "unknown key of an endpoint": (
         ["evaluate", "model=http://localhost/v1", "endpoint.modle=a"],
         "endpoint: unknown key 'modle'. Did you mean 'model'? Known: chat, concurrency, key, logprobs, model, retries, "

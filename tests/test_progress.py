@@ -39,3 +39,20 @@ def test_rate_and_time_left_are_told(
         clock.now = seconds
         bar.step(done, note="two")
         assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_what_is_read_within_a_step_is_told_until_the_step_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    with Bar("x", total=2, unit="cells") as bar:
+        bar.count(60_000, "tokens")
+        assert capsys.readouterr().err == ""
+        clock.now = 20.0
+        bar.count(60_000, "tokens")
+        assert capsys.readouterr().err == "x: 0/2 cells, 0 cells/s, 120,000 tokens of the next\n"
+        bar.step(note="one")
+        clock.now = 40.0
+        bar.count(5, "tokens")
+        assert capsys.readouterr().err == "x: 1/2 cells, 0.025 cells/s, 0:40 left, one, 5 tokens of the next\n"

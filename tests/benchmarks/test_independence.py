@@ -16,7 +16,7 @@ from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
 
 ARCHITECTURES = ("attention", "retnet", "mamba2", "gated_deltanet", "longformer+knn")
-SUITE = {"lengths": (240, 300), "depths": 2, "samples": 3, "controls": ("no_context",)}
+SUITE = {"lengths": (240,), "depths": 2, "samples": 3, "controls": ("no_context",)}
 
 
 @cache
@@ -69,6 +69,7 @@ def test_answers_do_not_depend_on_batches_order_and_processes(name: str, tmp_pat
 
 def test_answers_do_not_depend_on_how_many_processes_give_them(tmp_path: Path) -> None:
     name = "retnet"
-    one = evaluate(NeedleSuite(**SUITE), opened(name), tmp_path / "one")
-    two = evaluate(NeedleSuite(**SUITE), opened(name), tmp_path / "two", processes=2, opened=partial(opened, name))
+    suite = NeedleSuite(lengths=(240, 250), depths=1, samples=2, controls=())
+    one = evaluate(suite, opened(name), tmp_path / "one")
+    two = evaluate(suite, opened(name), tmp_path / "two", processes=2, opened=partial(opened, name))
     assert outputs(two.path) == outputs(one.path)

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from farfield.benchmarks.excerpt import excerpt
 from farfield.benchmarks.prefixes import Walk, grouped
 from farfield.benchmarks.results import Answers, Cell
 from farfield.benchmarks.subjects import Capability, Lacking, Prefilled, Subject
@@ -21,7 +22,6 @@ __all__ = ["Asking", "Batch", "Lacking", "needed"]
 NEEDED: dict[Scoring, Capability] = {"generate": "generate", "likelihood": "score", "read": "read"}
 MEMORY: tuple[Condition, ...] = ("memory_off", "memory_shuffled")
 UNLIKELY = -1e9  # the log-probability that is written for zero, which JSON cannot hold
-BESIDE, END = 48, 64  # tokens of an excerpt on either side of a gold, and of the prompt's end
 
 
 def needed(scoring: Scoring, condition: Condition) -> frozenset[Capability]:
@@ -184,10 +184,8 @@ class Batch:
 
     def _excerpt(self, sample: Sample) -> str:
         """The prompt as far as a reader needs it to see why an answer is wrong."""
-        prompt, decode = self._prompt(sample), self.subject.tokenizer.decode
-        spans = [(max(0, low - BESIDE), high + BESIDE) for low, high in sample.gold] if prompt is sample.prompt else []
-        pieces = [decode(prompt[low:high].tolist()) for low, high in spans]
-        return " [...] ".join([*pieces, decode(prompt[-END:].tolist())])
+        prompt = self._prompt(sample)
+        return excerpt(prompt, sample.gold if prompt is sample.prompt else (), self.subject.tokenizer.decode)
 
 
 def _generated(subject: Subject, task: Task, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:

@@ -11,15 +11,20 @@ from typing import Any
 from rich.console import Console
 
 from farfield.benchmarks import report, training_curves
+from farfield.benchmarks.collected import collected
+from farfield.benchmarks.compare import compared, pairs, plain, table
 from farfield.benchmarks.endpoint_subject import USAGE, EndpointSubject, add_usage
 from farfield.benchmarks.opening import open_subject, sharing
 from farfield.benchmarks.results import Result, read_result
 from farfield.benchmarks.runner import Outcome
 from farfield.benchmarks.runner import evaluate as run
-from farfield.config import DataError, nearest
+from farfield.benchmarks.tables import Table, tables
+from farfield.benchmarks.terminal import drawn
 from farfield.settings import EvaluateSettings, ReportSettings
 
 __all__ = ["evaluate", "evaluate_together", "report_command"]
+
+THRESHOLD = ReportSettings().threshold
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     finally:
         if isinstance(subject, EndpointSubject):
             add_usage(folder / USAGE, subject.usage())
-    told = _reported([read_result(outcome.path)], folder)
+    told = _reported(collected([folder]).results, folder, shown=[read_result(outcome.path)])
     told["counts"] = {name: getattr(outcome, name) for name in ("skipped", "failed", "ties", "prefilled", "naive")}
     told["text"] = "\n".join([told["text"], *_said(outcome)])
     if isinstance(subject, EndpointSubject):
@@ -50,7 +55,7 @@ def evaluate_together(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not files:
         return {"text": "\n".join(errors)}
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    found = _reported([read_result(file) for file in files], folder)
+    found = _reported(collected(files).results, folder)
     return {**found, "text": "\n".join([found["text"], *errors])}
 
 
@@ -66,14 +71,32 @@ def _said(outcome: Outcome) -> Iterator[str]:
 
 def report_command(settings: ReportSettings) -> dict[str, Any]:
     """Turns result files into tables, pictures and a page, and runs into a table and a picture of their losses."""
+    if settings.compare:
+        return _compared(settings)
     places = [Path(place) for place in settings.results]
     runs = [training_curves.read_run(run) for place in places for run in training_curves.find_runs(place)]
-    files = [file for place in places if not training_curves.find_runs(place) for file in _files(place)]
+    others = [place for place in places if not training_curves.find_runs(place)]
     first = places[0]
     folder = Path(settings.out) if settings.out else (first if first.is_dir() else first.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = _reported([read_result(file) for file in dict.fromkeys(files)], folder) if files else {}
+    found: dict[str, Any] = {}
+    if others:
+        there = collected(others)
+        found = _reported(there.results, folder, settings.threshold, notes=there.notes)
     return {**found, **_trained(runs, folder, found)} if runs else found
+
+
+def _compared(settings: ReportSettings) -> dict[str, Any]:
+    """The paired tests of two results, or of two folders of them; a report on both where `out` is given."""
+    assert settings.compare is not None
+    both = pairs([Path(place) for place in settings.compare])
+    comparisons = [compared(*pair) for pair in both]
+    made = [table(comparison) for comparison in comparisons]
+    told = {"compared": [plain(comparison) for comparison in comparisons]}
+    if settings.out:
+        results = [result for pair in both for result in pair]
+        found = _reported(results, Path(settings.out), settings.threshold, first=made)
+        return {**found, **told}
+    return {**told, "written": [], "text": _printed(made)}
 
 
 def _trained(runs: Sequence[training_curves.Run], folder: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -87,29 +110,31 @@ def _trained(runs: Sequence[training_curves.Run], folder: Path, found: dict[str,
     return {"runs": training_curves.summary(runs), "written": written, "text": text}
 
 
-def _reported(results: Sequence[Result], folder: Path) -> dict[str, Any]:
-    written = report.write(results, folder)
+def _reported(
+    results: Sequence[Result],
+    folder: Path,
+    threshold: float = THRESHOLD,
+    *,
+    notes: Sequence[str] = (),
+    first: Sequence[Table] = (),
+    shown: Sequence[Result] | None = None,
+) -> dict[str, Any]:
+    """Writes the report on `results`, and tells of those that are `shown`, or all.
+
+    `first` are tables that stand before those of the results.
+    """
+    made = [*first, *tables(results, threshold)]
+    written = report.write(results, made, folder)
+    if shown is not None:
+        results, made = shown, tables(shown, threshold)
+    paths = [str(result.path) for result in results] + [str(path) for path in written]
+    text = _printed(made) + "\n".join([*notes, *(f"wrote {path}" for path in paths)])
+    told = {"notes": list(notes)} if notes else {}
+    return {**report.summary(results, threshold), **told, "written": paths, "text": text}
+
+
+def _printed(made: Sequence[Table]) -> str:
     console = Console(width=120, highlight=False)
     with console.capture() as capture:
-        console.print(*report.tables(results))
-    paths = [str(result.path) for result in results] + [str(path) for path in written]
-    text = capture.get() + "\n".join(f"wrote {path}" for path in paths)
-    return {**report.summary(results), "written": paths, "text": text}
-
-
-def _files(place: Path) -> list[Path]:
-    """The suites' result files at or below `place`.
-
-    Raises:
-        DataError: there is none.
-    """
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        near = nearest(place.name, [other.name for other in place.parent.glob("*")] if place.parent.is_dir() else [])
-        hint = f" Did you mean '{place.parent / near}'?" if near else ""
-        raise DataError(f"{place}: no such file or folder.{hint}")
-    found = sorted(file for file in place.rglob("needle.jsonl"))
-    if not found:
-        raise DataError(f"{place}: no results in it. `farfield evaluate model=runs/<name>` makes some.")
-    return found
+        console.print(*map(drawn, made))
+    return capture.get()

@@ -1,121 +1,265 @@
-"""Pictures of results as PNG files: heat maps of depth by length, and recall against length."""
+"""Pictures of what was answered, as PNG files, models side by side on one scale: heat maps, and scores against length,
+depth and whatever number tells tasks apart.
+"""
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farfield.benchmarks.grid import Grid, short
+from farfield.benchmarks.canvas import DASHES, Canvas, against_length, line, tidy
+from farfield.benchmarks.grid import CONDITIONS, Grid, Rate, grids, measures, percent, short, source
+from farfield.benchmarks.measured_figures import measured_pictures
+from farfield.benchmarks.results import Result
+from farfield.benchmarks.tables import families, means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["curves", "heat_map"]
+__all__ = ["by_depth", "by_label", "by_length", "heat_map", "pictures"]
 
-COLUMNS = 4  # panels side by side
 # Even to the eye from dark to light, and told apart by readers who do not see red and green.
-COLOURS = "cividis"
-LIGHT = 0.55  # above this value numbers are printed dark
-DOTS_PER_INCH = 150
-MARKERS = "osDv^P*X"
+SCALE = "cividis"
+LIGHT = 0.5  # above this value numbers are printed dark
 
 
-def heat_map(grids: Sequence[Grid], path: Path) -> Path:
-    """One panel a grid, depth downwards and length to the right, all on one scale from 0 to 100 %. Returns `path`.
+@dataclass(frozen=True)
+class Map:
+    """One panel of a heat map: lengths to the right, rows downwards; `values` has what is finished."""
+
+    title: str
+    rows: tuple[str, ...]
+    lengths: tuple[int, ...]
+    values: Mapping[tuple[int, int], float]
+    skipped: frozenset[tuple[int, int]]
+    trained: int | None
+    down: str
+
+
+def pictures(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Writes the pictures of each suite, as many as its shape has; their paths."""
+    made = []
+    for suite in dict.fromkeys(str(result.head["suite"]) for result in results):
+        mine = [result for result in results if result.head["suite"] == suite]
+        every, said = [grid for result in mine for grid in grids(result)], source(mine)
+        if every:
+            made.append(heat_map(every, folder / f"{suite}_heat_map.png", said))
+            if any(len(grid.lengths) > 1 for grid in every):
+                made.append(by_length(every, folder / f"{suite}_by_length.png", said))
+            if any(len(grid.depths) > 1 for grid in every):
+                made.append(by_depth(every, folder / f"{suite}_by_depth.png", said))
+            for number, (name, members) in enumerate(families(every).items()):
+                if len({tuple(grid.labels.values()) for grid in members if grid.labels}) > 1:
+                    label = "_and_".join(members[0].labels)
+                    made.append(by_label(members, folder / f"{suite}_by_{label}_{number + 1}.png", name, said))
+        made += measured_pictures(suite, [one for result in mine for one in measures(result)], folder, said)
+    return made
+
+
+def heat_map(every: Sequence[Grid], path: Path, said: str = "") -> Path:
+    """Depth by length for tasks whose gold has a place, else task by length, on one scale from 0 to 100 %.
 
     Cells that the model cannot do are hatched, cells not evaluated yet are white. A dashed line stands behind the last
-    length that the model was trained at.
+    length that the model was trained at. Returns `path`.
     """
-    columns = min(COLUMNS, len(grids))
-    rows = math.ceil(len(grids) / columns)
-    wide = max(len(grid.lengths) for grid in grids) * 0.55 + 1.3
-    high = max(len(grid.depths) for grid in grids) * 0.34 + 1.5
-    figure = _figure(max(columns * wide + 1.0, 4.5), rows * high + 0.3)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, grid in zip(panels, grids, strict=False):
-        image = _panel(panel, grid)
-    for panel in panels[len(grids) :]:
-        panel.set_visible(False)
-    bar = figure.colorbar(image, ax=list(panels), shrink=0.8, pad=0.02)
-    bar.set_label("recall, %")
-    bar.set_ticks([0.0, 0.25, 0.5, 0.75, 1.0], labels=["0", "25", "50", "75", "100"])
-    return _save(figure, path)
+    maps = _maps(every)
+    wide = max(0.42 * len(one.lengths) + 0.085 * max(map(len, one.rows)) + 0.75 for one in maps)
+    high = max(0.22 * len(one.rows) + 0.75 for one in maps)
+    models = len({grid.name for grid in every})
+    columns = models if 1 < models <= 4 else 4
+    metric = " / ".join(dict.fromkeys(grid.metric for grid in every))
+    canvas = Canvas(len(maps), max(wide, 2.2), high, f"{every[0].suite}: {metric}, %", said, columns)
+    images = [_panel(panel, one) for panel, one in zip(canvas.panels, maps, strict=False)]
+    bar = canvas.figure.colorbar(images[-1], ax=canvas.panels, shrink=0.8, pad=0.01, aspect=30)
+    bar.set_ticks([0.0, 0.25, 0.5, 0.75, 1.0], labels=["0", "25", "50", "75", "100"], fontsize=7.5)
+    bar.outline.set_visible(False)
+    return canvas.save(path)
 
 
-def curves(grids: Sequence[Grid], path: Path) -> Path:
-    """Mean score of all depths against length, a line a grid with its Wilson 95 % interval. Returns `path`."""
-    figure = _figure(6.4, 4.0)
-    panel = figure.subplots()
-    for number, grid in enumerate(grids):
-        points = [(length, rate) for length in grid.lengths if (rate := grid.rate(length)) is not None]
-        if not points:
-            continue
-        lengths = [length for length, _ in points]
-        low, high = np.array([rate.interval for _, rate in points]).reshape(-1, 2).T * 100
-        colour, scores = f"C{number}", [100 * rate.score for _, rate in points]
-        panel.plot(lengths, scores, label=_title(grid, grids), color=colour, marker=MARKERS[number % len(MARKERS)])
-        panel.fill_between(lengths, low, high, color=colour, alpha=0.15, linewidth=0)
-        if grid.trained:
-            panel.axvline(grid.trained, color=colour, linestyle="--", linewidth=1)
-    ticks = sorted({length for grid in grids for length in grid.lengths})
-    panel.set_xscale("log", base=2)
-    panel.set_xticks(ticks, labels=[short(tick) for tick in ticks], minor=False)
-    panel.minorticks_off()
-    panel.set(xlabel="length, tokens (dashed: trained at)", ylabel="recall, %", ylim=(-3, 103))
-    panel.grid(alpha=0.3)
-    if panel.lines:
-        panel.legend(fontsize=8)
-    return _save(figure, path)
+def by_length(every: Sequence[Grid], path: Path, said: str = "") -> Path:
+    """Mean score of all depths against length: a panel a task, a line a model with its 95 % interval, controls in grey.
+
+    Returns `path`.
+    """
+    tasks = list(dict.fromkeys(grid.task for grid in every))
+    averaged = len(tasks) > 1 and not any(grid.labels for grid in every)
+    panels = len(tasks) + averaged
+    canvas = Canvas(
+        panels,
+        2.5 if len(tasks) > 1 else 5.0,
+        1.75 if len(tasks) > 1 else 2.8,
+        f"{every[0].suite}: score against length, %",
+        said,
+    )
+    names = list(dict.fromkeys(grid.name for grid in every))
+    if averaged:
+        for number, name in enumerate(names):
+            mean = means([grid for grid in every if grid.name == name])
+            line(canvas.panels[0], number, name, [(length, 100 * share) for length, share in mean.items()])
+        against_length(canvas.panels[0], [length for grid in every for length in grid.lengths])
+        _score_axis(canvas.panels[0], f"mean of {len(tasks)} tasks", "length, tokens")
+    for panel, task in zip(canvas.panels[averaged:], tasks, strict=False):
+        mine = [grid for grid in every if grid.task == task]
+        for grid in mine:
+            _rates(panel, names.index(grid.name), grid.name, [(at, grid.rate(at)) for at in grid.lengths])
+        for grid in mine:
+            _controls(panel, grid)
+        against_length(panel, [length for grid in mine for length in grid.lengths])
+        for trained in {grid.trained for grid in mine if grid.trained}:
+            panel.axvline(trained, color="0.35", linestyle=(0, (4, 3)), linewidth=0.8, label="trained at")
+        _score_axis(panel, task, "length, tokens")
+    canvas.legend()
+    return canvas.save(path)
 
 
-def _panel(panel: Axes, grid: Grid) -> AxesImage:
-    values = np.full((len(grid.depths), len(grid.lengths)), np.nan)
-    for row, depth in enumerate(grid.depths):
-        for column, length in enumerate(grid.lengths):
-            if (length, depth) in grid.cells:
-                values[row, column] = value = grid.cells[length, depth].score
-                shade = "black" if value > LIGHT else "white"
-                panel.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade, fontsize=8)
-            elif (length, depth) in grid.skipped:
-                panel.fill_between(
-                    [column - 0.5, column + 0.5], row - 0.5, row + 0.5, hatch="///", facecolor="1.0", edgecolor="0.8"
-                )
-    image = panel.imshow(np.ma.masked_invalid(values), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
-    panel.set_xticks(range(len(grid.lengths)), labels=[short(length) for length in grid.lengths], fontsize=8)
-    panel.set_yticks(range(len(grid.depths)), labels=[_percent(depth) for depth in grid.depths], fontsize=8)
-    panel.set(xlabel="length, tokens", ylabel="depth of the needle, %")
+def by_depth(every: Sequence[Grid], path: Path, said: str = "") -> Path:
+    """Mean score of all lengths against depth: a panel a task, a line a model. Returns `path`."""
+    placed = [grid for grid in every if len(grid.depths) > 1]
+    names = list(dict.fromkeys(grid.name for grid in placed))
+
+    def draw(panel: Axes, mine: Sequence[Grid]) -> None:
+        for grid in mine:
+            places = [depth for depth in grid.depths if depth is not None]
+            points = [(100 * depth, grid.rate(depth=depth)) for depth in places]
+            _rates(panel, names.index(grid.name), grid.name, points)
+
+    tasks = {task: [grid for grid in placed if grid.task == task] for task in dict.fromkeys(g.task for g in placed)}
+    return _panels(f"{every[0].suite}: score against depth, %", tasks, draw, "depth of the gold, %", path, said)
+
+
+def by_label(members: Sequence[Grid], path: Path, title: str, said: str = "") -> Path:
+    """Score against the number that tells tasks apart: a panel a length, a line a model. Returns `path`."""
+    label = next(iter(members[0].labels))
+    names = list(dict.fromkeys(grid.name for grid in members))
+    lengths = sorted({length for grid in members for length, _ in grid.cells})
+    of_length = {short(length): length for length in lengths}
+    ticks = sorted({grid.labels[label] for grid in members})
+    canvas = Canvas(max(1, len(lengths)), 2.5, 2.0, f"{title}, %", said)
+    for panel, (called, length) in zip(canvas.panels, of_length.items(), strict=False):
+        for number, name in enumerate(names):
+            points = [(grid.labels[label], grid.rate(length)) for grid in members if grid.name == name]
+            _rates(panel, number, name, points)
+        if min(ticks, default=0) > 0:
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
+            panel.minorticks_off()
+        _score_axis(panel, f"{called} tokens", label)
+    canvas.legend()
+    return canvas.save(path)
+
+
+def _panels(
+    title: str,
+    tasks: Mapping[str, Sequence[Grid]],
+    draw: Callable[[Axes, Sequence[Grid]], None],
+    across: str,
+    path: Path,
+    said: str,
+) -> Path:
+    canvas = Canvas(len(tasks), 2.5 if len(tasks) > 1 else 5.0, 1.9 if len(tasks) > 1 else 2.8, title, said)
+    for panel, (task, mine) in zip(canvas.panels, tasks.items(), strict=False):
+        draw(panel, mine)
+        _score_axis(panel, task, across)
+    canvas.legend()
+    return canvas.save(path)
+
+
+def _controls(panel: Axes, grid: Grid) -> None:
+    """Behind the lines of the models, and of one colour, for they say how to read these."""
+    for condition in grid.conditions:
+        points = [(at, grid.control(condition, at)) for at in grid.lengths]
+        x = [at for at, rate in points if rate is not None]
+        y = [100 * rate.score for _, rate in points if rate is not None]
+        dashes = DASHES[condition]
+        panel.plot(x, y, label=CONDITIONS[condition], color="0.6", linewidth=1.0, linestyle=dashes, zorder=1)
+
+
+def _rates(panel: Axes, number: int, label: str, points: Sequence[tuple[float, Rate | None]]) -> None:
+    found = [(x, rate) for x, rate in points if rate is not None]
+    if found:
+        ends = [(100 * rate.interval[0], 100 * rate.interval[1]) for _, rate in found]
+        line(panel, number, label, [(x, 100 * rate.score) for x, rate in found], ends)
+
+
+def _score_axis(panel: Axes, title: str, across: str) -> None:
+    panel.set(xlabel=across, ylim=(-4, 104))
+    panel.set_yticks([0, 25, 50, 75, 100])
+    tidy(panel, title)
+
+
+def _maps(every: Sequence[Grid]) -> list[Map]:
+    """A panel for each task whose gold has a place and each model, and one a model for the other tasks."""
+    placed = [grid for grid in every if len(grid.depths) > 1]
+    tasks = list(dict.fromkeys(grid.task for grid in placed))
+    several = len(tasks) > 1
+    made = [_depths(grid, several) for task in tasks for grid in placed if grid.task == task]
+    flat = [grid for grid in every if len(grid.depths) == 1]
+    for name in dict.fromkeys(grid.name for grid in flat):
+        made.append(_tasks([grid for grid in flat if grid.name == name]))
+    return made
+
+
+def _depths(grid: Grid, several: bool) -> Map:
+    columns, rows = range(len(grid.lengths)), range(len(grid.depths))
+    places = {(row, column): (grid.lengths[column], grid.depths[row]) for row in rows for column in columns}
     overall = grid.rate()
-    panel.set_title(grid.name + (f": {overall.score:.0%}" if overall else ": nothing finished"), fontsize=10)
-    if grid.trained:
-        panel.axvline(bisect_right(grid.lengths, grid.trained) - 0.5, color="tab:red", linestyle="--", clip_on=False)
-        panel.set_xlabel(f"length, tokens (dashed: trained at {short(grid.trained)})")
+    said = f"{overall.score:.0%}" if overall else "nothing finished"
+    return Map(
+        title=f"{grid.name}, {grid.task}: {said}" if several else f"{grid.name}: {said}",
+        rows=tuple(percent(depth) for depth in grid.depths),
+        lengths=grid.lengths,
+        values={at: grid.cells[place].score for at, place in places.items() if place in grid.cells},
+        skipped=frozenset(at for at, place in places.items() if place in grid.skipped),
+        trained=grid.trained,
+        down="depth, %",
+    )
+
+
+def _tasks(mine: Sequence[Grid]) -> Map:
+    lengths = tuple(sorted({length for grid in mine for length in grid.lengths}))
+    rates = {(row, column): grid.rate(at) for row, grid in enumerate(mine) for column, at in enumerate(lengths)}
+    found = {at: rate.score for at, rate in rates.items() if rate is not None}
+    overall = sum(found.values()) / len(found) if found else None
+    return Map(
+        title=f"{mine[0].name}: " + ("nothing finished" if overall is None else f"{overall:.0%}"),
+        rows=tuple(grid.task for grid in mine),
+        lengths=lengths,
+        values=found,
+        skipped=frozenset(
+            (row, column)
+            for row, grid in enumerate(mine)
+            for column, at in enumerate(lengths)
+            if any(length == at for length, _ in grid.skipped) and (row, column) not in found
+        ),
+        trained=mine[0].trained,
+        down="",
+    )
+
+
+def _panel(panel: Axes, one: Map) -> AxesImage:
+    values = np.full((len(one.rows), len(one.lengths)), np.nan)
+    for (row, column), value in one.values.items():
+        values[row, column] = value
+        shade = "black" if value > LIGHT else "white"
+        panel.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=shade, fontsize=7)
+    for row, column in one.skipped:
+        ends = [column - 0.5, column + 0.5]
+        panel.fill_between(ends, row - 0.5, row + 0.5, hatch="////", facecolor="1.0", edgecolor="0.8", linewidth=0)
+    image = panel.imshow(np.ma.masked_invalid(values), cmap=SCALE, vmin=0, vmax=1, aspect="auto")
+    panel.set_xticks(range(len(one.lengths)), labels=[short(length) for length in one.lengths])
+    panel.set_yticks(range(len(one.rows)), labels=one.rows)
+    panel.set(xlabel="length, tokens", ylabel=one.down)
+    tidy(panel, one.title)
+    panel.grid(False)
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0)
+    if one.trained and one.trained < one.lengths[-1]:
+        panel.axvline(bisect_right(one.lengths, one.trained) - 0.5, color="tab:red", linestyle="--", clip_on=False)
+        panel.set_xlabel(f"length, tokens (dashed: trained at {short(one.trained)})")
     return image
-
-
-def _title(grid: Grid, among: Sequence[Grid]) -> str:
-    """The model's name, and the task's where there are several."""
-    return grid.name if len({other.task for other in among}) == 1 else f"{grid.name}, {grid.task}"
-
-
-def _percent(depth: float | None) -> str:
-    return "all" if depth is None else f"{100 * depth:.3g}"
-
-
-def _figure(wide: float, high: float) -> Figure:
-    # The object interface: no window, no state that outlives the figure.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(wide, high), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DOTS_PER_INCH)
-    return path

@@ -1,52 +1,86 @@
-"""What tables and pictures are made of: the cells of a result as a grid of depth by length, with intervals."""
+"""What tables and pictures are made of: a result's cells as a grid of depth by length, with intervals and controls."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from farfield.benchmarks.results import Answers, Cell, Result
+from farfield.benchmarks.intervals import mean_interval
+from farfield.benchmarks.results import Answers, Cell, Measured, Result
+from farfield.benchmarks.runner import SPEED
+from farfield.benchmarks.tasks.sample import Condition
 
-__all__ = ["Grid", "Rate", "grids", "short", "wilson"]
+__all__ = [
+    "CONDITIONS",
+    "Grid",
+    "Rate",
+    "Series",
+    "differing",
+    "grids",
+    "measures",
+    "percent",
+    "remarks",
+    "short",
+    "source",
+]
 
-Z = 1.959964  # the normal quantile of a 95 % interval
+# How conditions are called, in the order in which they are shown.
+CONDITIONS: dict[Condition, str] = {
+    "full": "full",
+    "retrieved": "retrieved",
+    "remembered": "remembered",
+    "gold_only": "gold only",
+    "no_context": "no context",
+    "memory_off": "memory off",
+    "memory_shuffled": "memory shuffled",
+}
 
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """The Wilson 95 % interval of a share of `hits` among `n`; all of 0 to 1 when nothing was seen."""
-    if n == 0:
-        return 0.0, 1.0
-    share, weight = hits / n, 1 + Z * Z / n
-    middle = (share + Z * Z / (2 * n)) / weight
-    half = Z / weight * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return (0.0 if hits == 0 else middle - half), (1.0 if hits == n else middle + half)
+Place = tuple[int, float | None]
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The mean score of `n` samples, and the 95 % interval of the share of those answered in full."""
+    """The mean score of `n` samples with its 95 % interval, and how many of them were answered in full."""
 
     score: float
     hits: int
     n: int
+    interval: tuple[float, float]
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson(self.hits, self.n)
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> Rate | None:
+        """None of no scores."""
+        if not scores:
+            return None
+        hits = sum(score == 1 for score in scores)
+        return cls(sum(scores) / len(scores), hits, len(scores), mean_interval(scores))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One task of one result. `trained` is the length the model was trained at, where it is known."""
+    """One task of one result.
+
+    cells, skipped:     of the full prompt, by (length, depth)
+    controls, lacking:  of the other conditions, by (condition, length): answers, and why there are none
+    labels:             numbers that tell the task from its kin
+    trained:            the length the model was trained at, where it is known
+    source:             commit, scoring and seed in a few words
+    """
 
     name: str
+    suite: str
     task: str
+    metric: str
     lengths: tuple[int, ...]
     depths: tuple[float | None, ...]
-    cells: Mapping[tuple[int, float | None], Answers]
-    skipped: Mapping[tuple[int, float | None], str]
+    cells: Mapping[Place, Answers]
+    skipped: Mapping[Place, str]
+    controls: Mapping[tuple[Condition, int], Answers]
+    lacking: Mapping[tuple[Condition, int], str]
+    labels: Mapping[str, float]
     trained: int | None
+    source: str
 
     def rate(self, length: int | None = None, depth: float | None = None) -> Rate | None:
         """Of the cells of this length, of this depth, of both, or of all; None if no such cell is finished."""
@@ -55,36 +89,178 @@ class Grid:
             for (cell_length, cell_depth), answers in self.cells.items()
             if length in (None, cell_length) and depth in (None, cell_depth)
         ]
-        n = sum(len(answers.scores) for answers in found)
-        if not n:
-            return None
-        return Rate(sum(sum(answers.scores) for answers in found) / n, sum(answers.hits for answers in found), n)
+        return Rate.of([score for answers in found for score in answers.scores])
 
-    def prefilled(self, length: int | None = None) -> tuple[int, int]:
-        """Tokens prefilled for the cells of this length, or of all, and what they would be without shared prefixes."""
-        found = [answers for (at, _), answers in self.cells.items() if length in (None, at)]
+    def control(self, condition: Condition, length: int) -> Rate | None:
+        """Of a condition at a length; the full prompt's is that of all depths."""
+        if condition == "full":
+            return self.rate(length)
+        answers = self.controls.get((condition, length))
+        return Rate.of(answers.scores) if answers else None
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Those beside the full prompt that have answers, in the order in which they are shown."""
+        there = {condition for condition, _ in self.controls}
+        return tuple(condition for condition in CONDITIONS if condition in there)
+
+    def prefilled(self) -> tuple[int, int]:
+        """Tokens prefilled for the cells, and what they would be without shared prefixes."""
+        found = [*self.cells.values(), *self.controls.values()]
         return sum(answers.prefilled for answers in found), sum(answers.naive for answers in found)
 
 
+@dataclass(frozen=True)
+class Series:
+    """What one task of a measuring suite gave one model, by (condition, length); `skipped` has reasons."""
+
+    name: str
+    suite: str
+    task: str
+    lengths: tuple[int, ...]
+    cells: Mapping[tuple[Condition, int], Measured]
+    skipped: Mapping[tuple[Condition, int], str]
+    labels: Mapping[str, float]
+    source: str
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        there = {condition for condition, _ in self.cells}
+        return tuple(condition for condition in CONDITIONS if condition in there)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The names of what was measured, and their units, "" where they have none; the most important first."""
+        names = dict.fromkeys(name for measured in self.cells.values() for name in measured.values)
+        return {
+            name: next((measured.units[name] for measured in self.cells.values() if name in measured.units), "")
+            for name in names
+        }
+
+
 def grids(result: Result) -> list[Grid]:
-    """One grid for each task of `result`; cells that are not finished yet are missing in it."""
-    trained = result.head["model"].get("trained_length")
+    """One grid for each task of a suite that asks; cells that are not finished yet are missing in it."""
+    if _measuring(result):
+        return []
+    return [_grid(result, task) for task in result.head["tasks"]]
+
+
+def measures(result: Result) -> list[Series]:
+    """One series for each task of a suite that measures."""
+    if not _measuring(result):
+        return []
     return [
-        Grid(
+        Series(
             name=result.name,
+            suite=result.head["suite"],
             task=task,
             lengths=tuple(result.head["lengths"]),
-            depths=tuple(result.head["depths"]),
-            cells={(cell.length, cell.depth): got for cell, got in result.cells.items() if _in_grid(cell, task)},
-            skipped={(cell.length, cell.depth): why for cell, why in result.skipped.items() if _in_grid(cell, task)},
-            trained=trained if isinstance(trained, int) else None,
+            cells={(cell.condition, cell.length): got for cell, got in result.measured.items() if cell.task == task},
+            skipped={(cell.condition, cell.length): why for cell, why in result.skipped.items() if cell.task == task},
+            labels=about["labels"],
+            source=source([result]),
         )
-        for task in result.head["tasks"]
+        for task, about in result.head["tasks"].items()
     ]
 
 
-def _in_grid(cell: Cell, task: str) -> bool:
+def remarks(members: Sequence[Grid]) -> list[str]:
+    """What is to be known of single cells: ties, cells that were closed early, lengths that are not filled."""
+    said = []
+    for name in dict.fromkeys(grid.name for grid in members):
+        mine = [grid for grid in members if grid.name == name]
+        every = [answers for grid in mine for answers in (*grid.cells.values(), *grid.controls.values())]
+        tied, capped = sum(answers.ties > 0 for answers in every), sum(answers.capped for answers in every)
+        if tied:
+            ties = sum(answers.ties for answers in every)
+            said.append(f"{name}: {ties} ties within rounding, in {tied} of {len(every)} cells.")
+        if capped:
+            said.append(f"{name}: {capped} of {len(every)} cells were closed early, their time was over.")
+    unfilled: dict[str, set[int]] = {}
+    for grid in members:
+        for (length, _), answers in grid.cells.items():
+            if answers.unfilled:
+                unfilled.setdefault(answers.unfilled, set()).add(length)
+    filled = [f"Not filled at {', '.join(map(short, sorted(at)))}: {why.rstrip('.')}." for why, at in unfilled.items()]
+    return said + filled
+
+
+def _measuring(result: Result) -> bool:
+    """Suites that ask name a scoring for each task."""
+    return not any("scoring" in about for about in result.head["tasks"].values())
+
+
+def _grid(result: Result, task: str) -> Grid:
+    about, trained = result.head["tasks"][task], result.head["model"].get("trained_length")
+    return Grid(
+        name=result.name,
+        suite=result.head["suite"],
+        task=task,
+        metric=about["metric"],
+        lengths=tuple(result.head["lengths"]),
+        depths=tuple(result.head["depths"]) if about["placed"] else (None,),
+        cells={(cell.length, cell.depth): got for cell, got in result.cells.items() if _full(cell, task)},
+        skipped={(cell.length, cell.depth): why for cell, why in result.skipped.items() if _full(cell, task)},
+        controls={(cell.condition, cell.length): got for cell, got in result.cells.items() if _beside(cell, task)},
+        lacking={(cell.condition, cell.length): why for cell, why in result.skipped.items() if _beside(cell, task)},
+        labels=about["labels"],
+        trained=trained if isinstance(trained, int) else None,
+        source=source([result]),
+    )
+
+
+def _full(cell: Cell, task: str) -> bool:
     return cell.task == task and cell.condition == "full"
+
+
+def _beside(cell: Cell, task: str) -> bool:
+    return cell.task == task and cell.condition != "full"
+
+
+def source(results: Iterable[Result]) -> str:
+    """Where numbers come from, in a line: commit, models, suite, scoring and seed."""
+    results = list(results)
+    scorings = [about.get("scoring", "") for result in results for about in result.head["tasks"].values()]
+    parts = {
+        "commit": [_commit(result) for result in results],
+        "suite": [str(result.head["suite"]) for result in results],
+        "model": [result.name for result in results],
+        "scoring": scorings,
+        "seed": [str(result.head["seed"]) for result in results],
+        "settings": [str(result.head["settings_hash"])[:8] for result in results],
+    }
+    distinct = {name: [value for value in dict.fromkeys(values) if value] for name, values in parts.items()}
+    return " · ".join(f"{name} {', '.join(values)}" for name, values in distinct.items() if values)
+
+
+def _commit(result: Result) -> str:
+    about = result.head["provenance"]
+    return f"{about['commit'][:8]}{'+' if about.get('dirty') else ''}" if about.get("commit") else "unknown"
+
+
+def differing(results: Sequence[Result]) -> str:
+    """What the settings or the tasks of one suite's results differ in, in words; "" if they asked the same."""
+    if len({result.head["settings_hash"] for result in results}) <= 1:
+        return ""
+    heads = [result.head for result in results]
+    said = [
+        f"{name} {' and '.join(dict.fromkeys(values))}"
+        for name in dict.fromkeys(key for head in heads for key in head["settings"])
+        if name not in SPEED and len(set(values := [_spelled(head["settings"].get(name)) for head in heads])) > 1
+    ]
+    if said:
+        return ", ".join(said)
+    tasks = dict.fromkeys(name for head in heads for name in head["tasks"])
+    other = [name for name in tasks if len({_fingerprint(head, name) for head in heads}) > 1]
+    return f"other samples of {', '.join(other)} (another tokenizer, version or data)"
+
+
+def _spelled(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def _fingerprint(head: Mapping[str, Any], task: str) -> str | None:
+    return str(head["tasks"][task]["fingerprint"]) if task in head["tasks"] else None
 
 
 def short(length: int) -> str:
@@ -93,3 +269,8 @@ def short(length: int) -> str:
         if length >= size and length % size == 0:
             return f"{length // size}{letter}"
     return str(length)
+
+
+def percent(depth: float | None) -> str:
+    """A depth as its column says it: 0.25 -> 25; "any" where the gold stands anywhere."""
+    return "any" if depth is None else f"{100 * depth:.3g}"

@@ -1,54 +1,58 @@
-"""Result files -> terminal tables, pictures, one self-contained HTML page, and a machine-readable summary.
+"""Result files -> tables, pictures, one self-contained HTML page, CSV, Markdown, and a machine-readable summary.
 
-results = [read_result(path) for path in sorted(Path("results").glob("*/needle.jsonl"))]
-console.print(*tables(results))
-for path in write(results, Path("results")): ...        # heat_map.png, curves.png, report.html
+results = collected([Path("results")]).results
+made = tables(results, threshold=0.856)
+console.print(*map(drawn, made))
+for path in write(results, made, Path("results")): ...   # report.html, report.csv, report.md, PNG pictures
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from farfield.benchmarks.figures import curves, heat_map
-from farfield.benchmarks.grid import Grid, Rate, grids, short, wilson
+from farfield.benchmarks.exports import as_csv, as_markdown
+from farfield.benchmarks.figures import pictures
+from farfield.benchmarks.grid import Grid, Rate, Series, grids, measures, remarks
 from farfield.benchmarks.page import page
-from farfield.benchmarks.results import Result, read_result
+from farfield.benchmarks.results import Measured, Result
+from farfield.benchmarks.tables import Table, families, means
+from farfield.benchmarks.tasks.ruler.effective import effective_length, own_threshold, weighted_mean
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
-__all__ = ["curves", "grids", "heat_map", "page", "read_result", "summary", "tables", "wilson", "write"]
-
-
-def tables(results: Sequence[Result]) -> list[Group]:
-    """A table for each task of each result, depth downwards, length to the right: rates with 95 % intervals."""
-    return [_table(grid, result) for result in results for grid in grids(result)]
+__all__ = ["summary", "write"]
 
 
-def write(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Writes the pictures and the page into `folder`; their paths. Models stand side by side on one scale."""
-    every = [grid for result in results for grid in grids(result)]
-    pictures = [heat_map(every, folder / "heat_map.png")]
-    if any(len(grid.lengths) > 1 for grid in every):
-        pictures.append(curves(every, folder / "curves.png"))
-    html = folder / "report.html"
-    html.write_text(page(results, pictures), encoding="utf-8")
-    return [*pictures, html]
+def write(results: Sequence[Result], tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Writes the pictures, the page and the exports into `folder`; their paths. Models stand side by side."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "report.html": page(results, tables),
+        "report.csv": as_csv(results),
+        "report.md": as_markdown(tables, results),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [*pictures(results, folder), *(folder / name for name in texts)]
 
 
-def summary(results: Sequence[Result]) -> dict[str, Any]:
-    """The rates of all cells, lengths and results, as plain values."""
-    return {"results": [_summary(grid, result) for result in results for grid in grids(result)]}
+def summary(results: Sequence[Result], threshold: float) -> dict[str, Any]:
+    """The rates of all cells, lengths and results, and all that was measured, as plain values."""
+    found = {
+        "results": [_summary(grid, result) for result in results for grid in grids(result)],
+        "measured": [_series(series, result) for result in results for series in measures(result)],
+        "effective": _effective(results, threshold),
+    }
+    return {name: value for name, value in found.items() if value or name == "results"}
 
 
 def _summary(grid: Grid, result: Result) -> dict[str, Any]:
     prefilled, naive = grid.prefilled()
     return {
         "model": grid.name,
-        "suite": result.head["suite"],
+        "suite": grid.suite,
         "task": grid.task,
+        "metric": grid.metric,
         "path": str(result.path),
         **_plain(grid.rate()),
         "finished": len(grid.cells),
@@ -56,14 +60,21 @@ def _summary(grid: Grid, result: Result) -> dict[str, Any]:
         "prefilled": prefilled,
         "naive": naive,
         "trained_length": grid.trained,
+        "labels": dict(grid.labels),
         "lengths": [{"length": length, **_plain(grid.rate(length))} for length in grid.lengths],
         "grid": [
-            {"length": length, "depth": depth, **_plain(Rate(cell.score, cell.hits, len(cell.scores)))}
+            {"length": length, "depth": depth, **_plain(Rate.of(cell.scores))}
             for (length, depth), cell in grid.cells.items()
         ],
-        "skipped": [
-            {"length": length, "depth": depth, "reason": reason} for (length, depth), reason in grid.skipped.items()
+        "controls": [
+            {"condition": condition, "length": length, **_plain(Rate.of(cell.scores))}
+            for (condition, length), cell in grid.controls.items()
         ],
+        "skipped": [
+            *({"length": at, "depth": depth, "reason": why} for (at, depth), why in grid.skipped.items()),
+            *({"length": at, "condition": how, "reason": why} for (how, at), why in grid.lacking.items()),
+        ],
+        "remarks": remarks([grid]),
     }
 
 
@@ -73,46 +84,38 @@ def _plain(rate: Rate | None) -> dict[str, Any]:
     return {"score": rate.score, "hits": rate.hits, "samples": rate.n, "interval": list(rate.interval)}
 
 
-def _table(grid: Grid, result: Result) -> Group:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    overall, (prefilled, naive) = grid.rate(), grid.prefilled()
-    table = Table()
-    table.add_column("depth, %", justify="right")
-    for length in grid.lengths:
-        past = grid.trained is not None and length > grid.trained
-        table.add_column(short(length) + ("*" if past else ""), justify="right")
-    for depth in grid.depths:
-        table.add_row(
-            "all" if depth is None else f"{100 * depth:.3g}", *(_cell(grid, at, depth) for at in grid.lengths)
-        )
-    table.add_section()
-    table.add_row("mean", *(_lines(grid.rate(length)) for length in grid.lengths))
-    notes = ["Recall in %, below it the Wilson 95 % interval."]
-    if grid.trained is not None:
-        notes.append(f"* longer than trained ({short(grid.trained)}).")
-    if naive:
-        notes.append(f"Prefilled {prefilled:,} tokens instead of {naive:,}.")
-    title = f"{grid.name}, {grid.task}: " + (_words(overall) if overall else "nothing finished")
-    return Group(Text(title, style="bold"), table, Text(" ".join(notes)), Text(str(result.path), style="dim"))
+def _series(series: Series, result: Result) -> dict[str, Any]:
+    return {
+        "model": series.name,
+        "suite": series.suite,
+        "task": series.task,
+        "path": str(result.path),
+        "units": series.values,
+        "cells": [
+            {"condition": condition, "length": length, **_measured(got)}
+            for (condition, length), got in series.cells.items()
+        ],
+        "skipped": [{"condition": how, "length": at, "reason": why} for (how, at), why in series.skipped.items()],
+    }
 
 
-def _cell(grid: Grid, length: int, depth: float | None) -> str:
-    if (length, depth) in grid.skipped:
-        return "skipped"
-    cell = grid.cells.get((length, depth))
-    return _lines(Rate(cell.score, cell.hits, len(cell.scores)) if cell else None)
+def _measured(got: Measured) -> dict[str, Any]:
+    curves = {name: {"x": curve.x, "y": curve.y, "half": curve.half} for name, curve in got.curves.items()}
+    return {"values": dict(got.values), "half": dict(got.half), "curves": curves, "notes": list(got.notes)}
 
 
-def _lines(rate: Rate | None) -> str:
-    if rate is None:
-        return ""
-    low, high = rate.interval
-    return f"{100 * rate.score:.0f}\n[dim]{100 * low:.0f}-{100 * high:.0f}[/dim]"
-
-
-def _words(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{rate.score:.1%} ({low:.1%} to {high:.1%}, {rate.hits} of {rate.n})"
+def _effective(results: Sequence[Result], threshold: float) -> list[dict[str, Any]]:
+    """Of suites of several tasks, where these do not differ in a number only."""
+    found = []
+    for name, members in families([grid for result in results for grid in grids(result)]).items():
+        for model in dict.fromkeys(grid.name for grid in members):
+            mine = [grid for grid in members if grid.name == model]
+            by_length = means(mine)
+            if len(mine) > 1 and by_length and not mine[0].labels:
+                thresholds = {"published": threshold, "own": own_threshold(by_length)}
+                lengths = {kind: effective_length(by_length, threshold=least) for kind, least in thresholds.items()}
+                told = [{"length": at, "mean": mean} for at, mean in by_length.items()]
+                weighted = {way: weighted_mean(by_length, rising=way == "rising") for way in ("rising", "falling")}
+                about = {"suite": name, "model": model, "means": told, "weighted": weighted}
+                found.append({**about, "thresholds": thresholds, "lengths": lengths})
+    return found

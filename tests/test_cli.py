@@ -91,15 +91,18 @@ def test_a_page_of_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "--help"]) == 0
     assert capsys.readouterr().out == (
         "farfield report [group=name ...] [key=value ...]: turn results into tables, pictures and a page\n"
-        "Writes report.html and PNG pictures beside the results.\n"
+        "Writes report.html, report.csv, report.md and PNG pictures beside the results.\n"
         "\n"
         "settings (key=default)\n"
         "  results=[results]  result files, folders that hold them at any depth, and folders of runs\n"
-        "  out=null           where pictures and page go; null: the first of results\n"
+        "  compare=null       two result files or folders, first,second: paired tests instead, on the same samples\n"
+        "  out=null           where pictures and page go; null: the first of results, and nowhere with compare\n"
+        "  threshold=0.856    what the mean over tasks exceeds at an effective length (as published for RULER)\n"
         f"\n{usage.OPTIONS}\n"
         "\n"
         "examples\n"
         "  farfield report results=[results/retnet,results/attention]\n"
+        "  farfield report compare=results/retnet,results/attention\n"
     )
 
 

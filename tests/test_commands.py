@@ -69,7 +69,14 @@ def test_a_needle_grid_is_evaluated_reported_and_not_done_twice(place: Path) -> 
     (result,) = first["results"]  # type: ignore[misc]  # plain JSON
     assert result["finished"] == result["cells"] == 6
     assert result["prefilled"] < result["naive"]
-    for name in ("needle.jsonl", "heat_map.png", "curves.png", "report.html"):
+    for name in (
+        "needle.jsonl",
+        "needle_heat_map.png",
+        "needle_by_length.png",
+        "report.html",
+        "report.csv",
+        "report.md",
+    ):
         assert (place / "results/recall" / name).stat().st_size > 0
     before = (place / "results/recall/needle.jsonl").read_text(encoding="utf-8")
     assert plain(place, *words)["results"] == first["results"]

@@ -49,6 +49,9 @@ NAMING = ("architecture", "size", "memory", "augmentation", "data")
 # What may be meant by a setting that is none, where a question can be asked.
 ASKED = " A question with '=' in it is given as question='...'."
 
+# The setting whose two values may stand without brackets.
+PAIR = "compare"
+
 # A sweep of more combinations than this is checked up to here before the first job starts.
 CHECKED = 200
 
@@ -206,7 +209,7 @@ def _prepare(
     keys, groups = _known(verb)
     search = [f"hydra.searchpath=[{json.dumps(f'file://{folder.resolve()}', ensure_ascii=False)}]"] if folder else []
     chosen = {re.split(r"[@=]", word.lstrip("+~"))[0] for word in words}
-    for word in words:
+    for word in map(_listed, words):
         _require_known(verb, word, keys | groups.keys())
         override = _parse(word, loader)
         _require_chosen(word, override, groups, chosen, folder)
@@ -219,6 +222,12 @@ def _prepare(
         else:
             search.append(word if override.is_delete() else "++" + word.lstrip("+"))
     return search
+
+
+def _listed(word: str) -> str:
+    """`compare=a,b` as `compare=[a,b]`: it always takes two."""
+    key, _, value = word.partition("=")
+    return f"{key}=[{value}]" if key == PAIR and "," in value and not value.startswith(("[", "'", '"')) else word
 
 
 def _require_known(verb: str, word: str, known: Set[str]) -> None:

@@ -345,4 +345,6 @@ class ReportSettings(Config):
     """`farfield report`."""
 
     results: tuple[Text, ...] = Field(("results",), min_length=1)
+    compare: tuple[Text, Text] | None = None
     out: Text | None = None
+    threshold: float = Field(0.856, ge=0, le=1)

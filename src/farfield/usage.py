@@ -95,8 +95,11 @@ VERBS = {
     ),
     "report": Verb(
         "turn results into tables, pictures and a page",
-        "report.html and PNG pictures beside the results",
-        ("farfield report results=[results/retnet,results/attention]",),
+        "report.html, report.csv, report.md and PNG pictures beside the results",
+        (
+            "farfield report results=[results/retnet,results/attention]",
+            "farfield report compare=results/retnet,results/attention",
+        ),
         "ReportSettings",
         "farfield.benchmarks:report_command",
     ),

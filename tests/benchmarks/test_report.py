@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import subprocess
@@ -9,19 +11,39 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from fake_results import RULER, answers, cell, efficiency, head, measured, needle, perplexity, recall, retrieval, ruler
+from fake_results import write as write_result
 from oracle import Bytes, Lookup, Numbers
 from rich.console import Console
 
+from farfield.benchmarks import canvas
+from farfield.benchmarks.exports import as_csv, as_markdown
+from farfield.benchmarks.figures import by_depth, by_label, by_length, heat_map, pictures
 from farfield.benchmarks.grid import Grid, grids, short
-from farfield.benchmarks.report import curves, heat_map, page, read_result, summary, tables, wilson, write
-from farfield.benchmarks.results import Answers, Result
+from farfield.benchmarks.intervals import wilson
+from farfield.benchmarks.report import summary, write
+from farfield.benchmarks.results import Measured, Result, read_result
 from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
+from farfield.benchmarks.tables import Table, tables
+from farfield.benchmarks.terminal import drawn
 from farfield.config import read
 
 IDS = Numbers(128)
+THRESHOLD = 0.856
+
+
+def written(results: list[Result], folder: Path) -> list[Path]:
+    return write(results, tables(results, THRESHOLD), folder)
+
+
+def entries(table: Table) -> dict[tuple[str, ...], list[str]]:
+    """The texts of a table by the heads of their rows; heads that are left out are those of the row above."""
+    found, above = {}, ("",)
+    for row in table.rows:
+        above = (row.heads[0] or above[0], *row.heads[1:])
+        found[above] = [entry.text for entry in row.entries]
+    return found
 
 
 def result(folder: Path, window: int = 1 << 40, name: str = "lookup", **changes: Any) -> Result:
@@ -33,36 +55,8 @@ def result(folder: Path, window: int = 1 << 40, name: str = "lookup", **changes:
 def printed(results: list[Result]) -> str:
     console = Console(width=110, record=True, file=open("/dev/null", "w"), force_terminal=False)  # noqa: SIM115, PTH123
     with console.file:
-        console.print(*tables(results))
+        console.print(*map(drawn, tables(results, THRESHOLD)))
         return console.export_text()
-
-
-@given(n=st.integers(0, 10_000), share=st.floats(0, 1))
-def test_the_interval_holds_the_share_and_shrinks(n: int, share: float) -> None:
-    hits = round(share * n)
-    low, high = wilson(hits, n)
-    assert 0 <= low < high <= 1
-    assert n == 0 or low <= hits / n <= high
-    other_low, other_high = wilson(n - hits, n)
-    assert (other_low, other_high) == pytest.approx((1 - high, 1 - low))
-    more_low, more_high = wilson(4 * hits, 4 * n)
-    assert n == 0 or more_high - more_low < high - low
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    # Published values of the Wilson interval, and 0 of n: the upper end is z² / (n + z²).
-    [
-        (50, 100, 0.4038, 0.5962),
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (1, 29, 0.0061, 0.1718),
-        (0, 20, 0.0, 3.841459 / 23.841459),
-        (20, 20, 1 - 3.841459 / 23.841459, 1.0),
-    ],
-)
-def test_the_interval_has_the_known_values(hits: int, n: int, low: float, high: float) -> None:
-    assert wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_lengths_are_written_short() -> None:
@@ -90,7 +84,7 @@ def test_the_table_has_a_rate_and_an_interval_for_each_cell(tmp_path: Path) -> N
         *[["100", "100", "100", "100"], ["51-100", "51-100", "51-100"]],
         *[["mean", "100", "60", "40"], ["84-100", "39-78", "22-61"]],
     ]
-    notes = "below it the Wilson 95 % interval. * longer than trained (32). Prefilled 3,160 tokens instead of 4,420."
+    notes = "scores are fractions). * longer than trained (32). Prefilled 3,160 tokens instead of 4,420."
     assert notes in " ".join(text.split())
 
 
@@ -99,7 +93,7 @@ def test_unfinished_and_skipped_cells_show_as_what_they_are(tmp_path: Path) -> N
     text = whole.path.read_text().splitlines(keepends=True)
     whole.path.write_text("".join(text[:8]))
     half = read_result(whole.path)
-    said = summary([half])["results"][0]
+    said = summary([half], THRESHOLD)["results"][0]
     assert (said["finished"], said["cells"], said["samples"]) == (7, 15, 28)
     assert [row["samples"] for row in said["lengths"]] == [20, 8, 0]
     assert said["lengths"][2]["score"] is None
@@ -110,15 +104,16 @@ def test_unfinished_and_skipped_cells_show_as_what_they_are(tmp_path: Path) -> N
     assert "nothing finished" in printed([skipped])
     assert len(re.findall(r"│ skipped │", printed([skipped]))) == 2
     reason = "needs a model that tells how likely a continuation is"
-    assert [cell["reason"] for cell in summary([skipped])["results"][0]["skipped"]] == [reason] * 2
-    for path in write([half, skipped], tmp_path):
+    assert [cell["reason"] for cell in summary([skipped], THRESHOLD)["results"][0]["skipped"]] == [reason] * 2
+    for path in written([half, skipped], tmp_path):
         assert path.stat().st_size > 1000
     assert f"Skipped: {reason}." in (tmp_path / "report.html").read_text()
+    assert f",{reason}," in (tmp_path / "report.csv").read_text()
 
 
 def test_the_summary_is_plain_and_adds_up(tmp_path: Path) -> None:
     both = [result(tmp_path, window=40, name="near"), result(tmp_path, name="far")]
-    said = json.loads(json.dumps(summary(both), allow_nan=False))["results"]
+    said = json.loads(json.dumps(summary(both, THRESHOLD), allow_nan=False))["results"]
     assert [entry["model"] for entry in said] == ["near", "far"]
     near, far = said
     assert (far["score"], far["hits"], far["samples"]) == (1.0, 60, 60)
@@ -147,10 +142,10 @@ def test_the_heat_map_shows_the_scores_on_one_scale(tmp_path: Path) -> None:
     one = pixels(heat_map(grids(far), tmp_path / "far.png"))
     none = pixels(heat_map(grids(near), tmp_path / "near.png"))
     both = pixels(heat_map([*grids(far), *grids(near)], tmp_path / "both.png"))
-    assert share(one, high) > 0.3 > 0.05 > share(one, low)
-    assert share(none, low) > 0.3 > 0.05 > share(none, high)
+    assert share(one, high) > 0.25 > 0.05 > share(one, low)
+    assert share(none, low) > 0.25 > 0.05 > share(none, high)
     # A model that fails everywhere is not stretched to the scale of one that does not.
-    assert min(share(both, low), share(both, high)) > 0.2
+    assert min(share(both, low), share(both, high)) > 0.15
     assert both.shape[1] > one.shape[1]
     assert share(one, (214 / 255, 39 / 255, 40 / 255)) > 0.0005  # the line behind the trained length
 
@@ -159,60 +154,207 @@ def test_many_models_and_one_row_fit_in_a_picture(tmp_path: Path) -> None:
     single = result(tmp_path, lengths=[64], depths=1)
     image = pixels(heat_map(grids(single) * 4, tmp_path / "many.png"))
     assert min(image.shape[:2]) > 200
-    assert pixels(curves(grids(single) * 9, tmp_path / "curves.png")).std() > 0.01
+    assert pixels(by_length(grids(single) * 9, tmp_path / "curves.png")).std() > 0.01
 
 
 def test_grids_without_depths_and_without_cells_are_drawn(tmp_path: Path) -> None:
-    answers = Answers(
-        0,
-        2,
-        "generate",
-        [1.0, 0.5],
-        [64, 64],
-        [[], []],
-        ["a", "b"],
-        ["a", "b"],
-        [],
-        ["", "b"],
-        0,
-        "",
-        False,
-        10,
-        20,
-        0.1,
+    got = answers([1.0, 0.5], 64)
+    plain = {"suite": "recall", "metric": "recall", "controls": {}, "lacking": {}, "labels": {}, "source": ""}
+    flat = Grid(
+        "flat",
+        task="recall",
+        lengths=(64, 128),
+        depths=(None,),
+        cells={(64, None): got},
+        skipped={},
+        trained=None,
+        **plain,
     )
-    flat = Grid("flat", "recall", (64, 128), (None,), {(64, None): answers}, {}, None)
-    empty = Grid("empty", "recall", (64,), (0.0, 1.0), {}, {}, 32)
+    empty = Grid("empty", task="recall", lengths=(64,), depths=(0.0, 1.0), cells={}, skipped={}, trained=32, **plain)
     rate = flat.rate(64)
     assert rate is not None
     assert (rate.score, rate.hits, rate.n) == (0.75, 1, 2)
-    assert heat_map([flat, empty], tmp_path / "map.png").stat().st_size > 1000
-    assert curves([flat, empty], tmp_path / "curves.png").stat().st_size > 1000
+    for number, draw in enumerate((heat_map, by_length, by_depth)):
+        assert draw([flat, empty], tmp_path / f"{number}.png").stat().st_size > 1000
 
 
-def test_the_page_stands_alone_and_is_escaped(tmp_path: Path) -> None:
-    evil = result(tmp_path, name="<b>bold & 'quoted'")
-    paths = write([evil, result(tmp_path, window=40, name="near")], tmp_path / "out")
-    assert [path.name for path in paths] == ["heat_map.png", "curves.png", "report.html"]
-    html = paths[-1].read_text(encoding="utf-8")
-    assert html == page([evil, read_result(tmp_path / "near" / "needle.jsonl")], paths[:2])
-    assert "<b>" not in html
-    assert "&lt;b&gt;bold &amp; &#x27;quoted&#x27;" in html
-    assert html.count('src="data:image/png;base64,') == 2
-    assert not re.findall(r'(?:src|href)="(?!data:)', html)
-    assert "http" not in html
-    assert "<script" not in html
-    assert np.__version__ in html
-    assert "suite.batch_tokens" in html
-    assert html.count("<table>") == html.count("</table>") - html.count('<table class="facts">') == 2
+def test_every_picture_says_where_its_numbers_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    texts: list[str] = []
+    old = Figure.savefig
+
+    def savefig(figure: Figure, *given: Any, **options: Any) -> None:
+        texts.append(" ".join(text.get_text() for text in figure.texts))
+        old(figure, *given, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    made = pictures(
+        [ruler(tmp_path, "small", 0.8, samples=2, tasks=("vt", "cwe")), recall(tmp_path, "small", 8)], tmp_path / "out"
+    )
+    assert [path.name for path in made] == [
+        "ruler_heat_map.png",
+        "ruler_by_length.png",
+        "recall_heat_map.png",
+        "recall_by_length.png",
+        "recall_by_pairs_1.png",
+    ]
+    assert len(texts) == len(made)
+    for text in texts:
+        for part in ("commit 01234567", "suite ", "model small", "seed 0", "settings "):
+            assert part in text.replace("\n", " ")
+
+
+def test_each_suite_has_the_pictures_of_its_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvas, "DOTS_PER_INCH", 20)
+    results = [
+        needle(tmp_path, "m", 1, depths=3),
+        ruler(tmp_path, "m", 0.8, tasks=("vt", "cwe")),
+        recall(tmp_path, "m", 8),
+    ]
+    results += [perplexity(tmp_path, "m", 0.1), efficiency(tmp_path, "m", 1), retrieval(tmp_path, "m", 0.7)]
+    names = {path.name for path in pictures(results, tmp_path)}
+    assert names == {
+        *("needle_heat_map.png", "needle_by_length.png", "needle_by_depth.png"),
+        *("ruler_heat_map.png", "ruler_by_length.png"),
+        *("recall_heat_map.png", "recall_by_length.png", "recall_by_pairs_1.png"),
+        *("perplexity_by_length.png", "perplexity_loss_by_position.png", "perplexity_context_gain.png"),
+        *("efficiency_by_length.png", "retrieval_bars.png"),
+    }
+
+
+def test_labelled_curves_have_a_panel_for_each_length(tmp_path: Path) -> None:
+    every = grids(recall(tmp_path, "small", 8))
+    wide = pixels(by_label(every, tmp_path / "all.png", "recall"))
+    narrow = pixels(by_label([grid for grid in every if grid.labels["pairs"] < 16], tmp_path / "two.png", "recall"))
+    assert wide.shape == narrow.shape
+
+
+def test_ruler_has_a_table_of_tasks_with_means_effective_length_and_controls(tmp_path: Path) -> None:
+    both = [ruler(tmp_path, "strong", 0.99), ruler(tmp_path, "weak", 0.5)]
+    (table,) = tables(both, THRESHOLD)
+    shown = entries(table)
+    assert list(shown)[:4] == [
+        ("niah_single_1", "strong"),
+        ("niah_single_1", "weak"),
+        ("niah_single_2", "strong"),
+        ("niah_single_2", "weak"),
+    ]
+    assert table.columns == ("256", "512", "1k", "2k*", "4k*")
+    assert shown["qa_1", "weak"][0] == "skipped"
+    columns = [[shown[task, "weak"][at] for task in RULER] for at in (1, 4)]
+    scores = [both[1].cells[got].scores for got in both[1].cells if got.length == 512 and got.condition == "full"]
+    assert [float(text) for text in columns[0]] == [round(100 * np.mean(one)) for one in scores]
+    assert shown["mean of 13", "weak"][1] == f"{100 * np.mean([np.mean(one) for one in scores]):.1f}"
+    assert shown["mean of 13", "weak"][0].endswith("†")
+    assert float(shown["gold only, mean", "weak"][2]) > 90 > 10 > float(shown["no context, mean", "weak"][2])
+    notes = "\n".join(table.notes)
+    assert "above 85.6%): strong none, weak none." in notes
+    assert "weak: 10 ties within rounding, in 5 of 192 cells." in notes
+    assert "Skipped: qa_1: 256 tokens are too short: 512 is the least." in notes
+
+
+def test_the_effective_length_is_of_all_tasks(tmp_path: Path) -> None:
+    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
+    scores = {
+        ("one", 256): [1.0] * 4,
+        ("two", 256): [1.0, 1.0, 1.0, 0.5],
+        ("one", 512): [1.0] * 4,
+        ("two", 512): [1.0, 0, 0, 0],
+    }
+    records = [cell(task, answers(got, length), length) for (task, length), got in scores.items()]
+    records.append(cell("one", answers([1.0] * 4, 1024), 1024))
+    found = write_result(tmp_path / "ruler.jsonl", head("ruler", "model", tasks), records)
+    notes = "\n".join(tables([found], THRESHOLD)[0].notes)
+    # The mean at 256 is 93.75 %, at 512 62.5 %; at 1024 only one of the two has been asked.
+    assert "Effective length (mean over all tasks above 85.6%): model 256." in notes
+    assert "† mean" in notes
+    (told,) = summary([found], THRESHOLD)["effective"]
+    assert told["means"] == [{"length": 256, "mean": 0.9375}, {"length": 512, "mean": 0.625}]
+    assert told["lengths"] == {"published": 256, "own": 256}
+    assert told["weighted"]["rising"] == pytest.approx((0.9375 + 2 * 0.625) / 3)
+
+
+def test_tasks_that_differ_in_a_number_stand_in_its_order(tmp_path: Path) -> None:
+    (table,) = tables([recall(tmp_path, "small", 8)], THRESHOLD)
+    assert table.title == "recall: mqar by pairs"
+    assert [row.heads[0] for row in table.rows][:5] == [f"pairs {pairs}" for pairs in (4, 8, 16, 32, 64)]
+    assert not any("ffective" in note for note in table.notes)
+
+
+def test_what_was_measured_is_a_table_of_values_with_their_intervals(tmp_path: Path) -> None:
+    (table,) = tables([retrieval(tmp_path, "lexical", 0.7)], THRESHOLD)
+    assert table.columns == ("ndcg at 10", "recall at 10", "mrr")
+    assert entries(table)["scifact", "lexical"] == ["0.7000", "0.7000", "0.6500"]
+    assert table.rows[0].entries[2].small == "±0.0300"
+    long = Measured({"prefill": 12345.6, "state": 0.0}, {"prefill": 12.0}, {"prefill": "tokens/s"}, notes=["Hot."])
+    made = write_result(
+        tmp_path / "efficiency.jsonl",
+        head("efficiency", "m", {"cost": {}}),
+        [measured("cost", long, 256), measured("cost", long, 512)],
+    )
+    (table,) = tables([made], THRESHOLD)
+    assert entries(table) == {
+        ("cost: prefill, tokens/s", "m"): ["12,346", "12,346", "", "", ""],
+        ("cost: state", "m"): ["0", "0", "", "", ""],
+    }
+    assert table.rows[0].entries[0].small == "±12"
+    assert table.notes == ("± half of the 95 % interval.", "Hot. (m, cost at 256; m, cost at 512)")
+
+
+def test_capped_and_unfilled_cells_are_noted(tmp_path: Path) -> None:
+    tasks = {"one": {"scoring": "generate", "placed": True}}
+    got = answers([1.0], 256, 0.5, capped=True, unfilled="The text has no more.")
+    found = write_result(
+        tmp_path / "needle.jsonl", head("needle", "m", tasks, depths=[0.5, 1.0]), [cell("one", got, 256, 0.5)]
+    )
+    (table,) = tables([found], THRESHOLD)
+    assert "m: 1 of 1 cells were closed early, their time was over." in table.notes
+    assert "Not filled at 256: The text has no more." in table.notes
+
+
+def test_other_settings_side_by_side_are_said(tmp_path: Path) -> None:
+    both = [result(tmp_path, name="a"), result(tmp_path, name="b", samples=2)]
+    assert "Not all were asked the same: samples 4 and 2." in tables(both, THRESHOLD)[-1].notes
+
+
+def test_a_line_of_csv_for_each_cell(tmp_path: Path) -> None:
+    evil = "=cmd|' /C calc'!A0"
+    results = [ruler(tmp_path, evil, 0.9, samples=4), retrieval(tmp_path, "lexical", 0.7)]
+    rows = list(csv.DictReader(io.StringIO(as_csv(results))))
+    assert len(rows) == len(results[0].cells) + len(results[0].skipped) + 9
+    assert {row["model"] for row in rows} == {f"'{evil}", "lexical"}
+    first = next(row for row in rows if row["task"] == "vt" and row["length"] == "512" and row["condition"] == "full")
+    scores = next(
+        got.scores for at, got in results[0].cells.items() if (at.task, at.length, at.condition) == ("vt", 512, "full")
+    )
+    assert float(first["value"]) == np.mean(scores)
+    assert float(first["low"]) < float(first["value"]) < float(first["high"])
+    assert (first["depth"], first["samples"], first["seed"]) == ("", "4", "0")
+    (skipped,) = [row for row in rows if row["skipped"]]
+    assert (skipped["value"], skipped["task"], skipped["length"]) == ("", "qa_1", "256")
+    assert [row["value"] for row in rows if row["value_name"] == "mrr" and row["task"] == "scifact"] == [
+        str(0.7 - 0.05)
+    ]
+
+
+def test_markdown_has_the_tables_and_no_markup_of_others(tmp_path: Path) -> None:
+    results = [ruler(tmp_path, "<b>|pipe", 0.9, samples=4)]
+    text = as_markdown(tables(results, THRESHOLD), results)
+    assert "<b>" not in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert lines[1] == "| :-- | :-- | --: | --: | --: | --: | --: |"
+    assert "commit 01234567" in text
 
 
 def test_text_and_token_results_stand_in_one_report(tmp_path: Path) -> None:
     suite = NeedleSuite(lengths=(300,), depths=2, samples=2, controls=())
     text = read_result(evaluate(suite, Lookup(Bytes(), name="bytes"), tmp_path / "bytes").path)
-    names = [(entry["model"], entry["task"]) for entry in summary([text, result(tmp_path)])["results"]]
+    names = [(entry["model"], entry["task"]) for entry in summary([text, result(tmp_path)], THRESHOLD)["results"]]
     assert names == [("bytes", "needle_text"), ("lookup", "needle_tokens")]
-    assert len(write([text, result(tmp_path)], tmp_path)) == 3
+    names = {path.name for path in written([text, result(tmp_path)], tmp_path)}
+    assert {"report.html", "report.csv", "report.md", "needle_heat_map.png"} <= names
 
 
 def test_importing_tasks_runner_and_report_loads_neither_torch_nor_matplotlib() -> None:

@@ -1,0 +1,111 @@
+"use strict";
+
+// Elements of text nodes only: whatever a model wrote stays text.
+function el(tag, attributes, ...children) {
+  const made = tag.startsWith("svg:")
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4))
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "style") for (const [key, one] of Object.entries(value)) made.style.setProperty(key, one);
+    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child !== null && child !== undefined) made.append(child);
+  }
+  return made;
+}
+
+const unique = (values) => [...new Set(values)];
+
+// 1024 -> 1k, 1048576 -> 1M; other numbers in full.
+function short(length) {
+  for (const [size, letter] of [[2 ** 20, "M"], [2 ** 10, "k"]]) {
+    if (length >= size && length % size === 0) return length / size + letter;
+  }
+  return String(length);
+}
+
+function figure(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e4 || size < 1e-3) {
+    return Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
+  }
+  return Intl.NumberFormat("en", { maximumSignificantDigits: 4 }).format(value);
+}
+
+// Even to the eye from dark to light, and told apart by readers who do not see red and green: matplotlib's cividis.
+const SCALE = [[0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115], [138, 134, 120], [165, 156, 116],
+  [195, 180, 105], [225, 204, 85], [254, 232, 56]];
+
+function colour(share) {
+  const at = Math.min(Math.max(share, 0), 1) * (SCALE.length - 1), low = Math.min(Math.floor(at), SCALE.length - 2);
+  const mixed = SCALE[low].map((part, index) => Math.round(part + (SCALE[low + 1][index] - part) * (at - low)));
+  return { "background-color": `rgb(${mixed})`, color: share > 0.5 ? "#111" : "#fff" };
+}
+
+function gradient() {
+  return `linear-gradient(90deg, ${SCALE.map((stop) => `rgb(${stop})`)})`;
+}
+
+const DASHES = { full: null, retrieved: "8 3 2 3", remembered: "9 2", gold_only: "6 3", no_context: "2 3", memory_off: "4 2",
+  memory_shuffled: "1 2" };
+
+function lineKey(series) {
+  const made = series.map((one) => el("li", null,
+    el("svg:svg", { viewBox: "0 0 26 10", "aria-hidden": "true" },
+      el("svg:line", { x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": 2, "stroke-dasharray": one.dash, style: { stroke: one.stroke } })),
+    one.name));
+  return el("ul", { class: "key" }, made);
+}
+
+function ticksOf(low, high) {
+  const step = 10 ** Math.floor(Math.log10((high - low) / 3 || 1));
+  const size = [1, 2, 5, 10].map((times) => times * step).find((one) => (high - low) / one <= 5) || 1;
+  const found = [];
+  for (let at = Math.ceil(low / size) * size; at <= high + 1e-9 * size; at += size) found.push(Math.abs(at) < 1e-9 * size ? 0 : at);
+  return found;
+}
+
+// Lines with bands against lengths (powers of two apart evenly): series of {name, stroke, dash, points: [{x, y, low, high}]}.
+function lineChart(title, series, { percent = false, across = "length, tokens", up = "", vertical = null, even = false } = {}) {
+  const wide = 320, high = 190, left = 44, right = 10, top = 16, bottom = 34;
+  const points = series.flatMap((one) => one.points);
+  if (!points.length) return null;
+  const xs = unique(points.map((point) => point.x)).sort((a, b) => a - b);
+  const ends = points.flatMap((point) => [point.low ?? point.y, point.high ?? point.y, point.y]);
+  const least = percent ? 0 : Math.min(...ends), most = percent ? 100 : Math.max(...ends);
+  const pad = percent ? 3 : (most - least || Math.abs(most) || 1) * 0.08;
+  const bend = xs[0] > 0 && !even ? Math.log2 : (x) => x;
+  const [first, last] = [bend(xs[0]), bend(xs[xs.length - 1])];
+  const x = (value) => left + (last === first ? 0.5 : (bend(value) - first) / (last - first)) * (wide - left - right);
+  const y = (value) => top + (1 - (value - least + pad) / (most - least + 2 * pad)) * (high - top - bottom);
+  const every = Math.ceil(xs.length / 7);
+  const frame = [
+    ...(percent ? [0, 25, 50, 75, 100] : ticksOf(least, most)).map((at) => [
+      el("svg:line", { class: "grid", x1: left, x2: wide - right, y1: y(at), y2: y(at) }),
+      el("svg:text", { x: left - 5, y: y(at) + 3.5, "text-anchor": "end" }, figure(at)),
+    ]),
+    ...xs.filter((_, index) => index % every === 0).map((at) =>
+      el("svg:text", { x: x(at), y: high - bottom + 14, "text-anchor": "middle" }, Number.isInteger(at) ? short(at) : figure(at))),
+    el("svg:text", { x: (left + wide - right) / 2, y: high - 3, "text-anchor": "middle" }, across),
+    up && el("svg:text", { x: 2, y: 6, "text-anchor": "start" }, up),
+    vertical && el("svg:line", { x1: x(vertical), x2: x(vertical), y1: top, y2: high - bottom, "stroke-dasharray": "4 3", style: { stroke: "#d6303a" } }),
+  ];
+  const drawn = series.filter((one) => one.points.length).map((one) => {
+    const sorted = [...one.points].sort((a, b) => a.x - b.x);
+    const banded = sorted.filter((point) => point.low !== undefined && point.low !== null);
+    const edge = [...banded.map((point) => [point.x, point.high]), ...[...banded].reverse().map((point) => [point.x, point.low])];
+    const place = (at, value) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`;
+    return el("svg:g", null,
+      banded.length > 1 && el("svg:polygon", { points: edge.map(([at, value]) => place(at, value)).join(" "), opacity: 0.13, style: { fill: one.stroke } }),
+      el("svg:polyline", { points: sorted.map((point) => place(point.x, point.y)).join(" "), fill: "none", "stroke-width": one.thin ? 1 : 1.8, "stroke-dasharray": one.dash, style: { stroke: one.stroke } }),
+      sorted.map((point) => el("svg:circle", { cx: x(point.x), cy: y(point.y), r: one.thin ? 1 : one.dash ? 1.6 : 3, style: { fill: one.stroke } },
+        el("svg:title", null, `${one.name}, ${short(point.x)}: ${figure(point.y)}${percent ? " %" : ""}`))));
+  });
+  const said = `${title}: ${series.length} lines against ${across}`;
+  return el("figure", { class: "chart" }, el("h3", null, title),
+    el("svg:svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": said }, frame.filter(Boolean), drawn));
+}

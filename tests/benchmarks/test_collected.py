@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_results import needle, recall, ruler
+
+from farfield.benchmarks.collected import collected
+from farfield.config import DataError
+
+
+def names(places: list[Path]) -> list[tuple[str, str]]:
+    return [(str(result.head["suite"]), result.name) for result in collected(places).results]
+
+
+def test_every_file_that_begins_like_a_result_is_found_at_any_depth(tmp_path: Path) -> None:
+    needle(tmp_path, "deep/model", 1, samples=1)
+    recall(tmp_path, "model", 8)
+    (tmp_path / "model" / "speed.jsonl").write_text('{"record": "row", "tokens": 3}\n')
+    (tmp_path / "model" / "notes.jsonl").write_text("not JSON\n")
+    (tmp_path / "model" / "empty.jsonl").write_text("")
+    assert names([tmp_path]) == [("needle", "deep/model"), ("recall", "model")]
+    assert names([tmp_path, tmp_path / "model"]) == names([tmp_path])
+
+
+def test_files_that_were_kept_aside_are_read_where_they_are_named_only(tmp_path: Path) -> None:
+    path = recall(tmp_path, "model", 8).path
+    aside = path.with_name("recall.1.jsonl")
+    aside.write_bytes(path.read_bytes())
+    assert len(names([tmp_path])) == 1
+    assert names([aside]) == [("recall", "model")]
+
+
+def test_models_that_are_called_alike_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        recall(tmp_path / folder, "model", 8)
+    assert names([tmp_path]) == [("recall", "model (one/model)"), ("recall", "model (two/model)")]
+
+
+def test_half_a_file_is_reported_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = ruler(tmp_path, "model", 0.9, samples=1).path
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    (result,) = collected([tmp_path]).results
+    assert 10 < len(result.cells) < 190
+
+
+def test_an_unusable_file_is_left_out_and_said(tmp_path: Path) -> None:
+    good, bad = recall(tmp_path, "good", 8).path, recall(tmp_path, "bad", 8).path
+    bad.write_text(bad.read_text().replace('"format": 2', '"format": 1', 1))
+    found = collected([tmp_path])
+    assert [result.path for result in found.results] == [good]
+    assert found.notes == [f"left out: {bad}: format 1 given, this version reads 2. Evaluate again."]
+    with pytest.raises(DataError, match="format 1 given"):
+        collected([bad])
+    with pytest.raises(DataError, match="format 1 given"):
+        collected([bad.parent])
+
+
+def test_places_that_are_not_there_are_refused_in_one_line(tmp_path: Path) -> None:
+    recall(tmp_path, "model", 8)
+    with pytest.raises(DataError, match=r"modle: no such file or folder. Did you mean '.*model'\?"):
+        collected([tmp_path / "modle"])
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"nothing: no results in it. `farfield evaluate"):
+        collected([tmp_path / "nothing"])

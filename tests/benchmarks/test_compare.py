@@ -68,7 +68,7 @@ def test_probabilities_are_corrected_over_the_tasks_and_not_over_their_sum(tmp_p
         "0.0",
         "100.0",
         "+100.0",
-        "32.4 to 100.0",
+        "29.2 to 100.0",
         "0.0312",
         "0.0625",
         "6",

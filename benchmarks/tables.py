@@ -150,7 +150,8 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
         notes.append("* longer than trained.")
     notes += remarks(members)
     columns = tuple(_length(length, members) for length in lengths)
-    return Table(members[0].suite, name, ("task", "model"), columns, tuple(rows), (*notes, *_reasons(members)), paths)
+    title = name if members[0].labels else f"{name}: tasks by length"
+    return Table(members[0].suite, title, ("task", "model"), columns, tuple(rows), (*notes, *_reasons(members)), paths)
 
 
 def _means(members: Sequence[Grid], models: Sequence[str], lengths: Sequence[int]) -> Iterator[Row]:
@@ -220,7 +221,7 @@ def _values(suite: str, series: Sequence[Series], paths: tuple[str, ...]) -> Tab
     spread = ["± half of the 95 % interval."] if any(got.half for *_, got in cells) else []
     told = (f"{note} ({'; '.join(places)})" for note, places in notes.items())
     said = (*spread, *told, *(f"Skipped: {reason.rstrip('.')}." for reason in skipped))
-    return Table(suite, suite, ("measured", "model"), columns, tuple(rows), said, paths)
+    return Table(suite, f"{suite}: what was measured", ("measured", "model"), columns, tuple(rows), said, paths)
 
 
 def _by_length(series: Sequence[Series], lengths: Sequence[int], called: Mapping[str, str]) -> Iterator[Row]:

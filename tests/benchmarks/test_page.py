@@ -20,7 +20,10 @@ from farfield.benchmarks.page import page
 from farfield.benchmarks.results import Result
 from farfield.benchmarks.tables import tables
 
-HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><!-- \u2028 'quoted' &amp; \\u003c"
+HOSTILE = (
+    "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
+    "<!-- \u2028 'quoted' &amp; \\u003c"
+)
 VOID = {"meta", "link", "img", "br", "input"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measured_pictures"]
 
+PANELS = 12  # of all values, else of the first one of each task
 WIDE = 20.0  # an axis of values that are so many times as large as the least is logarithmic
 
 
@@ -39,6 +40,8 @@ def measured_pictures(suite: str, series: Sequence[Series], folder: Path, said: 
 def _against_length(suite: str, series: Sequence[Series], path: Path, said: str) -> Path:
     """A panel for each task and value, a line for each model and condition."""
     shown = [(task, name) for task in _tasks(series) for name in _values(series, task)]
+    if len(shown) > PANELS:
+        shown = [(task, _values(series, task)[0]) for task in _tasks(series)]
     canvas = Canvas(len(shown), 2.7, 1.9, f"{suite}: against length", said)
     names = _names(series)
     for panel, (task, name) in zip(canvas.panels, shown, strict=False):
@@ -84,29 +87,45 @@ def _curves(suite: str, name: str, series: Sequence[Series], path: Path, said: s
 
 
 def _bars(suite: str, series: Sequence[Series], path: Path, said: str) -> Path:
-    """A panel for each value, a group of bars for each task, a bar for each model."""
-    tasks, lines = _tasks(series), _lines(series)
-    names = list(dict.fromkeys(name for task in tasks for name in _values(series, task)))
-    canvas = Canvas(len(names), max(2.4, 0.3 + 0.2 * len(tasks) * (len(lines) + 1)), 2.0, suite, said, columns=3)
+    """A panel for each value, a group of bars for each task, a bar for each model.
+
+    Tasks that are called `collection.method` are grouped by collection, a bar for each method.
+    """
+    bars = [(*_placed(one, condition, series), got) for one in series for (condition, _), got in one.cells.items()]
+    groups = list(dict.fromkeys(group for group, *_ in bars))
+    lines = list(dict.fromkeys(label for _, label, _ in bars))
+    names = list(dict.fromkeys(name for *_, got in bars for name in got.values))
+    wide = max(2.4, 0.3 + 0.2 * len(groups) * (len(lines) + 1))
+    canvas = Canvas(len(names), wide, 2.0, suite, said, columns=max(1, int(12 / wide)))
     width = 0.8 / len(lines)
     for panel, name in zip(canvas.panels, names, strict=False):
-        for one in series:
-            for (condition, _), got in one.cells.items():
-                if name not in got.values:
-                    continue
-                number, value = lines.index(_label(one, condition)), got.values[name]
-                at = tasks.index(one.task) + (number - (len(lines) - 1) / 2) * width
-                style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": _label(one, condition)}
-                panel.bar(at, value, 0.9 * width, yerr=got.half.get(name), error_kw={"linewidth": 0.8}, **style)
-                top = (at, value + got.half.get(name, 0.0))
-                panel.annotate(f"{value:.3g}", top, (0, 2), textcoords="offset points", ha="center", fontsize=6)
-        turned: dict[str, Any] = {"rotation": 20, "ha": "right"} if sum(map(len, tasks)) > 24 else {}
-        panel.set_xticks(range(len(tasks)), labels=tasks, **turned)
+        for group, label, got in bars:
+            if name in got.values:
+                number = lines.index(label)
+                at = groups.index(group) + (number - (len(lines) - 1) / 2) * width
+                _bar(panel, at, 0.9 * width, number, label, got.values[name], got.half.get(name))
+        turned: dict[str, Any] = {"rotation": 20, "ha": "right"} if sum(map(len, groups)) > 24 else {}
+        panel.set_xticks(range(len(groups)), labels=groups, **turned)
         tidy(panel, name.replace("_", " "))
         panel.grid(False, axis="x")
         panel.margins(y=0.12)
     canvas.legend()
     return canvas.save(path)
+
+
+def _bar(panel: Axes, at: float, width: float, number: int, label: str, value: float, half: float | None) -> None:
+    colour = COLOURS[number % len(COLOURS)]
+    panel.bar(at, value, width, yerr=half, error_kw={"linewidth": 0.8}, color=colour, label=label)
+    top = (at, value + (half or 0.0))
+    panel.annotate(f"{value:.3g}", top, (0, 2), textcoords="offset points", ha="center", fontsize=6)
+
+
+def _placed(one: Series, condition: Condition, series: Sequence[Series]) -> tuple[str, str]:
+    """The group and the label of a bar."""
+    group, _, method = one.task.rpartition(".")
+    if not group:
+        return one.task, _label(one, condition)
+    return group, method if len(_names(series)) == 1 else f"{_label(one, condition)}, {method}"
 
 
 def _points(
@@ -150,11 +169,6 @@ def _values(series: Sequence[Series], task: str) -> list[str]:
 
 def _names(series: Sequence[Series]) -> list[str]:
     return list(dict.fromkeys(one.name for one in series))
-
-
-def _lines(series: Sequence[Series]) -> list[str]:
-    """What bars stand for, in the order of their colours."""
-    return list(dict.fromkeys(_label(one, condition) for one in series for condition in one.conditions))
 
 
 def _label(one: Series, condition: Condition) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from farfield.benchmarks.intervals import Z, half_width
+from farfield.benchmarks.spread import NORMAL, mean_half
 
 __all__ = ["Paired", "holm", "mcnemar", "paired", "sign_flips"]
 
@@ -49,11 +49,12 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     if all(value in (0, 1) for value in (*first, *second)):
         gained, lost = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
         up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-        half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+        half = NORMAL * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
         low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
         return Paired(n, *means, low, high, mcnemar(gained, lost), "McNemar, exact")
     differences = [b - a for a, b in pairs]
-    half = half_width(differences) if n > 1 else math.inf
+    spread = mean_half(differences)
+    half = math.inf if spread is None else spread  # one pair tells nothing of the spread
     middle, test = means[1] - means[0], "permutation" + (", exact" if _few(differences) else "")
     return Paired(n, *means, middle - half, middle + half, sign_flips(differences), test)
 

@@ -144,7 +144,7 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
     notes = [f"{' / '.join(dict.fromkeys(grid.metric for grid in members)).capitalize()} in %.", WILSON]
     if several:
         rows += _means(members, models, lengths)
-        notes += _lengths_notes(members, models, threshold)
+        notes += _mean_notes(members, models, threshold)
     rows += _control_rows(members, models, lengths, several)
     if any("*" in _length(length, members) for length in lengths):
         notes.append("* longer than trained.")
@@ -178,24 +178,20 @@ def _control_rows(
             begins = False
 
 
-def _lengths_notes(members: Sequence[Grid], models: Sequence[str], threshold: float) -> Iterator[str]:
-    """The effective lengths and weighted means of each model, where tasks are no kin that differ in a number."""
-    if members[0].labels:
-        return
+def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float) -> Iterator[str]:
+    """The effective lengths and weighted means of each model, but for tasks that differ in a number only."""
     found = {model: means([grid for grid in members if grid.name == model]) for model in models}
     there = {model: one for model, one in found.items() if one}
-    published = [f"{model} {_effective(one, threshold)}" for model, one in there.items()]
-    own = [f"{model} {_effective(one, own_threshold(one))}" for model, one in there.items()]
-    weighted = [
-        f"{model} {100 * weighted_mean(one, rising=True):.1f} / {100 * weighted_mean(one, rising=False):.1f}"
-        for model, one in there.items()
-    ]
-    if there:
+    if there and not members[0].labels:
+        published = [f"{model} {_effective(one, threshold)}" for model, one in there.items()]
+        own = [f"{model} {_effective(one, own_threshold(one))}" for model, one in there.items()]
+        ways = {model: [100 * weighted_mean(one, rising=way) for way in (True, False)] for model, one in there.items()}
+        weighted = [f"{model} {long:.1f} / {brief:.1f}" for model, (long, brief) in ways.items()]
         yield f"Effective length (mean over all tasks above {threshold:.1%}): {', '.join(published)}."
         yield f"Effective length (above 85 % of the own mean on short texts): {', '.join(own)}."
         yield f"Means weighted towards long / short texts: {', '.join(weighted)}."
     if any(len(one) < len(_lengths(members)) for one in found.values()):
-        yield "† mean of the tasks that can be asked at this length; it counts in none of these."
+        yield "† mean of the tasks that are finished at this length; it counts in no effective length."
 
 
 def _effective(one: Mapping[int, float], threshold: float) -> str:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farfield.benchmarks.intervals import half_width, mean_interval, student, wilson
+from farfield.benchmarks.intervals import mean_interval, wilson
 
 
 @given(n=st.integers(0, 10_000), share=st.floats(0, 1))
@@ -36,20 +36,11 @@ def test_the_interval_has_the_known_values(hits: int, n: int, low: float, high: 
     assert wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
 
 
-@pytest.mark.parametrize(
-    ("freedom", "quantile"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (9, 2.2622), (30, 2.0423), (1000, 1.9623)],
-)
-def test_the_quantiles_are_those_of_the_tables(freedom: int, quantile: float) -> None:
-    assert student(freedom) == pytest.approx(quantile, rel=1.5e-3)
-
-
 def test_fractions_have_the_interval_of_their_mean() -> None:
     scores = [0.25, 0.5, 0.75, 1.0, 0.5]
     mean, deviation = np.mean(scores), np.std(scores, ddof=1)
     half = 2.7764 * deviation / np.sqrt(5)
-    assert half_width(scores) == pytest.approx(half, rel=1e-3)
-    assert mean_interval(scores) == pytest.approx((mean - half, mean + half), rel=1e-3)
+    assert mean_interval(scores) == pytest.approx((mean - half, mean + half), rel=1e-4)
 
 
 def test_the_interval_stays_within_the_scale_and_never_has_no_width() -> None:

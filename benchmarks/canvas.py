@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "DASHES", "Canvas", "against_length", "line", "tidy"]
+__all__ = ["COLOURS", "DASHES", "Canvas", "against_length", "line", "share_scale", "tidy"]
 
 # Told apart by readers who do not see red and green (Okabe and Ito), and by their markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
@@ -86,6 +86,13 @@ class Canvas:
         return path
 
 
+def share_scale(panels: Sequence[Axes]) -> None:
+    """Gives panels that show the same value the same axis of values."""
+    ends = [panel.get_ylim() for panel in panels]
+    for panel in panels:
+        panel.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+
+
 def tidy(panel: Axes, title: str) -> None:
     """A quiet frame and a title."""
     panel.set_title(title, fontsize=9, color=INK, loc="left")
@@ -117,6 +124,10 @@ def line(
     colour, x = COLOURS[number % len(COLOURS)], [at for at, _ in points]
     style: dict[str, Any] = {"marker": MARKERS[number % len(MARKERS)], "markersize": 3.5, "linewidth": 1.4}
     panel.plot(x, [y for _, y in points], label=label, color=colour, linestyle=DASHES[condition], **style)
-    if ends:
-        low, high = zip(*ends, strict=True)
+    if not ends:
+        return
+    low, high = zip(*ends, strict=True)
+    if len(points) == 1:
+        panel.vlines(x, low, high, color=colour, linewidth=1.0)
+    else:
         panel.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)

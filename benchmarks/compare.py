@@ -67,15 +67,15 @@ def compared(first: Result, second: Result) -> Comparison:
         DataError: they have nothing in common yet.
     """
     answered = {task: _units(first, second, task) for task in first.head["tasks"]}
-    tasks = {task: paired(*units) for task, units in answered.items() if units[0]}
+    tasks = {task: paired(*units, limit=1) for task, units in answered.items() if units[0]}
     measured = {name: paired(*units) for name, units in _measured(first, second)}
     if not tasks and not measured:
         raise DataError(f"compare: {first.path} and {second.path} have no finished cell in common.")
     corrected = holm([one.p for one in (tasks | measured).values()])
     by_name = dict(zip(tasks | measured, corrected, strict=True))
     if len(tasks) > 1:
-        before, after = zip(*answered.values(), strict=True)
-        tasks[ALL] = paired([score for scores in before for score in scores], [s for scores in after for s in scores])
+        before, after = ([score for units in answered.values() for score in units[side]] for side in (0, 1))
+        tasks[ALL] = paired(before, after, limit=1)
     names = [first.name, second.name]
     if names[0] == names[1]:
         names = [str(first.path.parent), str(second.path.parent)]

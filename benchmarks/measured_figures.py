@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from farfield.benchmarks.canvas import COLOURS, Canvas, against_length, line, tidy
+from farfield.benchmarks.canvas import COLOURS, Canvas, against_length, line, share_scale, tidy
 from farfield.benchmarks.grid import CONDITIONS, Series, short
 from farfield.benchmarks.results import Curve
 from farfield.benchmarks.tasks.sample import Condition
@@ -56,6 +56,8 @@ def _against_length(suite: str, series: Sequence[Series], path: Path, said: str)
         panel.set(xlabel="length, tokens", ylabel=unit)
         tidy(panel, f"{task}: {name.replace('_', ' ')}" if len(_tasks(series)) > 1 else name.replace("_", " "))
         _readable(panel)
+    for name in dict.fromkeys(name for _, name in shown):
+        share_scale([panel for panel, (_, called) in zip(canvas.panels, shown, strict=False) if called == name])
     canvas.legend()
     return canvas.save(path)
 
@@ -82,6 +84,7 @@ def _curves(suite: str, name: str, series: Sequence[Series], path: Path, said: s
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_formatter(lambda value, _: short(round(value)))
         tidy(panel, f"{task}, read at {' and '.join(map(short, sorted(lengths)))}")
+    share_scale(canvas.panels[: len(_tasks(having))])
     canvas.legend()
     return canvas.save(path)
 

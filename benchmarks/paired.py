@@ -42,8 +42,8 @@ class Paired:
         return self.second - self.first
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """Compares values that belong together, one or more of them."""
+def paired(first: Sequence[float], second: Sequence[float], limit: float = math.inf) -> Paired:
+    """Compares values that belong together, one or more of them. No difference can be larger than `limit`."""
     pairs, n = list(zip(first, second, strict=True)), len(first)
     means = sum(first) / n, sum(second) / n
     if all(value in (0, 1) for value in (*first, *second)):
@@ -56,7 +56,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     spread = mean_half(differences)
     half = math.inf if spread is None else spread  # one pair tells nothing of the spread
     middle, test = means[1] - means[0], "permutation" + (", exact" if _few(differences) else "")
-    return Paired(n, *means, middle - half, middle + half, sign_flips(differences), test)
+    low, high = max(-limit, middle - half), min(limit, middle + half)
+    return Paired(n, *means, low, high, sign_flips(differences), test)
 
 
 def mcnemar(gained: int, lost: int) -> float:

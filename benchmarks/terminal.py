@@ -22,7 +22,7 @@ def drawn(table: Table) -> Group:
 
     shown = RichTable(box=box.ROUNDED)
     for head in table.heads:
-        shown.add_column(head, justify="right" if len(table.heads) == 1 else "left", overflow="fold")
+        shown.add_column(head, justify="right" if head.endswith("%") else "left", overflow="fold")
     for column in table.columns:
         shown.add_column(column, justify="right")
     for row in table.rows:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fake_results import answers, cell, head, perplexity, recall, retrieval, ruler, write
 
+from farfield import cli
 from farfield.benchmarks.commands import report_command
 from farfield.benchmarks.compare import compared, pairs, plain, table
 from farfield.benchmarks.paired import mcnemar, paired
@@ -38,13 +39,13 @@ def test_depths_of_one_text_are_one_unit(tmp_path: Path) -> None:
     first = made(tmp_path, "a", {("one", 256, 0.0): [1, 0, 0], ("one", 256, 1.0): [1, 1, 1]})
     second = made(tmp_path, "b", {("one", 256, 0.0): [1, 1, 1], ("one", 256, 1.0): [1, 1, 1]})
     one = compared(first, second).tasks["one"]
-    assert one == paired([1.0, 0.5, 0.5], [1.0, 1.0, 1.0])
+    assert one == paired([1.0, 0.5, 0.5], [1.0, 1.0, 1.0], limit=1)
 
 
 def test_questions_about_one_text_are_one_unit(tmp_path: Path) -> None:
     first = made(tmp_path, "a", {("two", 256, None): [1, 0, 1, 1]}, count=2)
     second = made(tmp_path, "b", {("two", 256, None): [0, 0, 1, 1]}, count=2)
-    assert compared(first, second).tasks["two"] == paired([0.5, 1.0], [0.0, 1.0])
+    assert compared(first, second).tasks["two"] == paired([0.5, 1.0], [0.0, 1.0], limit=1)
 
 
 def test_cells_that_only_one_has_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -155,3 +156,12 @@ def test_two_names_stand_with_a_comma(tmp_path: Path) -> None:
         assert read(ReportSettings, compose("report", [word])).compare == ("a", "b/c")
     with pytest.raises(ConfigError, match=r"compare: 1 value given, 2 are needed|compare"):
         read(ReportSettings, compose("report", ["compare=a"]))
+
+
+def test_a_refusal_is_one_line_and_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path, "a", {("two", 256, None): [1]})
+    write(tmp_path / "b" / "needle.jsonl", head("needle", "b", TASKS, depths=[0.0, 1.0], settings={"seed": 3}), [])
+    assert cli.main(["report", f"compare={tmp_path / 'a'},{tmp_path / 'b'}"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].endswith("were not asked the same: seed 0 and 3. Evaluate both with the same settings.")

@@ -65,6 +65,9 @@ def test_other_pairs_are_judged_by_permutation() -> None:
     assert found.difference == pytest.approx(0.25)
     assert found.p == pytest.approx(2 / 8)
     assert found.low < 0.25 < found.high
+    bounded = paired([0.25, 0.5], [0.5, 1.0], limit=1)
+    assert (bounded.low, bounded.high) == (-1, 1)
+    assert paired([0.25], [0.5]).high == math.inf
 
 
 def test_swapping_the_two_turns_the_sign_only() -> None:

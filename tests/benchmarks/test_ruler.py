@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from farfield.benchmarks.tasks.ruler.common_words import LONG, SHORT, SHORTEST
 from farfield.benchmarks.tasks.ruler.frequent_words import ZETA, counted, vocabulary
 from farfield.benchmarks.tasks.ruler.niah import NIAH, SPECS, Niah
 from farfield.benchmarks.tasks.ruler.task import Place, RulerTask
-from farfield.benchmarks.tasks.ruler.words import ADJECTIVES, FIRST, NOUNS
+from farfield.benchmarks.tasks.ruler.words import ADJECTIVES, FIRST, NOUNS, UUIDS, WordList, draw, held, uuids
 from farfield.benchmarks.tasks.sample import LackingError, Sample, Split, Tokenizer, TooShortError
 from farfield.benchmarks.tasks.wording import noise_sentences
 from farfield.benchmarks.tasks.wording_file import Wording
@@ -218,6 +219,26 @@ def test_train_and_test_share_no_key_and_no_value(tasks: Tasks) -> None:
         for split in ("train", "test")
     }
     assert not keys["train"] & keys["test"]
+
+
+def test_no_word_belongs_to_both_splits() -> None:
+    rng = np.random.default_rng(0)
+    for words in (WordList(), WordList(tuple(map(str, range(1003))))):
+        trained, tested = (words.draw(rng, 1 << 20, split) for split in ("train", "test"))
+        assert not set(trained) & set(tested)
+        assert len({*trained, *tested}) == len(trained) + len(tested) == (len(words.own) or len(FIRST) * len(NOUNS))
+        assert (len(tested) > len(trained)) == bool(words.own)
+        few = words.draw(np.random.default_rng(1), 5, "test")
+        assert words.draw(np.random.default_rng(1), 50, "test")[:5] == few
+    train, test = (draw(rng, 4000, 1000, split) for split in ("train", "test"))
+    assert not set(train.tolist()) & set(test.tolist())
+    assert len(set(train.tolist())) == len(set(test.tolist())) == 1000
+    held_out = {
+        split: held(np.array([uuid.UUID(one).int & (UUIDS - 1) for one in uuids(rng, 500, split)]))
+        for split in ("train", "test")
+    }
+    assert held_out["test"].all()
+    assert not held_out["train"].any()
 
 
 def test_the_same_index_gives_the_same_sample_whatever_else_is_asked(tasks: Tasks) -> None:

@@ -38,7 +38,7 @@ class TextNeedle:
 
     def __init__(self, tokenizer: Tokenizer, haystack: Haystack | None, story: Story | None = None) -> None:
         self.tokenizer, self.story = tokenizer, story or Keyed()
-        self.haystacks = {split: haystack or needle_haystack(self.story.others(split), tokenizer) for split in SPLITS}
+        self.haystacks = dict.fromkeys(SPLITS, haystack) if haystack else {}
         self.introduction = self._encode(self.story.introduction)
 
     @property
@@ -51,8 +51,8 @@ class TextNeedle:
 
     @property
     def fingerprint(self) -> str:
-        haystacks = " ".join(dict.fromkeys(haystack.fingerprint for haystack in self.haystacks.values()))
-        return f"{self.name} {VERSION} {self.story.fingerprint} {self.tokenizer.kind} {haystacks}"
+        haystack = self._haystack("test").fingerprint  # by the tokens in it, the tokenizer's too
+        return f"{self.name} {VERSION} {self.story.fingerprint} {self.tokenizer.kind} {haystack}"
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         frames = [
@@ -62,7 +62,7 @@ class TextNeedle:
         largest = max(frames, key=lambda frame: frame.size)
         if length <= largest.size:
             raise too_short(length, len(largest.needles), largest.size + 1)
-        self.haystacks[split].check(length - min(frame.size for frame in frames), length)
+        self._haystack(split).check(length - min(frame.size for frame in frames), length)
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
@@ -83,12 +83,17 @@ class TextNeedle:
         room = length - frame.size
         if room < 1:
             raise too_short(length, len(frame.needles), frame.size + 1)
-        haystack = self.haystacks[split]
+        haystack = self._haystack(split)
         haystack.check(room, length)
         tokens, borders = haystack.take(rng, room, plot.about)
         depths = self.story.depths(rng, float(rng.random()) if depth is None else depth)
         places = [nearest(borders, at * room) for at in depths]
         return lay_out(frame, tokens, places, length=length, seed=seed, version=VERSION)
+
+    def _haystack(self, split: Split) -> Haystack:
+        if split not in self.haystacks:
+            self.haystacks[split] = needle_haystack(self.story.others(split), self.tokenizer)
+        return self.haystacks[split]
 
     def _frame(self, plot: Plot) -> Frame:
         texts = [self._encode(question.text) for question in plot.questions]

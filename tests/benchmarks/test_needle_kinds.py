@@ -71,7 +71,7 @@ def solve(text: str) -> str:
 @pytest.mark.parametrize("scoring", ["generate", "likelihood"])
 @pytest.mark.parametrize("tokenizer", list(TOKENIZERS))
 def test_who_reads_answers_and_who_is_blind_does_not(scoring: str, tokenizer: str, tmp_path: Path) -> None:
-    mapping = {"tasks": [], "lengths": [700], "depths": 3, "samples": 4, "scoring": scoring}
+    mapping = {"tasks": [], "lengths": [700], "depths": 2, "samples": 3, "scoring": scoring}
     suite = read(NeedleSuite, {**mapping, "controls": ["no_context", "gold_only"]})
     asked = TOKENIZERS[tokenizer]
     for name, subject, wanted in (
@@ -103,7 +103,7 @@ def spans(sample: Sample, tokenizer: Tokenizer) -> list[str]:
     split=st.sampled_from(SPLITS),
     among=st.booleans(),
 )
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 def test_a_sample_fills_its_length_and_its_gold_is_where_it_says(
     kind: str, tokenizer: str, seed: int, length: int, depth: float | None, split: Split, among: bool
 ) -> None:
@@ -234,7 +234,7 @@ def test_no_needle_of_a_haystack_of_needles_answers_the_question() -> None:
                 {*sample.text_answers} | ({"and"} if len(sample.text_answers) > 1 else set())
             )
     with pytest.raises(ConfigError, match="passkey hides the only password"):
-        TextNeedle(TOKENIZERS["bytes"], None, Passkey())
+        TextNeedle(TOKENIZERS["bytes"], None, Passkey()).check(0, 1000, 1, "test")
 
 
 @given(
@@ -245,7 +245,7 @@ def test_no_needle_of_a_haystack_of_needles_answers_the_question() -> None:
     disjoint=st.sampled_from(["pairs", "ids"]),
     split=st.sampled_from(SPLITS),
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=60)
 def test_token_mode_hides_what_it_asks(
     seed: int, length: int, kind: str, haystack: Ground, disjoint: Disjoint, split: Split
 ) -> None:

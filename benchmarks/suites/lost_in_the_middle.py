@@ -67,7 +67,9 @@ class LostInTheMiddleSuite(AskedSuite):
         return tuple(made)
 
     def _ids(self, tokenizer: Tokenizer) -> Task:
-        for name, given in (("documents", self.documents or "documents" in self.named), ("kv", self.kv)):
-            if given:
-                raise ConfigError(f"suite.{name}: a file is text, and a model of the ids tokenizer reads none.")
+        if "documents" in self.named:
+            raise ConfigError("suite.tasks: documents is text, and a model of the ids tokenizer reads none. Take kv.")
+        for name, path in {"kv": self.kv, "documents": self.documents, "wording": self.wording}.items():
+            if path is not None:
+                raise ConfigError(f"suite.{name}: text, and a model of the ids tokenizer reads none. Leave it out.")
         return TokenKeyValues(Pairs(tokenizer.vocabulary, self.disjoint), self.pairs, self.query_aware)

@@ -86,6 +86,8 @@ class NeedleSuite(AskedSuite):
         return self._tokens(names, tokenizer) if mode == "tokens" else self._texts(names, tokenizer)
 
     def _tokens(self, names: tuple[str, ...], tokenizer: Tokenizer) -> tuple[Task, ...]:
+        if self.wording is not None:
+            raise ConfigError("suite.wording: text, and a model of the ids tokenizer reads none. Leave it out.")
         pairs = Pairs(tokenizer.vocabulary, self.disjoint)
         plans: dict[str, Plan] = {
             "needle": KeyedPairs(self.needles, self.queries),
@@ -108,7 +110,7 @@ class NeedleSuite(AskedSuite):
         }
         loaded: dict[str, Haystack | None] = {"needles": None}
         for haystack in {self._haystack(name) for name in names} - {"needles"}:
-            loaded[haystack] = load_haystack(haystack, tokenizer, self.repeat)
+            loaded[haystack] = load_haystack(haystack, tokenizer, self.repeat, tuple(GROUNDS))
         return tuple(TextNeedle(tokenizer, loaded[self._haystack(name)], stories[name]) for name in names)
 
     def _haystack(self, name: str) -> str:

@@ -85,8 +85,12 @@ class Haystack:
         return allowed[rng.integers(0, len(allowed), room // int(np.diff(self.starts).min()) + 1)]
 
 
-def load_haystack(haystack: str, tokenizer: Tokenizer, repeat: bool = False) -> Haystack:
+def load_haystack(
+    haystack: str, tokenizer: Tokenizer, repeat: bool = False, known: Sequence[str] = ("noise", "repeat")
+) -> Haystack:
     """The haystack `noise`, `repeat`, or of the text files at a path; with `repeat` they begin anew at their end.
+
+    known: the names that the caller takes, which messages tell
 
     Raises:
         DataError: there is no such file, no text in it, or it is not UTF-8.
@@ -97,7 +101,7 @@ def load_haystack(haystack: str, tokenizer: Tokenizer, repeat: bool = False) -> 
         case "repeat":
             return _tokenised(sentences(REPEATED), tokenizer, "cyclic", "the repeated text")
         case _:
-            text = "\n\n".join(_read(file) for file in _files(haystack))
+            text = "\n\n".join(_read(file) for file in _files(haystack, known))
             if not text.strip():
                 raise DataError(f"haystack: {haystack} has no text.")
             return _tokenised(sentences(text), tokenizer, "cyclic" if repeat else "once", haystack)
@@ -134,7 +138,7 @@ def _tokenised(pieces: Sequence[str], tokenizer: Tokenizer, order: Order, source
     return Haystack(np.concatenate(encoded), starts, order, source)
 
 
-def _files(haystack: str) -> list[Path]:
+def _files(haystack: str, known: Sequence[str]) -> list[Path]:
     path = Path(haystack)
     if path.is_file():
         return [path]
@@ -143,9 +147,9 @@ def _files(haystack: str) -> list[Path]:
         if found:
             return found
         raise DataError(f"haystack: the folder {haystack} has no file that ends in {' or '.join(SUFFIXES)}.")
-    near = difflib.get_close_matches(haystack, ["noise", "repeat"], n=1)
+    near = difflib.get_close_matches(haystack, known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise DataError(f"haystack: '{haystack}' is no file and no folder.{hint} Known: noise, repeat, or a path.")
+    raise DataError(f"haystack: '{haystack}' is no file and no folder.{hint} Known: {', '.join(known)}, or a path.")
 
 
 def _read(file: Path) -> str:

@@ -103,11 +103,16 @@ def test_settings_that_do_not_fit_are_said_in_one_line(mapping: dict[str, Any], 
             Numbers(),
             "needle: no_literal asks what words mean, and mode=tokens has none. Leave it out of suite.tasks.",
         ),
+        (
+            {"wording": "no.yaml"},
+            Numbers(),
+            "suite.wording: text, and a model of the ids tokenizer reads none. Leave it out.",
+        ),
         ({"wording": "no.yaml"}, Bytes(), "wording: no.yaml cannot be read: No such file or directory."),
         (
             {"haystack": "books"},
             Bytes(),
-            "haystack: 'books' is no file and no folder. Known: noise, repeat, or a path.",
+            "haystack: 'books' is no file and no folder. Known: noise, repeat, needles, or a path.",
         ),
     ],
 )

@@ -398,7 +398,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             Bytes(),
             "suite.documents: the task documents needs a file: suite.documents=nq-open-oracle.jsonl.",
         ),
-        ({"kv": "x.jsonl"}, Numbers(), "suite.kv: a file is text, and a model of the ids tokenizer reads none."),
+        ({"kv": "x.jsonl"}, Numbers(), "suite.kv: text, and a model of the ids tokenizer reads none. Leave it out."),
+        (
+            {"tasks": ["documents"], "documents": "x"},
+            Numbers(),
+            "suite.tasks: documents is text, and a model of the ids tokenizer reads none. Take kv.",
+        ),
         ({"kv": "no.jsonl"}, Bytes(), "no.jsonl: cannot be read: No such file or directory."),
     ],
 )

@@ -216,6 +216,13 @@ def test_documents_are_numbered_and_none_but_the_gold_one_answers(
         assert len(replies) == 8
 
 
+def test_prompts_in_pieces_are_the_tokens_of_their_text() -> None:
+    """What is encoded apart is cut where the tokenizer cuts."""
+    for task in (kv("bpe"), documents("bpe")):
+        for sample in task.generate(0, 2000, 4, "test"):
+            assert small_bpe().encode(text_of(sample, "bpe")) == sample.prompt.tolist()
+
+
 def test_others_are_the_passages_nearest_to_the_question() -> None:
     (sample,) = documents("bytes", 4).generate(3, 4000, 1, "test", depth=1.0)
     text = text_of(sample, "bytes")

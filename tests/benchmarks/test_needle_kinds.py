@@ -133,6 +133,16 @@ def test_a_sample_fills_its_length_and_its_gold_is_where_it_says(
 
 
 @pytest.mark.parametrize("kind", STORIES)
+def test_prompts_in_pieces_are_the_tokens_of_their_text(kind: str) -> None:
+    """From the first whole sentence on: the one before it has lost its beginning, maybe within a word."""
+    task = made(kind, "bpe", False)
+    for sample in task.generate(0, 1500, 3, "test", depth=0.9):
+        text = small_bpe().decode(sample.prompt.tolist())[len(task.story.introduction) :]
+        whole = small_bpe().encode(text[text.index(". ") + 1 :])
+        assert sample.prompt[-len(whole) :].tolist() == whole
+
+
+@pytest.mark.parametrize("kind", STORIES)
 def test_depths_of_a_row_share_what_comes_before_the_gold(kind: str) -> None:
     task = TextNeedle(TOKENIZERS["bytes"], load_haystack("noise", TOKENIZERS["bytes"]), STORIES[kind])
     rows = [task.generate(3, 1500, 2, "test", depth=depth) for depth in (0.6, 1.0)]

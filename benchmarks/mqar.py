@@ -94,10 +94,9 @@ class Point:
     def architecture(self, width: int) -> dict[str, Any]:
         """The settings of the architecture whose weights are nearest to those of all others."""
         mixers = FAMILIES[self.family][0](self.size)
-        return min(
-            (_architecture(mixers, width, inner) for inner in range(8, 4 * width, 8)),
-            key=lambda mapping: abs(_model(mapping).parameters() - WEIGHTS),
-        )
+        least, next_to_least = (_model(_architecture(mixers, width, inner)).parameters() for inner in (8, 16))
+        steps = max(0, round((WEIGHTS - least) / (next_to_least - least)))  # each is as large as the first
+        return _architecture(mixers, width, 8 + 8 * steps)
 
 
 def _architecture(mixers: Sequence[dict[str, Any]], width: int, inner: int) -> dict[str, Any]:
@@ -296,8 +295,10 @@ def _task(given: argparse.Namespace) -> Task:
     for name in ("steps", "batch", "samples"):
         if getattr(given, name) < 1:
             raise ConfigError(f"--{name}: {getattr(given, name)} given. At least 1.")
-    if min(given.rates) <= 0 or min(given.seeds) < 0:
-        raise ConfigError(f"--rates {given.rates} --seeds {given.seeds} given. Rates above 0, seeds from 0 on.")
+    if min(given.rates) <= 0:
+        raise ConfigError(f"--rates: {min(given.rates):g} given. Above 0.")
+    if min(given.seeds) < 0:
+        raise ConfigError(f"--seeds: {min(given.seeds)} given. At least 0.")
     return Task(
         models=tuple(given.models),
         steps=given.steps,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.recall.mqar import Filler, Held, Mqar
-from farfield.benchmarks.tasks.sample import IGNORED, Sample, Split, TooShortError, hashed
+from farfield.benchmarks.tasks.sample import IGNORED, LackingError, Sample, Split, TooShortError, hashed
 from farfield.config import ConfigError
 
 SPLITS: list[Split] = ["train", "test"]
@@ -138,14 +138,14 @@ def test_score_is_the_share_of_right_values() -> None:
         (
             Mqar(64, 4),
             64,
-            TooShortError,
+            LackingError,
             "recall: mqar needs more ids than tokens, and there are 64 ids for a length of 64. Give shorter lengths, "
             "or a model with a vocabulary of 66 or more.",
         ),
         (
             Mqar(66, 16),
             64,
-            TooShortError,
+            LackingError,
             "recall: 66 ids have room for 8 pairs with disjoint=pairs, not for 16. Give fewer pairs or a model with a "
             "larger vocabulary.",
         ),

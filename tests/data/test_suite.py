@@ -147,6 +147,13 @@ def test_what_cannot_be_made_is_said_in_one_line(mapping: dict[str, object], lin
     assert str(error.value) == line
 
 
+def test_a_suite_that_measures_is_no_data() -> None:
+    config = read(SuiteData, {"suite": {"kind": "efficiency", "lengths": [64]}}, "data")
+    with pytest.raises(ConfigError) as error:
+        open_source(config, 0, 2)
+    assert str(error.value) == "data.suite: 'efficiency' measures, and asks nothing to learn from. Take one that asks."
+
+
 @pytest.mark.parametrize("name", ["mqar", "suite"])
 def test_the_options_compose_and_come_back_from_a_record(name: str) -> None:
     words = ["architecture=attention", f"data={name}", "data.suite.samples=3"]

@@ -24,11 +24,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.tasks.recall.judging import share
+from farfield.benchmarks.tasks.recall.strings import share
 from farfield.benchmarks.tasks.sample import (
     IGNORED,
     SPLITS,
     Ids,
+    LackingError,
     Sample,
     Scoring,
     Split,
@@ -89,13 +90,13 @@ class Mqar:
         if length % 2:
             raise ConfigError(f"recall: mqar has even lengths, {length} is given. Give {length + 1}.")
         if self.ids <= length:
-            raise TooShortError(
+            raise LackingError(
                 f"recall: mqar needs more ids than tokens, and there are {self.ids} ids for a length of {length}. Give "
                 f"shorter lengths, or a model with a vocabulary of {length + 2} or more."
             )
         room = min(len(self.keys), len(self.values) // 4 if self.disjoint == "pairs" else len(self.values))
         if self.pairs > room:
-            raise TooShortError(
+            raise LackingError(
                 f"recall: {self.ids} ids have room for {room} pairs with disjoint={self.disjoint}, not for {self.pairs}"
                 ". Give fewer pairs or a model with a larger vocabulary."
             )

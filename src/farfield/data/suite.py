@@ -48,9 +48,7 @@ class SuiteData(Config):
 
     kind: Literal["suite"] = "suite"
     suite: Suite
-    tokenizer: Annotated[BytesConfig | IdsConfig | FolderConfig, Field(discriminator="kind")] = IdsConfig(
-        vocabulary=512
-    )
+    tokenizer: Annotated[BytesConfig | IdsConfig | FolderConfig, Field(discriminator="kind")] = IdsConfig()
     mixture: tuple[Share, ...] = ()
     validation: int = Field(4, ge=0)
 
@@ -74,7 +72,9 @@ class SuiteSource:
 
     def __init__(self, config: SuiteData, seed: int, batch: int) -> None:
         if not isinstance(config.suite, AskedSuite):
-            raise ConfigError(f"data.suite: '{config.suite.name}' measures and asks nothing to learn from.")
+            raise ConfigError(
+                f"data.suite: '{config.suite.name}' measures, and asks nothing to learn from. Take one that asks."
+            )
         self.config, self.seed, self.rows = config, seed, batch
         self.tokenizer: Tokenizer = config.tokenizer.build(tuple)
         self.shares = _shares(config.suite.tasks(self.tokenizer), config)

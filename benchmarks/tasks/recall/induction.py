@@ -1,0 +1,87 @@
+"""Induction heads: what stood behind the one earlier place of a trigger?
+
+    prompt    e b a > c d a e b >          targets   c at the last place         answer    c
+
+The trigger stands at a random place and at the end, every other token is one of 15 symbols at random. Published with a
+vocabulary of 16, trained at a length of 256 and tested from 64 to a million.
+Gu and Dao, Mamba, https://arxiv.org/abs/2312.00752; HazyResearch/safari, src/dataloaders/synthetics.py.
+
+Ids: 0 is the trigger, then the symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from farfield.benchmarks.tasks.recall.strings import check_ids, draw_string, share
+from farfield.benchmarks.tasks.sample import (
+    IGNORED,
+    SPLITS,
+    Sample,
+    Scoring,
+    Split,
+    TooShortError,
+    generator,
+)
+
+__all__ = ["Induction"]
+
+TRIGGER, SYMBOLS = 0, 15
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Induction:
+    """One question a row. `ids` counts the vocabulary without the end."""
+
+    ids: int
+
+    name: str = "induction"
+    metric: str = "accuracy"
+    placed: bool = False
+    scorings: tuple[Scoring, ...] = ("read", "generate", "likelihood")
+    stop: tuple[str, ...] = ()
+    labels: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.name} {VERSION}"
+
+    def check(self, seed: int, length: int, n: int, split: Split) -> None:
+        check_ids(self.name, self.ids, 1 + SYMBOLS)
+        if length < 5:
+            raise TooShortError(f"recall: {self.name} needs 5 tokens or more, {length} is given. Give longer lengths.")
+
+    def generate(
+        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
+    ) -> list[Sample]:
+        self.check(seed, length, n, split)
+        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
+
+    def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
+        return share(samples, outputs)
+
+    def _draw(self, seed: int, length: int, index: int, split: Split) -> Sample:
+        rng = generator("sample", seed, length, index, SPLITS[split])
+        string = 1 + draw_string(rng, length - 3, SYMBOLS, split)
+        place = int(rng.integers(len(string)))
+        prompt = np.concatenate([string[:place], [TRIGGER], string[place:], [TRIGGER]]).astype(np.int32)
+        targets = np.full(len(prompt), IGNORED, dtype=np.int32)
+        targets[-1] = string[place]
+        return Sample(
+            prompt=prompt,
+            answer=string[place : place + 1],
+            length=length,
+            budget=1,
+            seed=seed,
+            version=VERSION,
+            depths=(place / len(string),),
+            gold=((place, place + 2),),
+            question=len(prompt) - 1,
+            candidates=np.arange(1, 1 + SYMBOLS, dtype=np.int32),
+            targets=targets,
+            prompts={"no_context": prompt[-1:], "gold_only": np.concatenate([prompt[place : place + 2], prompt[-1:]])},
+        )

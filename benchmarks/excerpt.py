@@ -13,12 +13,20 @@ __all__ = ["CLOSE", "OPEN", "excerpt"]
 
 OPEN, CLOSE = "⟦", "⟧"  # around the gold
 BESIDE, END = 48, 64  # tokens on either side of a gold, and of the prompt's end
+LONGEST = 256  # tokens of a gold that are shown at either end, where it is longer than both
 
 
 def excerpt(prompt: Ids, gold: Sequence[tuple[int, int]], decode: Callable[[list[int]], str]) -> str:
     """The stretches of `prompt` around `gold` (first token and end of each place), each token once, and its end."""
-    stretches = _stretches(len(prompt), sorted(gold))
-    return " [...] ".join(_marked(prompt, low, high, sorted(gold), decode) for low, high in stretches)
+    shown = sorted(part for low, high in gold for part in _ends(low, high))
+    return " [...] ".join(_marked(prompt, low, high, shown, decode) for low, high in _stretches(len(prompt), shown))
+
+
+def _ends(low: int, high: int) -> list[tuple[int, int]]:
+    """A gold itself, or the begin and the end of a long one."""
+    if high - low <= 2 * LONGEST:
+        return [(low, high)]
+    return [(low, low + LONGEST), (high - LONGEST, high)]
 
 
 def _stretches(length: int, gold: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

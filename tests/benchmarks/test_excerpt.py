@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farfield.benchmarks.excerpt import BESIDE, CLOSE, END, OPEN, excerpt
+from farfield.benchmarks.excerpt import BESIDE, CLOSE, END, LONGEST, OPEN, excerpt
 
 
 def numbers(ids: list[int]) -> str:
@@ -46,3 +46,14 @@ def test_every_gold_is_shown_in_order_and_marks_are_closed(length: int, places: 
     assert shown == sorted(set(shown))
     assert {at for low, high in gold for at in range(low, high)} <= set(shown)
     assert text.count(OPEN) == text.count(CLOSE)
+
+
+def test_of_a_long_gold_both_ends_are_shown() -> None:
+    text = excerpt(prompt(100_000), [(1000, 90_000)], numbers)
+    first, second, _end = text.split(" [...] ")
+    assert first.startswith(f"{1000 - BESIDE} ")
+    assert f"{OPEN}1000 " in first
+    assert f"{1000 + LONGEST - 1} {CLOSE}" in first
+    assert f"{OPEN}{90_000 - LONGEST} " in second
+    assert f"89999 {CLOSE}90000 " in second
+    assert len(text.split()) < 4 * LONGEST

@@ -19,7 +19,8 @@ from farfield.benchmarks.suites.ruler import RulerSuite
 __all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
 
 Suite: TypeAlias = Annotated[
-    EfficiencySuite
+    BabilongSuite
+    | EfficiencySuite
     | LongdocSuite
     | LostInTheMiddleSuite
     | NeedleSuite

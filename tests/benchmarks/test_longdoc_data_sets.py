@@ -328,7 +328,7 @@ def test_hotpotqa_marks_its_evidence() -> None:
         "supporting_facts": [["B", 0]],
         "context": [["A", ["One. ", "Two."]], ["B", ["Ann."]]],
     }
-    (question,) = questions("hotpotqa", "hotpotqa", row)
+    (question,) = questions("hotpotqa", "distractor", row)
     assert question.document == "A\nOne. Two.\n\nB\nAnn."
     assert question.evidence == ("B\nAnn.",)
 
@@ -362,6 +362,10 @@ def test_real_files_are_read_cut_and_judged(benchmark: str, folder: str, sets: i
 
 
 def check_sample(sample: Sample, length: int) -> None:
+    question = sample.reference
+    assert isinstance(question, Question)
+    assert ("no_context" in sample.prompts) == any(question.fields.values())
+    assert ("gold_only" in sample.prompts) == bool(question.evidence)
     assert len(sample.prompt) + sample.budget == sample.length <= length
     assert sample.unfilled or sample.length >= 0.98 * length
     assert all(0 <= depth <= 1 for depth in sample.depths)

@@ -240,7 +240,7 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "D", "the", ".", "\n", "x1", "i
 
 
 @given(one=WORDS, other=WORDS)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_rouge_is_that_of_rouge_score(one: list[str], other: list[str]) -> None:
     scorer = pytest.importorskip("rouge_score.rouge_scorer")
     output, answer = " ".join(one), " ".join(other)
@@ -256,7 +256,7 @@ def test_rouge_is_that_of_rouge_score(one: list[str], other: list[str]) -> None:
 
 
 @given(one=WORDS, other=WORDS)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_the_summary_rule_is_that_of_rouge(one: list[str], other: list[str]) -> None:
     rouge = pytest.importorskip("rouge")
     output, answer = " ".join(one), " ".join(other)

@@ -48,7 +48,7 @@ def _gold(row: Row) -> tuple[str, ...]:
 
 
 OFFICIAL = DataSet(
-    "hotpotqa",
+    "distractor",
     "hotpot_dev_distractor_v1.json",
     _asked,
     over(scoring.token_f1),
@@ -57,4 +57,4 @@ OFFICIAL = DataSet(
     32,
     cut="end",
 )
-HOTPOTQA = Benchmark("hotpotqa", (OFFICIAL, replace(OFFICIAL, name="hotpotqa_lines", file="questions.jsonl")))
+HOTPOTQA = Benchmark("hotpotqa", (OFFICIAL, replace(OFFICIAL, name="lines", file="questions.jsonl")))

@@ -210,7 +210,8 @@ class DocumentTask:
             "remembered": lambda: around(self._encoded(question.document)),
         }
         closed = self._text("closed", question)
-        if len(closed):
+        # A question with no word of its own, as for a summary, asks nothing without its document.
+        if any(question.fields.values()):
             makers["no_context"] = lambda: closed
         if question.evidence:
             makers["gold_only"] = lambda: around(self._joined(question.evidence, room))

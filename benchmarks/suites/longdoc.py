@@ -29,7 +29,7 @@ from farfield.config import ConfigError, DataError
 if TYPE_CHECKING:
     from farfield.retrieval import Index
 
-__all__ = ["LexicalFinder", "LongdocSuite"]
+__all__ = ["LongdocSuite", "PassageFinder"]
 
 Reading = Literal["no_context", "gold_only", "retrieved", "remembered"]
 Published = Literal[
@@ -82,7 +82,7 @@ class LongdocSuite(AskedSuite):
             return nolima_tasks(names, folder, tokenizer, self.wording)
         finder = None
         if "retrieved" in self.readings:
-            finder = LexicalFinder(self.passages, self.passage_words, self.search)
+            finder = PassageFinder(self.passages, self.passage_words, self.search)
         return document_tasks(BENCHMARKS[self.benchmark], names, folder, tokenizer, self.wording, finder)
 
     def _folder(self) -> Path:
@@ -110,7 +110,7 @@ class LongdocSuite(AskedSuite):
         return fetch(benchmark.hub, benchmark.patterns)
 
 
-class LexicalFinder:
+class PassageFinder:
     """Finds passages by Farfield's own retrieval: a document becomes an index, kept while its questions are asked."""
 
     def __init__(self, passages: int, words: int, search: Literal["lexical", "hybrid"]) -> None:

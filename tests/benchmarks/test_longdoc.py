@@ -17,7 +17,7 @@ from oracle import Bytes, Lookup, Numbers
 from farfield.benchmarks.results import read_result
 from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.subjects import Written
-from farfield.benchmarks.suites.longdoc import LexicalFinder, LongdocSuite
+from farfield.benchmarks.suites.longdoc import LongdocSuite, PassageFinder
 from farfield.benchmarks.tasks.longdoc.catalogue import BENCHMARKS, document_tasks
 from farfield.benchmarks.tasks.longdoc.cutting import cut, placed
 from farfield.benchmarks.tasks.longdoc.task import DocumentTask
@@ -77,7 +77,7 @@ def documents(count: int = 4, words: int = 800) -> list[dict[str, Any]]:
     return rows
 
 
-def only(folder: Path, benchmark: str, *names: str, finder: LexicalFinder | None = None) -> DocumentTask:
+def only(folder: Path, benchmark: str, *names: str, finder: PassageFinder | None = None) -> DocumentTask:
     (task,) = document_tasks(BENCHMARKS[benchmark], names, folder, BYTES, None, finder)
     return task
 
@@ -152,7 +152,7 @@ def test_short_documents_are_as_they_are(write: Write) -> None:
 
 
 def test_each_reading_shows_what_it_says(write: Write) -> None:
-    finder = LexicalFinder(2, 50, "lexical")
+    finder = PassageFinder(2, 50, "lexical")
     rows = [
         {
             "_id": "1",
@@ -187,9 +187,10 @@ def test_each_reading_shows_what_it_says(write: Write) -> None:
     assert whole.depths[0] == pytest.approx(document_of(whole).index("Ann\n") / len(document_of(whole)))
 
 
-def test_passages_keep_the_order_of_the_document_and_the_room() -> None:
+@pytest.mark.parametrize("search", ["lexical", "hybrid"])
+def test_the_best_passages_of_a_document_are_found(search: Any) -> None:
     text = " ".join(f"Part {number}: {filler(20, number)} answer{number % 7}." for number in range(60))
-    found = LexicalFinder(3, 25, "lexical").find(text, "answer3 answer3")
+    found = PassageFinder(3, 25, search).find(text, "answer3 answer3")
     assert len(found) == 3
     assert all(text[start : start + len(passage)] == passage for start, passage in found)
     assert all("answer3" in passage for _, passage in found)

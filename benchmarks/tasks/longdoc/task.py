@@ -95,6 +95,7 @@ class DocumentTask:
         self.answers = tuple(dict.fromkeys(question.answers[0] for question in questions))
         self._encoded = functools.lru_cache(maxsize=4)(self._encode)
         self._sized = functools.lru_cache(maxsize=None)(self._longest)
+        self._marked = functools.lru_cache(maxsize=None)(self._evidence)
 
     @property
     def metric(self) -> str:
@@ -177,7 +178,7 @@ class DocumentTask:
         # The published rule cuts whole prompts: half of the length before the cut, half of it behind.
         cutting = cut(len(document), room, self.data_set.cut, (length - budget) // 2 - len(introduction), len(mark))
         body = np.concatenate([introduction, cutting.apply(document, mark)])
-        gold, depths = self._gold(question, document, cutting, len(introduction), len(mark))
+        gold, depths = self._gold(place, cutting, len(introduction), len(mark))
         total = len(body) + len(asked) + budget
         choices, right = self._choices(seed, place)
         return Sample(
@@ -227,16 +228,22 @@ class DocumentTask:
         return passage_ids(self.finder.find(question.document, question.query), self._encode, room)
 
     def _gold(
-        self, question: Question, document: Ids, cutting: Cutting, before: int, mark: int
+        self, number: int, cutting: Cutting, before: int, mark: int
     ) -> tuple[tuple[tuple[int, int], ...], tuple[float, ...]]:
         """Where the evidence stands in the prompt, as far as it was not cut away, and its depths in the document."""
-        spans = [located(question.document, text, document, self.tokenizer) for text in question.evidence]
         kept = [
-            (place, span[0] / len(document))
-            for span in spans
-            if span and (place := placed(span, cutting, before, mark)) is not None
+            (place, span[0] / cutting.size)
+            for span in self._marked(number)
+            if (place := placed(span, cutting, before, mark)) is not None
         ]
         return tuple(place for place, _ in kept), tuple(depth for _, depth in kept)
+
+    def _evidence(self, number: int) -> list[tuple[int, int]]:
+        """The tokens of the whole document in which a question's evidence is written."""
+        question = self.questions[number]
+        ids = self._encoded(question.document)
+        spans = [located(question.document, text, ids, self.tokenizer) for text in question.evidence]
+        return [span for span in spans if span is not None]
 
     def _choices(self, seed: int, place: int) -> tuple[tuple[Ids, ...], tuple[int, ...]]:
         """Continuations of at most the budget's tokens, each once, the gold ones among them."""

@@ -83,17 +83,22 @@ class RetrievalSuite(MeasuredSuite):
 
     @cached_property
     def _read(self) -> dict[str, Collection]:
-        """The collections, called as their indexes are: by name and content, so that none is found in another's."""
+        """The collections, called as their indexes are: by name, content and embedder, so that none is another's."""
         from farfield.benchmarks.retrieval_quality.collection import beir
 
         if not self.collections:
             raise ConfigError(
                 "suite.collections: none given. Name folders in BEIR's layout: 'suite.collections=[beir/scifact]'."
             )
+        if self.model is not None and not Path(self.model).is_dir():
+            raise ConfigError(
+                f"suite.model: there is no folder '{self.model}'. Give a folder of sentence-transformers."
+            )
         found = {}
         for folder in map(Path, self.collections):
             collection = beir(folder, self.split).sample(self.questions)
-            found[folder.name] = replace(collection, name=f"{folder.name}-{_hash([collection.documents])}")
+            content = _hash([collection.documents, *_weights(self.model)])
+            found[folder.name] = replace(collection, name=f"{folder.name}-{content}")
         return found
 
     @cached_property

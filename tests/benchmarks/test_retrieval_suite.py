@@ -162,7 +162,10 @@ def test_settings_that_do_not_fit_are_said_in_one_line(changes: dict[str, Any], 
     assert str(error.value) == line
 
 
-def test_no_collection_is_said_before_anything_is_done(tmp_path: Path) -> None:
+def test_what_is_not_there_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    settings = suite(tmp_path, collection(tmp_path), methods=["model"], model="/nowhere")
+    with pytest.raises(ConfigError, match=r"^suite\.model: there is no folder '/nowhere'\. Give a folder of sentence-"):
+        evaluate(settings, RetrievalSubject(), tmp_path / "results")
     with pytest.raises(ConfigError, match=r"^suite\.collections: none given\. Name folders in BEIR's layout"):
         evaluate(suite(tmp_path), RetrievalSubject(), tmp_path / "results")
 

@@ -10,6 +10,7 @@ import torch
 import farfield
 from farfield.benchmarks import model_subject
 from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.prefixes import Walk
 from farfield.benchmarks.tasks.sample import Ids
 
 # A softmax, a recurrence, a delta rule, a window, and a window with a memory.
@@ -128,3 +129,19 @@ def test_steps_whose_best_two_differ_by_rounding_are_counted(dtype: torch.dtype,
     written = model.generate(model.prefill(ids(2, 5)), budget=3)
     assert written.ids == [[5 if gap == 0 else 6] * 3] * 2
     assert written.ties == [3 * tied] * 2
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_text_that_is_read_once_for_several_questions_is_known_as_if_read_for_each(name: str) -> None:
+    model, text, other = subject(name), ids(90), ids(80, seed=1)
+    rows = [np.concatenate([one, ids(end, seed=end)]) for one, end in ((text, 3), (text, 5), (other, 4), (text, 5))]
+    candidates, seen, fresh = np.arange(257)[None], {}, []
+
+    def leaf(some: Sequence[int], _: int, known: object, new: int) -> None:
+        seen.update(zip(some, model.score(known, candidates.repeat(len(some), 0)), strict=True))
+        fresh.append(new)
+
+    Walk(model, leaf, 16, lambda tokens: None)([[row.astype(np.int32)] for row in rows])
+    assert sum(fresh) <= 90 + 3 + 5 + 5 + 84
+    for at, row in enumerate(rows):
+        assert seen[at] == pytest.approx(model.score(model.prefill(row[None]), candidates)[0], abs=1e-9)

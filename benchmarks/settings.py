@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 import pydantic
 
 from farfield.benchmarks.subject_settings import EndpointConfig, HuggingFaceConfig, kind_of, url_mistake, url_name
+from farfield.benchmarks.suites.babilong import BabilongSuite
 from farfield.benchmarks.suites.efficiency import EfficiencySuite
 from farfield.benchmarks.suites.longdoc import LongdocSuite
 from farfield.benchmarks.suites.lost_in_the_middle import LostInTheMiddleSuite

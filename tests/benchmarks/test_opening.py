@@ -61,3 +61,19 @@ def test_mistakes_are_one_line(words: list[str], line: str, place: Path, capsys:
     capsys.readouterr()
     assert cli.main(["evaluate", *words, *GRID]) == 2
     assert capsys.readouterr().err == f"farfield: {line}\n"
+
+
+def test_a_suite_that_asks_no_model_needs_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "tiny"
+    (folder / "qrels").mkdir(parents=True)
+    documents = ["the ferry leaves at noon", "leave is signed by the head", "a garden behind the wall"]
+    lines = [json.dumps({"_id": str(at), "title": "", "text": text}) for at, text in enumerate(documents)]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "when does the ferry leave"}) + "\n")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0\t1\n")
+    assert cli.main(["evaluate", "suite=retrieval", "suite.collections=[tiny]", "suite.methods=[lexical]"]) == 0
+    lines = [json.loads(line) for line in (place / "results/retrieval/retrieval.jsonl").read_text().splitlines()]
+    assert lines[0]["model"]["capabilities"] == []
+    (measured,) = [line for line in lines if line["record"] == "measured"]
+    assert measured["values"]["nDCG@10"] == 1
+    capsys.readouterr()

@@ -15,6 +15,7 @@ from farfield.config import DataError, nearest
 __all__ = ["Collected", "collected"]
 
 HEAD_BYTES = 1 << 20  # no head is longer
+NAMED = 5  # lines that a note names
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,13 @@ def collected(places: Sequence[Path]) -> Collected:
         if len(broken) == len(paths):
             raise broken[-1]
         notes += [f"left out: {error}" for error in broken]
+    notes += [_dropped(result) for result in results.values() if result.dropped]
     return Collected(_named_apart(list(results.values())), notes)
+
+
+def _dropped(result: Result) -> str:
+    numbers = ", ".join(map(str, result.dropped[:NAMED])) + (", ..." if len(result.dropped) > NAMED else "")
+    return f"{result.path}: left out what is no record, at line {numbers}. The same evaluation makes it again."
 
 
 def _named_apart(results: list[Result]) -> list[Result]:

@@ -41,8 +41,22 @@ def test_half_a_file_is_reported_as_far_as_it_goes(tmp_path: Path) -> None:
     path = ruler(tmp_path, "model", 0.9, samples=1).path
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    (result,) = collected([tmp_path]).results
+    found = collected([tmp_path])
+    (result,) = found.results
     assert 10 < len(result.cells) < 190
+    last = content[: len(content) // 2].count(b"\n") + 1
+    assert found.notes == [f"{path}: left out what is no record, at line {last}. The same evaluation makes it again."]
+
+
+def test_lines_that_are_no_records_are_named_and_the_others_reported(tmp_path: Path) -> None:
+    path = ruler(tmp_path, "model", 0.9, samples=1).path
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number in range(2, 9):
+        lines[number] = b"\xff\xfe not a record\n"
+    path.write_bytes(b"".join(lines))
+    found = collected([tmp_path])
+    assert len(found.results[0].cells) > 180
+    assert "at line 3, 4, 5, 6, 7, .... The same" in found.notes[0]
 
 
 def test_an_unusable_file_is_left_out_and_said(tmp_path: Path) -> None:

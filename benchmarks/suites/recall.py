@@ -39,6 +39,7 @@ class RecallSuite(AskedSuite):
     # tokens: symbols are single ids; text: words; auto: tokens for a model of the ids tokenizer.
     mode: Literal["auto", "tokens", "text"] = "auto"
     lengths: Lengths = (64, 128, 256, 512, 1024)
+    samples: Count = 100
     controls: tuple[Control, ...] = ("no_context", "gold_only", "memory_off")
     # mqar: a task for each number of pairs; slot i is asked as often as i^(power - 1)
     pairs: tuple[Count, ...] = (4, 8, 16, 32, 64, 128, 256)

@@ -13,7 +13,7 @@ import pydantic
 
 from farfield.benchmarks.suites.suite import AskedSuite, Lengths, chosen
 from farfield.benchmarks.tasks.babilong.prompts import texts_of
-from farfield.benchmarks.tasks.babilong.stories import LABELS, find_stories, read_stories
+from farfield.benchmarks.tasks.babilong.stories import LABELS, Story, find_stories, read_stories
 from farfield.benchmarks.tasks.babilong.task import BabilongTask, Drawn, Stored, StoryIds, noise_ids
 from farfield.benchmarks.tasks.babilong.world import WORLDS
 from farfield.benchmarks.tasks.haystack import Haystack, load_haystack
@@ -109,4 +109,9 @@ class BabilongSuite(AskedSuite):
         if lacking or not found:
             name = (lacking or list(files))[0]
             raise DataError(f"suite.facts: {folder} has no file {name}_..._{kind}.txt.")
-        return {name: Stored(self.split, read_stories(file)) for name, file in found.items()}
+        return {name: Stored(self.split, self._splits(folder, name)) for name in found}
+
+    def _splits(self, folder: Path, name: str) -> dict[Split, Sequence[Story]]:
+        """The stories of a task, of each split that has a file: one to be asked, one to train on."""
+        files = {split: find_stories(folder, name, kind) for split, kind in KINDS.items()}
+        return {split: read_stories(file) for split, file in files.items() if file is not None}

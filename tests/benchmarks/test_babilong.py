@@ -188,7 +188,7 @@ def test_the_choices_are_the_labels() -> None:
         assert sorted(texts) == sorted(f" {label}" for label in LABELS["qa1"])
         assert texts[sample.right[0]] == f" {sample.text_answers[0]}"
     story = Story(("Mary got the milk there.",), "What is Mary carrying?", "apple,milk", (0,))
-    (sample,) = task_of("qa8", stories=Stored("test", [story])).generate(0, 1024, 1, "test")
+    (sample,) = task_of("qa8", stories=Stored("test", {"test": [story]})).generate(0, 1024, 1, "test")
     assert BYTES.decode(sample.choices[sample.right[0]].tolist()) == " apple,milk"
     outputs = [BYTES.encode(text) for text in (" milk and apple", " milk")]
     assert task_of("qa8").score([sample, sample], outputs) == [1, 0]
@@ -223,6 +223,16 @@ def test_files_become_a_story_a_question(tmp_path: Path) -> None:
     assert task.available == 3
     asked = {sample.reference for sample in task.generate(0, 1024, 3, "test")}
     assert asked == {first, second, third}
+    with pytest.raises(LackingError, match=r"babilong_qa1: there is no file with stories of split=train\."):
+        task.generate(0, 1024, 1, "train")
+    file.with_name("qa1_single-supporting-fact_test.txt").write_text(FILE.replace("Mary", "Sandra"))
+    (both,) = suite.tasks(BYTES)
+    assert "Sandra" in BYTES.decode(both.generate(0, 1024, 1, "train", first=10**6)[0].prompt.tolist())
+
+
+def test_an_index_far_away_costs_no_more_than_the_first() -> None:
+    far, near = (task_of("qa2").generate(0, 2048, 1, "train", first=at)[0] for at in (10**9, 0))
+    assert len(far.prompt) == len(near.prompt)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +287,7 @@ def test_short_books_are_told_or_repeated(tmp_path: Path) -> None:
 def test_stories_that_are_long_for_a_length_are_left_out() -> None:
     long = Story(("Mary moved to the office.",) * 200, "Where is Mary?", "office", (199,))
     short = Story(("Mary moved to the garden.",), "Where is Mary?", "garden", (0,))
-    task = task_of(stories=Stored("test", [long, short]))
+    task = task_of(stories=Stored("test", {"test": [long, short]}))
     assert {sample.reference for sample in task.generate(0, 1400, 2, "test")} == {short}
     assert {sample.reference for sample in task.generate(0, 8192, 2, "test")} == {short, long}
     with pytest.raises(TooShortError, match=r"is the least"):
@@ -352,7 +362,7 @@ def test_real_files_are_read_and_answers_are_labels(name: str) -> None:
         right = label_set(f"{story.answer}. Next", story.answer, LABELS[name], story.question)
         assert right == (story.answer.lower() not in story.question.lower() or "," in story.answer), story
         assert story.facts
-    task = task_of(name, stories=Stored("test", stories))
+    task = task_of(name, stories=Stored("test", {"test": stories}))
     samples: Sequence[Sample] = task.generate(0, 8192, 5, "test")
     assert task.score(samples, [BYTES.encode(f" {sample.text_answers[0]}.") for sample in samples]) == [1] * 5
     if name in ("qa1", "qa2", "qa4", "qa6"):

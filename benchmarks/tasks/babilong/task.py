@@ -45,14 +45,14 @@ SENTENCES = 1024  # different sentences of noise ids
 
 @dataclass(frozen=True)
 class Stored:
-    """Stories of a file, of one split."""
+    """Stories of files, of each split that has one; `asked` is the split that is evaluated."""
 
-    split: Split
-    stories: Sequence[Story]
+    asked: Split
+    by_split: Mapping[Split, Sequence[Story]]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(repr(self.stories).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(sorted(self.by_split.items())).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,13 @@ class BabilongTask:
     @property
     def available(self) -> int:
         """Stories that there are; more than anybody asks for where they are drawn."""
-        return len(self.stories.stories) if isinstance(self.stories, Stored) else 1 << 40
+        return len(self.stories.by_split[self.stories.asked]) if isinstance(self.stories, Stored) else 1 << 40
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
-        sizes = [self._size(self._story(seed, length, index, split)) for index in range(n)]
+        self._check(seed, length, range(n), split)
+
+    def _check(self, seed: int, length: int, indices: range, split: Split) -> None:
+        sizes = [self._size(self._story(seed, length, index, split)) for index in indices]
         if length <= max(sizes):
             raise self._too_short(length, max(sizes) + 1)
         if self.haystack.order == "once" and length - min(sizes) > len(self.haystack.tokens):
@@ -150,8 +153,9 @@ class BabilongTask:
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
     ) -> list[Sample]:
-        self.check(seed, length, first + n, split)
-        return [self._sample(seed, length, index, split) for index in range(first, first + n)]
+        indices = range(first, first + n)
+        self._check(seed, length, indices, split)
+        return [self._sample(seed, length, index, split) for index in indices]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         scores = []
@@ -199,18 +203,18 @@ class BabilongTask:
     def _story(self, seed: int, length: int, index: int, split: Split) -> Story:
         if isinstance(self.stories, Drawn):
             return draw_story(self.task, generator("facts", seed, index, SPLITS[split]), split)
-        if split != self.stories.split:
-            raise ConfigError(f"{self.name}: its stories are of split={self.stories.split}.")
-        kept = self._kept(seed, length)
+        if split not in self.stories.by_split:
+            raise LackingError(f"{self.name}: there is no file with stories of split={split}.")
+        kept = self._kept(seed, length, split)
         return kept[index % len(kept)]
 
-    def _fitting(self, seed: int, length: int) -> list[Story]:
-        """Stories of the file, in an order that the seed draws, without those that are long for the length.
+    def _fitting(self, seed: int, length: int, split: Split) -> list[Story]:
+        """Stories of a split's file, in an order that the seed draws, without those that are long for the length.
 
         As published, a story has at most a fact for every eight tokens of the length.
         """
         assert isinstance(self.stories, Stored)
-        stories = self.stories.stories
+        stories = self.stories.by_split[split]
         order = generator("facts", seed).permutation(len(stories))
         kept = [
             stories[at] for at in order if self._size(stories[at]) < length and 8 * len(stories[at].facts) <= length

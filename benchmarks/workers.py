@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -79,15 +78,15 @@ def _serve(connection: Connection, work: Work) -> None:
 
 @contextmanager
 def _left_alone() -> Iterator[None]:
-    """Processes that are started within the block leave Ctrl-C to this one from their first moment."""
-    if threading.current_thread() is not threading.main_thread():
+    """Processes that are started within the block leave Ctrl-C to this one, which hears of it behind the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
 
 ARCHITECTURES = ("attention", "retnet", "mamba2", "gated_deltanet", "longformer+knn")
-SUITE = {"lengths": (240,), "depths": 2, "samples": 3, "controls": ("no_context",)}
+SUITE = {"lengths": (240,), "depths": 2, "samples": 2, "controls": ()}
 
 
 @cache
@@ -48,8 +48,8 @@ class Kept:
 def test_answers_do_not_depend_on_batches_order_and_processes(name: str, tmp_path: Path) -> None:
     subject = opened(name)
     whole = outputs(evaluate(NeedleSuite(**SUITE), subject, tmp_path / "whole").path)
-    assert len({output for found in whole.values() for output in found}) > 3
-    small = NeedleSuite(**SUITE, batch=2)
+    assert len({output for found in whole.values() for output in found}) > 1
+    small = NeedleSuite(**SUITE, batch=1)
     assert outputs(evaluate(small, subject, tmp_path / "small").path) == whole
     # Job by job from the last to the first, as other processes would: nothing is left over from one to the next.
     questions, found = Questions(small, subject), {}
@@ -61,7 +61,7 @@ def test_answers_do_not_depend_on_batches_order_and_processes(name: str, tmp_pat
     # Each question alone, in one piece.
     (task,) = small.tasks(subject.tokenizer)
     for cell in [cell for cell in whole if cell.length == 240 and cell.condition == "full"]:
-        for index, sample in enumerate(task.generate(0, 240, 3, "test", depth=cell.depth)):
+        for index, sample in enumerate(task.generate(0, 240, 2, "test", depth=cell.depth)):
             known = subject.prefill(sample.prompt[None].astype(np.int64))
             (written,) = subject.generate(known, sample.budget, task.stop).ids
             assert subject.tokenizer.decode(written[: sample.budget]) == whole[cell][index]

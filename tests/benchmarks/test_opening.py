@@ -75,5 +75,5 @@ def test_a_suite_that_asks_no_model_needs_none(place: Path, capsys: pytest.Captu
     lines = [json.loads(line) for line in (place / "results/retrieval/retrieval.jsonl").read_text().splitlines()]
     assert lines[0]["model"]["capabilities"] == []
     (measured,) = [line for line in lines if line["record"] == "measured"]
-    assert measured["values"]["nDCG@10"] == 1
+    assert measured["values"]["ndcg@10"] == 1
     capsys.readouterr()

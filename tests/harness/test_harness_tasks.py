@@ -90,7 +90,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any], set[str]]] = {
     "texts": ("bytes", "needle", GRID, {"needle_text@256", "needle_text@512"}),
     "ids": ("ids", "needle", GRID, {"needle_tokens@256", "needle_tokens@512"}),
     "likelihood": ("ids", "needle", {**GRID, "scoring": "likelihood", "lengths": [256]}, {"needle_tokens@256"}),
-    "read": ("ids", "recall", {"lengths": [64], "pairs": [4, 8], "samples": 2}, {"mqar_4@64", "mqar_8@64"}),
+    "read": (
+        "ids",
+        "recall",
+        {"tasks": ["mqar"], "lengths": [64], "pairs": [4, 8], "samples": 2},
+        {"mqar_4@64", "mqar_8@64"},
+    ),
     "ruler": ("ids", "ruler", {"tasks": ["niah_single_1"], "lengths": [256], "samples": 3}, {"niah_single_1@256"}),
     "pairs": ("ids", "lost_in_the_middle", {"lengths": [256], "depths": 3, "samples": 2}, {"kv_tokens@256"}),
 }

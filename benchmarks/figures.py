@@ -4,6 +4,7 @@ depth and whatever number tells tasks apart.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,10 +55,10 @@ def pictures(results: Sequence[Result], folder: Path) -> list[Path]:
                 made.append(by_length(every, folder / f"{suite}_by_length.png", said))
             if any(len(grid.depths) > 1 for grid in every):
                 made.append(by_depth(every, folder / f"{suite}_by_depth.png", said))
-            for number, (name, members) in enumerate(families(every).items()):
+            for name, members in families(every).items():
                 if len({tuple(grid.labels.values()) for grid in members if grid.labels}) > 1:
-                    label = "_and_".join(members[0].labels)
-                    made.append(by_label(members, folder / f"{suite}_by_{label}_{number + 1}.png", name, said))
+                    called = "_".join(re.findall(r"\w+", name))
+                    made.append(by_label(members, folder / f"{called}.png", name, said))
         made += measured_pictures(suite, [one for result in mine for one in measures(result)], folder, said)
     return made
 

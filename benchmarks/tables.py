@@ -155,10 +155,13 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
 
 
 def _means(members: Sequence[Grid], models: Sequence[str], lengths: Sequence[int]) -> Iterator[Row]:
+    """The mean over a model's tasks; how many these are is said again where it is not the number above."""
+    above = 0
     for number, model in enumerate(models):
         mine = [grid for grid in members if grid.name == model]
         entries = tuple(_mean([grid.rate(length) for grid in mine]) for length in lengths)
-        yield Row((f"mean of {len(mine)}" if number == 0 else "", model), entries, begins=number == 0)
+        yield Row(("" if len(mine) == above else f"mean of {len(mine)}", model), entries, begins=number == 0)
+        above = len(mine)
 
 
 def _control_rows(

@@ -199,7 +199,7 @@ def test_each_suite_has_the_pictures_of_its_shape_and_each_says_where_its_number
     assert set(texts) == {
         *("needle_heat_map.png", "needle_by_length.png", "needle_by_depth.png"),
         *("ruler_heat_map.png", "ruler_by_length.png"),
-        *("recall_heat_map.png", "recall_by_length.png", "recall_by_pairs_1.png"),
+        *("recall_heat_map.png", "recall_by_length.png", "recall_mqar_by_pairs.png"),
         *("perplexity_by_length.png", "perplexity_loss_by_position.png", "perplexity_context_gain.png"),
         *("efficiency_by_length.png", "retrieval_bars.png"),
     }
@@ -354,3 +354,12 @@ def test_importing_tasks_runner_and_report_loads_neither_torch_nor_matplotlib() 
     )
     script = script.replace("'hydra'", "'hydra', 'rich', 'farfield.progress'")
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_means_over_other_numbers_of_tasks_say_so(tmp_path: Path) -> None:
+    results = [ruler(tmp_path, "all", 0.9, samples=1), ruler(tmp_path, "some", 0.9, samples=1, tasks=RULER[:11])]
+    (table,) = tables(results, THRESHOLD)
+    assert [row.heads for row in table.rows if row.heads[0].startswith("mean")] == [
+        ("mean of 13", "all"),
+        ("mean of 11", "some"),
+    ]

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from farfield.benchmarks.grid import CONDITIONS, Grid, Rate, grids, measures, pe
 from farfield.benchmarks.measured_figures import measured_pictures
 from farfield.benchmarks.results import Result
 from farfield.benchmarks.tables import families, means
+from farfield.benchmarks.tasks.sample import Condition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,15 +33,16 @@ LIGHT = 0.5  # above this value numbers are printed dark
 
 @dataclass(frozen=True)
 class Map:
-    """One panel of a heat map: lengths to the right, rows downwards; `values` has what is finished."""
+    """One panel of a heat map; `values` and `skipped` are by row and column, `edge` is where training ended."""
 
     title: str
     rows: tuple[str, ...]
-    lengths: tuple[int, ...]
+    columns: tuple[str, ...]
     values: Mapping[tuple[int, int], float]
     skipped: frozenset[tuple[int, int]]
-    trained: int | None
-    down: str
+    down: str = ""
+    across: str = "length, tokens"
+    edge: int | None = None
 
 
 def pictures(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -66,11 +68,13 @@ def pictures(results: Sequence[Result], folder: Path) -> list[Path]:
 def heat_map(every: Sequence[Grid], path: Path, said: str = "") -> Path:
     """Depth by length for tasks whose gold has a place, else task by length, on one scale from 0 to 100 %.
 
+    Where there is one length, tasks stand against what was read.
+
     Cells that the model cannot do are hatched, cells not evaluated yet are white. A dashed line stands behind the last
     length that the model was trained at. Returns `path`.
     """
     maps = _maps(every)
-    wide = max(0.42 * len(one.lengths) + 0.085 * max(map(len, one.rows)) + 0.75 for one in maps)
+    wide = max(0.42 * len(one.columns) + 0.085 * max(map(len, one.rows)) + 0.75 for one in maps)
     high = max(0.22 * len(one.rows) + 0.75 for one in maps)
     models = len({grid.name for grid in every})
     columns = models if 1 < models <= 4 else 4
@@ -214,37 +218,49 @@ def _depths(grid: Grid, several: bool) -> Map:
     return Map(
         title=f"{grid.name}, {grid.task}: {said}" if several else f"{grid.name}: {said}",
         rows=tuple(percent(depth) for depth in grid.depths),
-        lengths=grid.lengths,
+        columns=tuple(map(short, grid.lengths)),
         values={at: grid.cells[place].score for at, place in places.items() if place in grid.cells},
         skipped=frozenset(at for at, place in places.items() if place in grid.skipped),
-        trained=grid.trained,
         down="depth, %",
+        **_edge(grid.trained, grid.lengths),
     )
 
 
 def _tasks(mine: Sequence[Grid]) -> Map:
+    """Task by length, or by what was read where there is one length."""
     lengths = tuple(sorted({length for grid in mine for length in grid.lengths}))
-    rates = {(row, column): grid.rate(at) for row, grid in enumerate(mine) for column, at in enumerate(lengths)}
-    found = {at: rate.score for at, rate in rates.items() if rate is not None}
-    overall = sum(found.values()) / len(found) if found else None
+    conditions = [name for name in CONDITIONS if name == "full" or any(name in grid.conditions for grid in mine)]
+    single = len(lengths) == 1 and len(conditions) > 1
+    columns = [(name, lengths[0]) for name in conditions] if single else [("full", length) for length in lengths]
+    places = {(row, column): (grid, *at) for row, grid in enumerate(mine) for column, at in enumerate(columns)}
+    rates = {at: grid.control(condition, length) for at, (grid, condition, length) in places.items()}
+    full = [rate.score for (_, column), rate in rates.items() if rate is not None and columns[column][0] == "full"]
+    overall = f"{sum(full) / len(full):.0%}" if full else "nothing finished"
     return Map(
-        title=f"{mine[0].name}: " + ("nothing finished" if overall is None else f"{overall:.0%}"),
+        title=f"{mine[0].name}: {overall}",
         rows=tuple(grid.task for grid in mine),
-        lengths=lengths,
-        values=found,
-        skipped=frozenset(
-            (row, column)
-            for row, grid in enumerate(mine)
-            for column, at in enumerate(lengths)
-            if any(length == at for length, _ in grid.skipped) and (row, column) not in found
-        ),
-        trained=mine[0].trained,
-        down="",
+        columns=tuple(CONDITIONS[name].replace(" ", "\n") if single else short(length) for name, length in columns),
+        values={at: rate.score for at, rate in rates.items() if rate is not None},
+        skipped=frozenset(at for at, place in places.items() if rates[at] is None and _lacks(*place)),
+        **({"across": f"{short(lengths[0])} tokens"} if single else _edge(mine[0].trained, lengths)),
     )
 
 
+def _lacks(grid: Grid, condition: Condition, length: int) -> bool:
+    if condition == "full":
+        return any(at == length for at, _ in grid.skipped)
+    return (condition, length) in grid.lacking
+
+
+def _edge(trained: int | None, lengths: Sequence[int]) -> dict[str, Any]:
+    """Where the line goes behind which a model was not trained, and what it is called; nothing without one."""
+    if trained is None or trained >= lengths[-1]:
+        return {}
+    return {"edge": bisect_right(lengths, trained), "across": f"length, tokens (dashed: trained at {short(trained)})"}
+
+
 def _panel(panel: Axes, one: Map) -> AxesImage:
-    values = np.full((len(one.rows), len(one.lengths)), np.nan)
+    values = np.full((len(one.rows), len(one.columns)), np.nan)
     for (row, column), value in one.values.items():
         values[row, column] = value
         shade = "black" if value > LIGHT else "white"
@@ -253,14 +269,13 @@ def _panel(panel: Axes, one: Map) -> AxesImage:
         ends = [column - 0.5, column + 0.5]
         panel.fill_between(ends, row - 0.5, row + 0.5, hatch="////", facecolor="1.0", edgecolor="0.8", linewidth=0)
     image = panel.imshow(np.ma.masked_invalid(values), cmap=SCALE, vmin=0, vmax=1, aspect="auto")
-    panel.set_xticks(range(len(one.lengths)), labels=[short(length) for length in one.lengths])
+    panel.set_xticks(range(len(one.columns)), labels=one.columns)
     panel.set_yticks(range(len(one.rows)), labels=one.rows)
-    panel.set(xlabel="length, tokens", ylabel=one.down)
+    panel.set(xlabel=one.across, ylabel=one.down)
     tidy(panel, one.title)
     panel.grid(False)
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0)
-    if one.trained and one.trained < one.lengths[-1]:
-        panel.axvline(bisect_right(one.lengths, one.trained) - 0.5, color="tab:red", linestyle="--", clip_on=False)
-        panel.set_xlabel(f"length, tokens (dashed: trained at {short(one.trained)})")
+    if one.edge is not None:
+        panel.axvline(one.edge - 0.5, color="tab:red", linestyle="--", clip_on=False)
     return image

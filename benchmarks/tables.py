@@ -20,6 +20,8 @@ from farfield.benchmarks.tasks.sample import Condition
 
 __all__ = ["Entry", "Row", "Table", "families", "means", "tables"]
 
+FEWER = "†"  # behind a mean of not all tasks
+REASONS = 6  # that are told below a table
 WILSON = "Below each number its 95 % interval (Wilson's; Student's of a mean where scores are fractions)."
 
 
@@ -106,7 +108,7 @@ def _places(grid: Grid, result: Result) -> Table:
     rows.append(Row(("mean",), tuple(_rate(grid.rate(length)) for length in grid.lengths), begins=True))
     rows += [_control(grid, condition, ()) for condition in grid.conditions]
     overall, (prefilled, naive) = grid.rate(), grid.prefilled()
-    notes = [f"{grid.metric.capitalize()} in %.", WILSON]
+    notes = [f"{_titled(grid.metric)} in %.", WILSON]
     if grid.trained is not None:
         notes.append(f"* longer than trained ({short(grid.trained)}).")
     if naive:
@@ -141,11 +143,13 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
             entries = tuple(_row_cell(grid, length) for length in lengths)
             rows.append(Row((_called(grid) if number == 0 else "", grid.name), entries, begins=number == 0))
     several = len({grid.task for grid in members}) > 1
-    notes = [f"{' / '.join(dict.fromkeys(grid.metric for grid in members)).capitalize()} in %.", WILSON]
-    if several:
+    notes = [f"{_titled(' / '.join(dict.fromkeys(grid.metric for grid in members)))} in %.", WILSON]
+    if several and not members[0].labels:
         rows += _means(members, models, lengths)
         notes += _mean_notes(members, models, threshold)
     rows += _control_rows(members, models, lengths, several)
+    if any(entry.text.endswith(FEWER) for row in rows for entry in row.entries):
+        notes.append(f"{FEWER} mean of the tasks that are finished at this length; it counts in no effective length.")
     if any("*" in _length(length, members) for length in lengths):
         notes.append("* longer than trained.")
     notes += remarks(members)
@@ -182,10 +186,10 @@ def _control_rows(
 
 
 def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float) -> Iterator[str]:
-    """The effective lengths and weighted means of each model, but for tasks that differ in a number only."""
+    """The effective lengths and weighted means of each model."""
     found = {model: means([grid for grid in members if grid.name == model]) for model in models}
     there = {model: one for model, one in found.items() if one}
-    if there and not members[0].labels:
+    if there:
         published = [f"{model} {_effective(one, threshold)}" for model, one in there.items()]
         own = [f"{model} {_effective(one, own_threshold(one))}" for model, one in there.items()]
         ways = {model: [100 * weighted_mean(one, rising=way) for way in (True, False)] for model, one in there.items()}
@@ -193,8 +197,6 @@ def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float
         yield f"Effective length (mean over all tasks above {threshold:.1%}): {', '.join(published)}."
         yield f"Effective length (above 85 % of the own mean on short texts): {', '.join(own)}."
         yield f"Means weighted towards long / short texts: {', '.join(weighted)}."
-    if any(len(one) < len(_lengths(members)) for one in found.values()):
-        yield "† mean of the tasks that are finished at this length; it counts in no effective length."
 
 
 def _effective(one: Mapping[int, float], threshold: float) -> str:
@@ -269,6 +271,10 @@ def figure(value: float, places: int | None = None) -> str:
     return f"{value:,.{decimals(value) if places is None else places}f}"
 
 
+def _titled(metric: str) -> str:
+    return metric[:1].upper() + metric[1:]
+
+
 def _plain(name: str) -> str:
     return name.replace("_", " ")
 
@@ -309,7 +315,7 @@ def _mean(rates: Sequence[Rate | None]) -> Entry:
     found = [rate.score for rate in rates if rate is not None]
     if not found:
         return Entry()
-    return Entry(f"{100 * sum(found) / len(found):.1f}" + ("" if len(found) == len(rates) else "†"))
+    return Entry(f"{100 * sum(found) / len(found):.1f}" + ("" if len(found) == len(rates) else FEWER))
 
 
 def _words(rate: Rate) -> str:
@@ -318,5 +324,6 @@ def _words(rate: Rate) -> str:
 
 
 def _reasons(members: Iterable[Grid]) -> list[str]:
-    reasons = {reason: None for grid in members for reason in (*grid.skipped.values(), *grid.lacking.values())}
-    return [f"Skipped: {reason.rstrip('.')}." for reason in reasons]
+    reasons = list(dict.fromkeys(why for grid in members for why in (*grid.skipped.values(), *grid.lacking.values())))
+    said = [f"Skipped: {reason.rstrip('.')}." for reason in reasons[:REASONS]]
+    return said + [f"Skipped for {len(reasons) - REASONS} more reasons: see report.csv."] * (len(reasons) > REASONS)

@@ -363,3 +363,17 @@ def test_means_over_other_numbers_of_tasks_say_so(tmp_path: Path) -> None:
         ("mean of 13", "all"),
         ("mean of 11", "some"),
     ]
+
+
+def test_where_there_is_one_length_tasks_stand_against_what_was_read(tmp_path: Path) -> None:
+    from matplotlib import colormaps
+
+    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
+    conditions = {"full": 0.0, "retrieved": 1.0, "no_context": 0.0}
+    records = [cell(name, answers([score], 256), 256, None, how) for name in tasks for how, score in conditions.items()]
+    found = write_result(tmp_path / "longdoc.jsonl", head("longdoc", "m", tasks, lengths=[256]), records)
+    image = pixels(heat_map(grids(found), tmp_path / "map.png"))
+    low, high = (share(image, colormaps["cividis"](end)) for end in (0.0, 1.0))
+    assert low == pytest.approx(2 * high, rel=0.3)
+    (table,) = tables([found], THRESHOLD)
+    assert entries(table)["retrieved, mean", "m"] == ["100.0"]

@@ -25,6 +25,7 @@ from farfield.architectures.between import Between
 from farfield.architectures.condensed import condensed_keys
 from farfield.architectures.feedforward import Auxiliary, NoFeedForward, SwiGLUConfig
 from farfield.architectures.mixer import Kept, LendingMixer, Mixer, MixerSettings
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.sharing import NoSharing, SharingConfig, iterated, keepers_of, mixers_of
 from farfield.architectures.stack import StackConfig
@@ -181,7 +182,7 @@ class Decoder(nn.Module):
         after = found.states if between is None else (*found.states, between.end(found.carried))
         return self.norm(found.x), after, Auxiliary.of_layers(found.told)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many passes there are is decided by numbers
+    @uncompiled  # how many passes there are is decided by numbers
     def _condensed(self, start: _Passed, rows: Rows, states: Sequence[State]) -> _Passed:
         """Behind all layers, where keys are taken from above."""
         found = self._run(range(self.iterated.start), start, rows, states)

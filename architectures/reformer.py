@@ -33,6 +33,7 @@ from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.hashed import NOBODY, Hashed
 from farfield.architectures.ops.layouts import Selected
 from farfield.architectures.ops.short_convolution import ConvolutionState
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.projection import Rotation
 from farfield.architectures.rings import DIGITS, Rings, digits, number
 from farfield.architectures.rows import Rows
@@ -121,7 +122,7 @@ class Reformer(Mixer):
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         return in_steps(self._mix, x, rows, state, self.rotation.span)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what is seen depends on the hashes
+    @uncompiled  # what is seen depends on the hashes
     def _mix(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, ReformerState)
         queries, v, conv = self.projection.split(x, rows, state.conv)

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from farfield.architectures.mixer import KeyedMixer, KeyedSettings, Mixer, MixerSettings, in_steps
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.memory.forgetting import cycles, near_field
@@ -151,7 +152,7 @@ class Infini(Wrapped):
         values = values.gather(2, order.expand_as(values))
         return replace(state, memory=replace(state.memory, written=torch.cat((values, written[..., -1:]), -1)))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
+    @uncompiled  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         return in_steps(self._step, x, rows, state, self.mixer.span)
 

@@ -34,6 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from farfield.architectures.decoder import Decoder, DecoderConfig, Layer
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, Mixer, MixerSettings
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.memory.forgetting import near_field
@@ -240,7 +241,7 @@ class LongMem(nn.Module):
         side = tuple(self._beside(name).mixer.start(batch) for name in self.memory)
         return (LongMemState(self.stack.start(batch), side),)
 
-    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # what is read is decided by numbers
+    @uncompiled(recursive=False)  # what is read is decided by numbers
     def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
         if self.span is None or rows.time <= self.span:
             return self._step(x, rows, states)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.decoder import DecoderConfig
 from farfield.architectures.mixer import head_sizes
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.config import Config, ModelError
@@ -201,7 +202,7 @@ class Reading:
             return None
         return lambda x, carried: self._read(index, x, carried)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many chunks end in a call is decided by numbers
+    @uncompiled  # how many chunks end in a call is decided by numbers
     def end(self, carried: _Carried) -> NeighboursState:
         state, hidden = carried.state, carried.hidden
         assert hidden is not None
@@ -212,7 +213,7 @@ class Reading:
         last = self.chunks.count.view(-1, 1, 1).expand(-1, 1, seen.shape[2])
         return NeighboursState(newest, torch.stack(carried.kept, 1), seen.gather(1, last)[:, 0])
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # as above
+    @uncompiled  # as above
     def _read(self, index: int, x: Tensor, carried: _Carried) -> tuple[Tensor, _Carried]:
         """The stream (B, T, D) with what layer `index` has read."""
         layer, number = self.module.cross[str(index)], self.order.index(str(index))

@@ -19,6 +19,7 @@ from farfield.architectures.attention import columns
 from farfield.architectures.block_keys import labels
 from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyValue, Mixer, in_steps
 from farfield.architectures.ops.attention import Part
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.ops.units import Chosen, Grouped, Units
 from farfield.architectures.ops.written import Near, Written
 from farfield.architectures.rows import Rows
@@ -97,7 +98,7 @@ class WithMemory(Wrapped):
         units = UnitState() if self.units is None else self.units.start(batch, mixer, like)
         return MemoryState(mixer.start(batch), bank, units, Initial(slots, slots.clone()) if config.initial else None)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how far a call reaches is decided by numbers
+    @uncompiled  # how far a call reaches is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         return in_steps(self._step, x, rows, state, self.mixer.span)
 

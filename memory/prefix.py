@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from farfield.architectures.decoder import Decoder, DecoderConfig
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.mixer import Mixer
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.config import ModelError
@@ -191,7 +192,7 @@ class Segmented(nn.Module):
         """The empty state: one, of the layers and the memory."""
         return (SegmentedState(self.stack.start(batch), self.memory.start(batch)),)
 
-    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]  # as said at `compile`
+    @uncompiled(recursive=False)  # as said at `compile`
     def forward(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
         """(B, T, D) of `x` (B, T, D), zero at padding, the state behind it, and what the layers tell beside it."""
         (state,) = states

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue, Mixer, in_steps
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
 from farfield.config import ModelError
@@ -112,7 +113,7 @@ class WithSlots(Wrapped):
         assert isinstance(state, SlotsState)
         return replace(state, bank=state.bank.exchanged(seed))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
+    @uncompiled  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         return in_steps(self._call, x, rows, state, self.mixer.span)
 

@@ -33,6 +33,7 @@ from torch.nn.functional import logsigmoid, silu
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.memory.forgetting import cycles
@@ -180,7 +181,7 @@ class Titans(Wrapped):
         start, weights = other(learnt.start, initial), other(learnt.weights, initial)
         return replace(state, learnt=Learnt(start, weights, other(learnt.momentum, 0.0)))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # how many segments a call has is decided by numbers
+    @uncompiled  # how many segments a call has is decided by numbers
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, TitansState)
         memory, learnt, conv = self.remember(x, rows, state)

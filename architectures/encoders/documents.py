@@ -19,12 +19,13 @@ from torch import Tensor
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.counted import Counted
 from farfield.architectures.ops.layouts import Full, Layout
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 
 __all__ = ["all_tokens", "count", "each_document"]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph would be made anew for every batch's lengths
+@uncompiled  # a graph would be made anew for every batch's lengths
 def each_document(x: Tensor, rows: Rows, mix: Callable[[Tensor, Rows], Tensor]) -> Tensor:
     """(B, T, D) of x (B, T, D), by `mix` of (N, S, D) with each row a document, to as much; zero at padding."""
     if rows.fresh and rows.single and rows.right_padded:

@@ -27,6 +27,7 @@ from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.hashed import NOBODY, Adjacent
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.projection import Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.shared_heads import SharedHeads, shared_sizes
@@ -84,7 +85,7 @@ class ReformerEncoder(Encoder):
         self.rotation = Rotation(head_width, config.base if config.position == "rope" else None)
         self.slopes = slopes_of(heads) if config.position == "alibi" else None
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what is seen depends on the hashes
+    @uncompiled  # what is seen depends on the hashes
     def encode(self, x: Tensor, rows: Rows) -> Tensor:
         queries, v, _ = self.projection.split(x, rows, None)
         bucket = self.projection.buckets(queries)

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 
 __all__ = ["selective_scan", "selective_scan_definition"]
@@ -193,5 +194,5 @@ def _backwards(decays: Tensor, adjoints: Tensor, last: Tensor) -> Tensor:
     return last
 
 
-_scan: Callable[..., tuple[Tensor, Tensor]] = torch.compiler.disable(_Scan.apply)
+_scan: Callable[..., tuple[Tensor, Tensor]] = uncompiled(_Scan.apply)
 """Apart from compiled graphs, in which its loops over positions would be unrolled."""

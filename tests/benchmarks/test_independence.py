@@ -67,6 +67,7 @@ def test_answers_do_not_depend_on_batches_order_and_processes(name: str, tmp_pat
             assert subject.tokenizer.decode(written[: sample.budget]) == whole[cell][index]
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_how_many_processes_give_them(tmp_path: Path) -> None:
     name = "retnet"
     suite = NeedleSuite(lengths=(240, 250), depths=1, samples=2, controls=())

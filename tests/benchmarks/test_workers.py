@@ -112,7 +112,7 @@ def test_what_a_process_cannot_open_ends_the_evaluation(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from functools import partial
 from pathlib import Path
 from oracle import Lookup, Numbers
@@ -127,6 +127,7 @@ def opened():
     return Lookup(Numbers(128), before=slow)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs this test may ignore it
     suite = NeedleSuite(lengths=(32, 64), depths=11, samples=4, controls=())
     try:
         evaluate(suite, opened(), Path(sys.argv[1]), processes=2, opened=opened)

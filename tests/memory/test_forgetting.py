@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import farfield
-from farfield.config import ModelError
+from farfield.compose import option
+from farfield.config import ModelError, read
 from farfield.forgetting import exchanged, without_memory
 from farfield.memory.forgetting import cycles
-from farfield.model import LanguageModel
+from farfield.model import LanguageModel, ModelConfig
 
 MEMORIES = sorted(path.stem for path in Path(farfield.__file__).parent.joinpath("configs/memory").glob("*.yaml"))
 MEMORIES.remove("none")
 # Their own weights change what a model says before anything is remembered.
 WEIGHED = ("longmem", "titans")
+SHORT = {"rmt": ["segment=64"], "mac": ["segment=64"], "autocompressor": ["segment=64", "spread=0"]}
 UNBOUND = {"rmt", "autocompressor", "mac"}  # vectors without keys
 
 
@@ -29,8 +31,18 @@ def model(memory: str) -> LanguageModel:
     """A small model with fresh weights, whose memory is read from the 65th token on at the latest, in float64."""
     around = "attention" if memory == "camelot" else "longformer"
     window = [] if around == "attention" else ["layers.longformer.mixer.window=64"]
-    made = farfield.build(around, ["width=32", "depth=2", *window], memory=memory, seed=3).double()
-    return made.model
+    return built(around, window, memory)
+
+
+def built(architecture: str, changes: list[str], memory: str) -> LanguageModel:
+    """A model of two layers with segments of at most 64 tokens, and fresh weights."""
+    torch.manual_seed(3)
+    config = {
+        "architecture": option("architecture", architecture, ["width=32", "depth=2", *changes]),
+        "memory": option("memory", memory, SHORT.get(memory, [])),
+        "vocabulary": 257,
+    }
+    return LanguageModel(read(ModelConfig, config)).double().eval()
 
 
 def tokens(*shape: int) -> Tensor:
@@ -74,8 +86,7 @@ def test_without_a_memory_what_is_near_is_seen_as_before_and_nothing_else(memory
 @pytest.mark.parametrize("memory", [memory for memory in MEMORIES if memory != "titans"])
 @torch.no_grad()
 def test_full_attention_sees_the_open_segment_alone(memory: str) -> None:
-    changes = ["width=32", "depth=2", "layers.attention.mixer.conv=0"]
-    whole = farfield.build("attention", changes, memory=memory, seed=3).double().model
+    whole = built("attention", ["layers.attention.mixer.conv=0"], memory)
     segment = (whole.config.memory_from() or 0) - 1
     one, other = tokens(1, 2 * segment + 9), tokens(1, 2 * segment + 9)
     other[:, : 2 * segment] = (other[:, : 2 * segment] + 1) % 256

@@ -2,6 +2,7 @@
 
     python -m farfield.benchmarks.mqar --out results/mqar     # trains, asks, writes; the same words go on
     python -m farfield.benchmarks.mqar --out results/mqar --models attention retnet --seeds 0 1 --rates 3e-3 1e-2
+    python -m farfield.benchmarks.mqar --show results/mqar/mqar.json --picture mqar.png
 
 All models have the same width, two layers and a short convolution, and the same number of weights but for a few in a
 hundred: the feed-forward is as wide as the mixer leaves room for. States are made larger and smaller within a mixer:
@@ -16,7 +17,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from farfield.benchmarks.provenance import provenance
 from farfield.benchmarks.results import Cell, read_result
 from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.suites.recall import RecallSuite
-from farfield.config import Config, ConfigError, FarfieldError, read, unknown
+from farfield.config import Config, ConfigError, DataError, FarfieldError, read, unknown
 from farfield.model import ModelConfig
 from farfield.progress import Bar
 from farfield.training import metrics
@@ -47,6 +48,7 @@ WEIGHTS = 80_000  # of each model, embedding included
 GRID = {2: 64, 4: 64, 8: 64, 16: 64, 24: 128, 32: 128}
 MIXTURE = ((4, 64, 1), (8, 64, 1), (16, 64, 1), (32, 128, 0.5))
 WATCHED = (8, 32)  # pairs of the panels over state bytes
+TICKS = (8, 16, 32, 64, 128)  # KiB there
 
 ATTENTION = {"kind": "attention", "heads": 2, "position": "rope", "conv": 4}
 
@@ -238,14 +240,16 @@ def draw(rows: Sequence[Row], path: Path) -> Path:
         mine = [some for point, some in points.items() if point.family == family]
         _draw_pairs(panels[0], mine[0], line(place, family))
         for panel, pairs in zip(panels[1:], WATCHED, strict=True):
-            sizes = sorted((some[0].state_bytes[pairs], _mean(some, pairs)) for some in mine)
+            sizes = sorted((some[0].state_bytes[pairs] / 1024, _mean(some, pairs)) for some in mine)
             panel.plot(*zip(*sizes, strict=True), **line(place, family))
     panels[0].set(xscale="log", xlabel="pairs", ylabel="accuracy", title="middle sizes", ylim=(-0.03, 1.03))
     panels[0].set_xticks(list(GRID), [str(pairs) for pairs in GRID])
     panels[0].minorticks_off()
     for panel, pairs in zip(panels[1:], WATCHED, strict=True):
+        panel.set_xscale("log", base=2)
         title = f"{pairs} pairs in {GRID[pairs]} tokens"
-        panel.set(xscale="log", xlabel="bytes of state", ylabel="accuracy", title=title, ylim=(-0.03, 1.03))
+        panel.set(xlabel="state, KiB", ylabel="accuracy", title=title, ylim=(-0.03, 1.03))
+        panel.set_xticks(TICKS, [str(tick) for tick in TICKS])
     finish(figure, list(panels), path)
     return path
 
@@ -267,19 +271,42 @@ def main(words: Sequence[str] | None = None) -> int:
     """0, or 2 after one line on what cannot be used."""
     given = _parser().parse_args(words)
     try:
-        task, rows = _task(given), []
-        path = given.json or given.out / "mqar.json"
-        for row in compare(task, given.out):
-            rows.append(row)  # written as they come: a stopped comparison has told what it has measured
-            _write(path, task, rows)
+        rows, path = _shown(given.show) if given.show else _compared(given)
         picture = draw(rows, given.picture or path.with_suffix(".png"))
     except FarfieldError as error:
         sys.stderr.write(f"farfield: {error}\n")
         return 2
     console = Console(width=140, highlight=False)
     console.print(table(rows))
-    console.print(f"wrote {path} and {picture}")
+    console.print(f"wrote {picture}, of {path}")
     return 0
+
+
+def _compared(given: argparse.Namespace) -> tuple[list[Row], Path]:
+    """What is measured, and the file that it stands in."""
+    task, path, rows = _task(given), given.json or given.out / "mqar.json", []
+    for row in compare(task, given.out):
+        rows.append(row)  # written as they come: a stopped comparison has told what it has measured
+        _write(path, task, rows)
+    return rows, path
+
+
+def _shown(path: Path) -> tuple[list[Row], Path]:
+    """What was measured before."""
+    try:
+        found = [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    except OSError as error:
+        raise DataError(f"--show: {path}: {error.strerror}.") from None
+    except (ValueError, LookupError, TypeError):
+        raise DataError(f"--show: {path}: has no rows of this comparison.") from None
+    return [
+        replace(
+            row,
+            accuracy={int(pairs): share for pairs, share in row.accuracy.items()},
+            state_bytes={int(pairs): size for pairs, size in row.state_bytes.items()},
+        )
+        for row in found
+    ], path
 
 
 def _write(path: Path, task: Task, rows: Sequence[Row]) -> None:
@@ -321,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=normal.steps, metavar="N", help="of training")
     parser.add_argument("--batch", type=int, default=normal.batch, metavar="N", help="rows of a step of training")
     parser.add_argument("--samples", type=int, default=normal.samples, metavar="N", help="rows that are asked")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="draw what was measured before, and train nothing")
     parser.add_argument("--out", type=Path, default=Path("results/mqar"), help="runs, figures and picture")
     parser.add_argument("--json", type=Path, help="where the figures go; default: in --out")
     parser.add_argument("--picture", type=Path, help="where the picture goes; default: beside the figures")

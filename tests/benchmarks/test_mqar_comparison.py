@@ -73,6 +73,8 @@ def test_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert mqar.main([*words, "--models", "mamba2 + attention"]) == 0
     assert json.loads((tmp_path / "mqar.json").read_text(encoding="utf-8"))["rows"] == told["rows"]
     assert metrics.read_bytes() == before
+    assert mqar.main(["--show", str(tmp_path / "mqar.json"), "--picture", str(tmp_path / "again.png")]) == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "mqar.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,8 @@ def test_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ),
         (["--steps", "0"], "farfield: --steps: 0 given. At least 1.\n"),
         (["--rates", "0"], "farfield: --rates: 0 given. Above 0.\n"),
+        (["--show", "none.json"], "farfield: --show: none.json: No such file or directory.\n"),
+        (["--show", __file__], f"farfield: --show: {__file__}: has no rows of this comparison.\n"),
         (["--seeds", "-1"], "farfield: --seeds: -1 given. At least 0.\n"),
     ],
 )

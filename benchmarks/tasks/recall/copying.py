@@ -118,10 +118,7 @@ class SelectiveCopying:
     placed: bool = False
     scorings: tuple[Scoring, ...] = ("read",)
     stop: tuple[str, ...] = ()
-
-    @property
-    def labels(self) -> Mapping[str, float]:
-        return {"tokens": self.tokens}
+    labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from farfield.benchmarks.commands import evaluate, evaluate_together, report_command
-    from farfield.benchmarks.speed import speed
 
-__all__ = ["evaluate", "evaluate_together", "report_command", "speed"]
-
-_HOMES = {
-    "evaluate": "commands",
-    "evaluate_together": "commands",
-    "report_command": "commands",
-    "speed": "speed",
-}
+__all__ = ["evaluate", "evaluate_together", "report_command"]
 
 
 def __getattr__(name: str) -> object:
     """`farfield.benchmarks.<name>`, imported at its first use (PEP 562)."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'farfield.benchmarks' has no attribute '{name}'")
-    return getattr(import_module(f"farfield.benchmarks.{_HOMES[name]}"), name)
+    return getattr(import_module("farfield.benchmarks.commands"), name)

@@ -97,6 +97,7 @@ def test_a_sweep_of_evaluations_equals_one_process(
         "suite.lengths=[64]",
         "suite.depths=2",
         "suite.samples=2",
+        "suite.controls=[]",
         "--json",
     ]
     monkeypatch.chdir(tmp_path)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from farfield import cli
+
 
 def farfield(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """One command in `folder`."""
+    """One command in `folder`, in this process: a new one would import torch first, and a hundred take minutes."""
+    before, said = Path.cwd(), (io.StringIO(), io.StringIO())
+    os.chdir(folder)
+    try:
+        with redirect_stdout(said[0]), redirect_stderr(said[1]):
+            status = cli.main(list(words))
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess(words, status, *(text.getvalue() for text in said))
+
+
+def apart(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "farfield", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
@@ -61,6 +77,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ingested(place: Path) -> dict[str, object]:
     return plain(place, "ingest", "path=documents", "index=handbook")
+
+
+def test_a_command_of_its_own_process_says_the_same(place: Path) -> None:
+    words = ("evaluate", "model=runs/none", "suite.lengths=[64]")
+    done, here = apart(place, *words), farfield(place, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
+    assert done.returncode == 2
 
 
 def test_a_needle_grid_is_evaluated_reported_and_not_done_twice(place: Path) -> None:

@@ -67,7 +67,7 @@ VERBS = {
         "results/<name>/: speed.jsonl and figures",
         ("farfield speed architectures=[retnet,attention] lengths=[1024,4096]",),
         "SpeedSettings",
-        "farfield.benchmarks:speed",
+        "farfield.benchmarks.speed:speed",
     ),
     "ingest": Verb(
         "add documents to an index",

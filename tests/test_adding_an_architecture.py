@@ -47,7 +47,8 @@ def run(folder: Path, *words: str, **more: str) -> subprocess.CompletedProcess[s
 
 
 def test_it_trains_and_loads_where_it_is_trusted(folder: Path) -> None:
-    words = ["-m", "farfield", "train", "architecture=average", "--config-dir", "my", "data=needle", "training.steps=2"]
+    words = ["-m", "farfield", "train", "architecture=average", "--config-dir", "my", "data=needle", "data.length=64"]
+    words += ["training.steps=2", "training.batch=2"]
     refused = run(folder, *words)
     assert refused.returncode == 2
     assert refused.stderr == (

@@ -102,7 +102,11 @@ def _suite(name: str, text: str) -> dict[str, Any]:
 
 
 def _asked(suite: Mapping[str, Any]) -> str:
-    return f"{suite['samples']:,} samples" if "samples" in suite else ""
+    return f"{suite['samples']:,} samples a task" if "samples" in suite else ""
+
+
+def _a_task(cells: int) -> str:
+    return f"{cells} cell{'s' * (cells != 1)} a task"
 
 
 def _costs(model: ModelConfig) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _text(found: Mapping[str, list[dict[str, Any]]]) -> str:
         for one in found["memories"]
     ]
     parts.append(_aligned([head, *rows]))
-    suites = [[one["name"], f"{one['cells']} cells", _asked(one), one["summary"]] for one in found["suites"]]
+    suites = [[one["name"], _a_task(one["cells"]), _asked(one), one["summary"]] for one in found["suites"]]
     parts.append(_aligned([["suites", "", "", ""], *suites]))
     parts.append(
         "Chosen by architecture=name (architectures and encoders), memory=name, suite=name; what each is says\n"

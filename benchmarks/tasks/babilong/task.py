@@ -121,7 +121,7 @@ class BabilongTask:
         self.task, self.stories, self.tokenizer = task, stories, tokenizer
         self.haystack, self.wording, self.window = haystack, wording, window
         self.name = f"babilong_{task}"
-        self.labels: Mapping[str, float] = {"task": int(task.removeprefix("qa"))}
+        self.labels: Mapping[str, float] = {}  # the number of a task is a name
         self.budget = 1 if tokenizer.kind == "ids" else BUDGET
         self.introduction = self._encode(wording["introduction"])
         self._sentence = functools.lru_cache(maxsize=1 << 14)(self._fact)

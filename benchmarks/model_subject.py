@@ -76,7 +76,6 @@ class ModelSubject:
         """Architecture, memory, sizes, the training length where it is known, and a fingerprint of the weights."""
         config, trained = self.model.config, self.model.info.get("config", {})
         kinds = sorted({config.architecture.layer(i).mixer.kind for i in range(config.architecture.depth)})
-        data: Any = trained.get("data", {})
         return {
             "name": self.name,
             "architecture": "+".join(kinds),
@@ -84,7 +83,7 @@ class ModelSubject:
             "parameters": config.parameters(),
             "dtype": str(self.model.model.embedding.weight.dtype).removeprefix("torch."),
             "config": config.mapping(),
-            "trained_length": data.get("length"),
+            "trained_length": _trained_length(trained.get("data", {})),
             "step": self.model.info.get("step"),
             "weights": self._fingerprint(),
         }
@@ -213,3 +212,9 @@ class ModelSubject:
 def _logprobs(logits: Tensor) -> Tensor:
     """Log-probabilities (..., V) in nats, float32 or wider, of logits (..., V)."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def _trained_length(data: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest row that the settings of training data speak of."""
+    shares = [share["length"] for share in data.get("mixture", ())] or data.get("suite", {}).get("lengths", [])
+    return max(shares) if data.get("kind") == "suite" and shares else data.get("length")

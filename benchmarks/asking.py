@@ -36,12 +36,16 @@ def needed(scoring: Scoring, condition: Condition) -> frozenset[Capability]:
 
 @dataclass(frozen=True)
 class _Judged:
-    """One sample's score, what the model answered, how likely it held the gold, in nats, and ties on the way."""
+    """One sample's score, what the model answered, how likely it held the gold, in nats, and ties on the way.
+
+    chance: the score to be expected of guessing, where candidates are compared
+    """
 
     score: float
     output: list[int]
     logprob: float | None = None
     ties: int = 0
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ class Batch:
             prefilled=self.fresh[cell],
             naive=sum(len(self._prompt(sample)) for sample in samples),
             seconds=round(self.seconds[cell], 6),
+            chances=[answer.chance for answer in judged if answer.chance is not None],
         )
 
     def _excerpt(self, sample: Sample) -> str:
@@ -207,7 +212,11 @@ def _chosen(subject: Subject, task: Task, samples: Sequence[Sample], known: Pref
         float(row[ids == sample.answer[0]][0]) for sample, ids, row in zip(samples, candidates, logprobs, strict=True)
     ]
     scores = task.score(samples, outputs)
-    return [_Judged(*judged) for judged in zip(scores, outputs, gold, strict=True)]
+    chances = [float((ids == sample.answer[0]).mean()) for sample, ids in zip(samples, candidates, strict=True)]
+    return [
+        _Judged(score, output, logprob, chance=chance)
+        for score, output, logprob, chance in zip(scores, outputs, gold, chances, strict=True)
+    ]
 
 
 def _candidates(sample: Sample) -> NDArray[np.int64]:
@@ -223,5 +232,6 @@ def _continued(subject: Subject, samples: Sequence[Sample], known: Prefilled) ->
         right = np.isin(np.arange(len(logprobs)), sample.right)
         best = np.lexsort((right, -logprobs))[: len(sample.right)]
         output = np.concatenate([sample.choices[at] for at in best]).tolist()
-        judged.append(_Judged(float(right[best].mean()), output, float(logprobs[right].max())))
+        score, chance = float(right[best].mean()), float(right.mean())
+        judged.append(_Judged(score, output, float(logprobs[right].max()), chance=chance))
     return judged

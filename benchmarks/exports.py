@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean as mean
 
 from farfield.benchmarks.grid import Rate, source
 from farfield.benchmarks.results import Answers, Cell, Measured, Result
@@ -15,7 +16,7 @@ __all__ = ["COLUMNS", "as_csv", "as_markdown", "plain_cells"]
 
 COLUMNS = (
     *("model", "suite", "task", "metric", "scoring", "condition", "length", "depth", "labels"),
-    *("value_name", "unit", "value", "low", "high", "samples", "hits", "ties", "capped", "unfilled"),
+    *("value_name", "unit", "value", "low", "high", "chance", "samples", "hits", "ties", "capped", "unfilled"),
     *("prefilled", "naive", "seconds", "skipped", "commit", "seed", "settings_hash", "path"),
 )
 
@@ -59,7 +60,7 @@ def _about(result: Result, cell: Cell) -> dict[str, object]:
         "model": result.name,
         "suite": result.head["suite"],
         "task": cell.task,
-        "metric": about.get("metric", ""),
+        "metric": result.metric(cell.task),
         "scoring": about.get("scoring", ""),
         "condition": cell.condition,
         "length": cell.length,
@@ -78,6 +79,7 @@ def _answered(answers: Answers) -> Mapping[str, object]:
     return {
         "value_name": "score",
         **shown,
+        **({"chance": mean(answers.chances)} if answers.chances else {}),
         "samples": len(answers.scores),
         "hits": answers.hits,
         "ties": answers.ties,

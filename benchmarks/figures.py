@@ -51,17 +51,24 @@ def pictures(results: Sequence[Result], folder: Path) -> list[Path]:
     for suite in dict.fromkeys(str(result.head["suite"]) for result in results):
         mine = [result for result in results if result.head["suite"] == suite]
         every, said = [grid for result in mine for grid in grids(result)], source(mine)
-        if every:
-            made.append(heat_map(every, folder / f"{suite}_heat_map.png", said))
-            if any(len(grid.lengths) > 1 for grid in every):
-                made.append(by_length(every, folder / f"{suite}_by_length.png", said))
-            if any(len(grid.depths) > 1 for grid in every):
-                made.append(by_depth(every, folder / f"{suite}_by_depth.png", said))
-            for name, members in families(every).items():
-                if len({tuple(grid.labels.values()) for grid in members if grid.labels}) > 1:
-                    called = "_".join(re.findall(r"\w+", name))
-                    made.append(by_label(members, folder / f"{called}.png", name, said))
+        for shelf in dict.fromkeys(grid.shelf for grid in every):
+            made += _pictures([grid for grid in every if grid.shelf == shelf], folder, said)
         made += measured_pictures(suite, [one for result in mine for one in measures(result)], folder, said)
+    return made
+
+
+def _pictures(every: Sequence[Grid], folder: Path, said: str) -> list[Path]:
+    """Of grids on one scale."""
+    stem = every[0].shelf.replace(" ", "_")
+    made = [heat_map(every, folder / f"{stem}_heat_map.png", said)]
+    if any(len(grid.lengths) > 1 for grid in every):
+        made.append(by_length(every, folder / f"{stem}_by_length.png", said))
+    if any(len(grid.depths) > 1 for grid in every):
+        made.append(by_depth(every, folder / f"{stem}_by_depth.png", said))
+    for name, members in families(every).items():
+        if len({tuple(grid.labels.values()) for grid in members if grid.labels}) > 1:
+            called = "_".join(re.findall(r"\w+", name))
+            made.append(by_label(members, folder / f"{called}.png", name, said))
     return made
 
 
@@ -79,7 +86,7 @@ def heat_map(every: Sequence[Grid], path: Path, said: str = "") -> Path:
     models = len({grid.name for grid in every})
     columns = models if 1 < models <= 4 else 4
     metric = " / ".join(dict.fromkeys(grid.metric for grid in every))
-    canvas = Canvas(len(maps), max(wide, 2.2), high, f"{every[0].suite}: {metric}, %", said, columns)
+    canvas = Canvas(len(maps), max(wide, 2.2), high, f"{every[0].shelf}: {metric}, %", said, columns)
     images = [_panel(panel, one) for panel, one in zip(canvas.panels, maps, strict=False)]
     bar = canvas.figure.colorbar(images[-1], ax=canvas.panels, shrink=0.8, pad=0.01, aspect=30)
     bar.set_ticks([0.0, 0.25, 0.5, 0.75, 1.0], labels=["0", "25", "50", "75", "100"], fontsize=7.5)
@@ -99,7 +106,7 @@ def by_length(every: Sequence[Grid], path: Path, said: str = "") -> Path:
         panels,
         2.5 if len(tasks) > 1 else 5.0,
         1.75 if len(tasks) > 1 else 2.8,
-        f"{every[0].suite}: score against length, %",
+        f"{every[0].shelf}: score against length, %",
         said,
     )
     names = list(dict.fromkeys(grid.name for grid in every))
@@ -135,7 +142,7 @@ def by_depth(every: Sequence[Grid], path: Path, said: str = "") -> Path:
             _rates(panel, names.index(grid.name), grid.name, points)
 
     tasks = {task: [grid for grid in placed if grid.task == task] for task in dict.fromkeys(g.task for g in placed)}
-    return _panels(f"{every[0].suite}: score against depth, %", tasks, draw, "depth of the gold, %", path, said)
+    return _panels(f"{every[0].shelf}: score against depth, %", tasks, draw, "depth of the gold, %", path, said)
 
 
 def by_label(members: Sequence[Grid], path: Path, title: str, said: str = "") -> Path:

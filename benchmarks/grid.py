@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from farfield.benchmarks.intervals import mean_interval
@@ -21,6 +22,7 @@ __all__ = [
     "measures",
     "percent",
     "remarks",
+    "shelf",
     "short",
     "source",
 ]
@@ -66,6 +68,7 @@ class Grid:
     labels:             numbers that tell the task from its kin
     trained:            the length the model was trained at, where it is known
     source:             commit, scoring and seed in a few words
+    scoring:            how its answers are judged
     """
 
     name: str
@@ -81,6 +84,17 @@ class Grid:
     labels: Mapping[str, float]
     trained: int | None
     source: str
+    scoring: str = "generate"
+
+    @property
+    def shelf(self) -> str:
+        """The suite, and apart what was judged by likelihood: its scores are on another scale."""
+        return _shelf(self.suite, self.scoring)
+
+    def chance(self, length: int) -> float | None:
+        """The mean score to be expected of guessing; None where nothing is chosen from."""
+        chances = [one for (at, _), answers in self.cells.items() if at == length for one in answers.chances]
+        return fmean(chances) if chances else None
 
     def rate(self, length: int | None = None, depth: float | None = None) -> Rate | None:
         """Of the cells of this length, of this depth, of both, or of all; None if no such cell is finished."""
@@ -196,7 +210,7 @@ def _grid(result: Result, task: str) -> Grid:
         name=result.name,
         suite=result.head["suite"],
         task=task,
-        metric=about["metric"],
+        metric=result.metric(task),
         lengths=tuple(result.head["lengths"]),
         depths=tuple(result.head["depths"]) if about["placed"] else (None,),
         cells={(cell.length, cell.depth): got for cell, got in result.cells.items() if _full(cell, task)},
@@ -206,6 +220,7 @@ def _grid(result: Result, task: str) -> Grid:
         labels=about["labels"],
         trained=trained if isinstance(trained, int) else None,
         source=source([result]),
+        scoring=about["scoring"],
     )
 
 
@@ -236,6 +251,16 @@ def source(results: Iterable[Result]) -> str:
 def _commit(result: Result) -> str:
     about = result.head["provenance"]
     return f"{about['commit'][:8]}{'+' if about.get('dirty') else ''}" if about.get("commit") else "unknown"
+
+
+def shelf(result: Result) -> str:
+    """The name under which a result stands with others: all of its tasks are judged by likelihood, or none is."""
+    scorings = [str(about.get("scoring", "")) for about in result.head["tasks"].values()]
+    return _shelf(str(result.head["suite"]), next(iter(scorings), ""))
+
+
+def _shelf(suite: str, scoring: str) -> str:
+    return f"{suite} by likelihood" if scoring == "likelihood" else suite
 
 
 def differing(results: Sequence[Result]) -> str:

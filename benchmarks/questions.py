@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from farfield.benchmarks.asking import Asking, Batch, needed
 from farfield.benchmarks.patience import Patient
 from farfield.benchmarks.prefixes import alike
-from farfield.benchmarks.results import Answers, Cell, Result, record_of
+from farfield.benchmarks.results import Answers, Cell, Result, metric_of, record_of
 from farfield.benchmarks.subjects import Capability, Lacking, Subject, TemporaryError
 from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.benchmarks.tasks.sample import Condition, Finite, LackingError, Sample, Scoring, Task
@@ -106,7 +106,7 @@ class Questions:
         return {
             task.name: {
                 "fingerprint": task.fingerprint,
-                "metric": task.metric,
+                "metric": metric_of(task.metric, scoring_of(self.suite, task)),
                 "labels": dict(task.labels),
                 "placed": task.placed,
                 "scoring": scoring_of(self.suite, task),

@@ -53,6 +53,7 @@ def _summary(grid: Grid, result: Result) -> dict[str, Any]:
         "suite": grid.suite,
         "task": grid.task,
         "metric": grid.metric,
+        "scoring": grid.scoring,
         "path": str(result.path),
         **_plain(grid.rate()),
         "finished": len(grid.cells),
@@ -61,7 +62,9 @@ def _summary(grid: Grid, result: Result) -> dict[str, Any]:
         "naive": naive,
         "trained_length": grid.trained,
         "labels": dict(grid.labels),
-        "lengths": [{"length": length, **_plain(grid.rate(length))} for length in grid.lengths],
+        "lengths": [
+            {"length": length, **_plain(grid.rate(length)), "chance": grid.chance(length)} for length in grid.lengths
+        ],
         "grid": [
             {"length": length, "depth": depth, **_plain(Rate.of(cell.scores))}
             for (length, depth), cell in grid.cells.items()
@@ -112,7 +115,8 @@ def _effective(results: Sequence[Result], threshold: float) -> list[dict[str, An
             mine = [grid for grid in members if grid.name == model]
             by_length = means(mine)
             if len(mine) > 1 and by_length and not mine[0].labels:
-                thresholds = {"published": threshold, "own": own_threshold(by_length)}
+                published = {} if mine[0].scoring == "likelihood" else {"published": threshold}
+                thresholds = {**published, "own": own_threshold(by_length)}
                 lengths = {kind: effective_length(by_length, threshold=least) for kind, least in thresholds.items()}
                 told = [{"length": at, "mean": mean} for at, mean in by_length.items()]
                 weighted = {way: weighted_mean(by_length, rising=way == "rising") for way in ("rising", "falling")}

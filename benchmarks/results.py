@@ -31,6 +31,7 @@ __all__ = [
     "Measured",
     "Result",
     "identity",
+    "metric_of",
     "read_head",
     "read_result",
     "record_about",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 FORMAT = 2
+CHOICE = "choice accuracy"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Answers:
     capped:     whether the cell was closed before all of its samples, because its time was over
     prefilled:  tokens that were prefilled for these samples and not for earlier cells already
     naive:      tokens of their prompts
+    chances:    scores to be expected of guessing, where candidates are compared; else empty
     """
 
     first: int
@@ -82,6 +85,7 @@ class Answers:
     prefilled: int
     naive: int
     seconds: float
+    chances: list[float] = field(default_factory=list)  # files of before have none
 
     @property
     def length(self) -> int:
@@ -117,6 +121,7 @@ class Answers:
             prefilled=self.prefilled + later.prefilled,
             naive=self.naive + later.naive,
             seconds=self.seconds + later.seconds,
+            chances=self.chances + later.chances,
         )
 
 
@@ -180,6 +185,11 @@ class Result:
     def done(self) -> int:
         """Cells that need not be evaluated any more."""
         return len(self.cells) + len(self.measured) + len(self.skipped.keys() - self.failed)
+
+    def metric(self, task: str) -> str:
+        """What the scores of a task are called; "" of a task that is not known."""
+        about = self.head["tasks"].get(task, {})
+        return metric_of(about.get("metric", ""), about.get("scoring", ""))
 
     def has(self, cell: Cell) -> bool:
         """Whether `cell` need not be evaluated any more."""
@@ -250,6 +260,11 @@ def read_result(path: Path) -> Result:
     return result
 
 
+def metric_of(metric: str, scoring: str) -> str:
+    """What a score is called: the published rule judges what was written, and a choice by likelihood is none of it."""
+    return CHOICE if scoring == "likelihood" else metric
+
+
 def identity(value: object) -> str:
     """A short hash of plain values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
@@ -262,7 +277,7 @@ def record_about(kind: str, cell: Cell, content: Mapping[str, Any]) -> dict[str,
 
 
 def _answers(record: Mapping[str, Any]) -> Answers:
-    answers = Answers(**{name: record[name] for name in Answers.__dataclass_fields__})
+    answers = Answers(**{name: record[name] for name in Answers.__dataclass_fields__ if name in record})
     each = (answers.scores, answers.lengths, answers.depths, answers.outputs, answers.answers, answers.excerpts)
     if not answers.scores or {len(one) for one in each} != {len(answers.scores)}:
         raise ValueError("lists of several lengths")

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from farfield.benchmarks.grid import CONDITIONS, Grid, Rate, Series, differing, grids, measures, percent, remarks, short
 from farfield.benchmarks.results import Measured, Result
@@ -20,6 +21,11 @@ from farfield.benchmarks.tasks.sample import Condition
 
 __all__ = ["Entry", "Row", "Table", "families", "means", "tables"]
 
+CHANCE = "chance"
+CHOSEN = (
+    "Choices by likelihood: the share of right ones among as many of the likeliest; no published score, nor comparable "
+    "with one. Chance: what guessing gives."
+)
 FEWER = "†"  # behind a mean of not all tasks
 REASONS = 6  # that are told below a table
 WILSON = "Below each number its 95 % interval (Wilson's; Student's of a mean where scores are fractions)."
@@ -77,11 +83,14 @@ def tables(results: Sequence[Result], threshold: float) -> list[Table]:
 
 
 def families(every: Iterable[Grid]) -> dict[str, list[Grid]]:
-    """Grids whose tasks stand in one table, by its name: those of a suite, and apart those that differ in a label."""
+    """Grids whose tasks stand in one table, by its name.
+
+    Those of a suite, and apart those that differ in a label, and those that are judged by likelihood.
+    """
     found: dict[str, list[Grid]] = {}
     for grid in every:
         stem = re.sub(r"[\W_]*\d+$", "", grid.task)
-        name = f"{grid.suite}: {stem} by {' and '.join(grid.labels)}" if grid.labels else grid.suite
+        name = f"{grid.shelf}: {stem} by {' and '.join(grid.labels)}" if grid.labels else grid.shelf
         found.setdefault(name, []).append(grid)
     return {
         name: sorted(members, key=lambda grid: tuple(grid.labels.values())) if members[0].labels else members
@@ -107,15 +116,18 @@ def _places(grid: Grid, result: Result) -> Table:
     ]
     rows.append(Row(("mean",), tuple(_rate(grid.rate(length)) for length in grid.lengths), begins=True))
     rows += [_control(grid, condition, ()) for condition in grid.conditions]
+    rows += _chance([grid], grid.lengths, (CHANCE,))
     overall, (prefilled, naive) = grid.rate(), grid.prefilled()
     notes = [f"{_titled(grid.metric)} in %.", WILSON]
+    if grid.scoring == "likelihood":
+        notes.append(CHOSEN)
     if grid.trained is not None:
         notes.append(f"* longer than trained ({short(grid.trained)}).")
     if naive:
         notes.append(f"Prefilled {prefilled:,} tokens instead of {naive:,}.")
     said = _words(overall) if overall else "nothing finished"
     return Table(
-        grid.suite,
+        grid.shelf,
         f"{grid.name}, {grid.task}: {said}",
         ("depth, %",),
         tuple(_length(length, [grid]) for length in grid.lengths),
@@ -123,6 +135,14 @@ def _places(grid: Grid, result: Result) -> Table:
         (*notes, *remarks([grid]), *_reasons([grid])),
         (str(result.path),),
     )
+
+
+def _chance(members: Sequence[Grid], lengths: Sequence[int], heads: tuple[str, ...]) -> list[Row]:
+    """A row of what guessing gives, of grids of one task; none where nothing is chosen from."""
+    found = [[chance for grid in members if (chance := grid.chance(length)) is not None] for length in lengths]
+    if not any(found):
+        return []
+    return [Row(heads, tuple(Entry(f"{100 * fmean(one):.1f}") if one else Entry() for one in found))]
 
 
 def _control(grid: Grid, condition: Condition, heads: tuple[str, ...]) -> Row:
@@ -142,12 +162,14 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
         for number, grid in enumerate(mine):
             entries = tuple(_row_cell(grid, length) for length in lengths)
             rows.append(Row((_called(grid) if number == 0 else "", grid.name), entries, begins=number == 0))
+        rows += _chance(mine, lengths, ("", CHANCE))
     several = len({grid.task for grid in members}) > 1
     notes = [f"{_titled(' / '.join(dict.fromkeys(grid.metric for grid in members)))} in %.", WILSON]
     if several and not members[0].labels:
         rows += _means(members, models, lengths)
         notes += _mean_notes(members, models, threshold)
     rows += _control_rows(members, models, lengths, several)
+    notes += [CHOSEN] if members[0].scoring == "likelihood" else []
     if any(entry.text.endswith(FEWER) for row in rows for entry in row.entries):
         notes.append(f"{FEWER} mean of the tasks that are finished at this length; it counts in no effective length.")
     if any("*" in _length(length, members) for length in lengths):
@@ -155,7 +177,7 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
     notes += remarks(members)
     columns = tuple(_length(length, members) for length in lengths)
     title = name if members[0].labels else f"{name}: tasks by length"
-    return Table(members[0].suite, title, ("task", "model"), columns, tuple(rows), (*notes, *_reasons(members)), paths)
+    return Table(members[0].shelf, title, ("task", "model"), columns, tuple(rows), (*notes, *_reasons(members)), paths)
 
 
 def _means(members: Sequence[Grid], models: Sequence[str], lengths: Sequence[int]) -> Iterator[Row]:
@@ -194,7 +216,8 @@ def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float
         own = [f"{model} {_effective(one, own_threshold(one))}" for model, one in there.items()]
         ways = {model: [100 * weighted_mean(one, rising=way) for way in (True, False)] for model, one in there.items()}
         weighted = [f"{model} {long:.1f} / {brief:.1f}" for model, (long, brief) in ways.items()]
-        yield f"Effective length (mean over all tasks above {threshold:.1%}): {', '.join(published)}."
+        if members[0].scoring != "likelihood":  # the published threshold is of the published rule
+            yield f"Effective length (mean over all tasks above {threshold:.1%}): {', '.join(published)}."
         yield f"Effective length (above 85 % of the own mean on short texts): {', '.join(own)}."
         yield f"Means weighted towards long / short texts: {', '.join(weighted)}."
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from farfield.benchmarks.excerpt import CLOSE, OPEN
-from farfield.benchmarks.grid import CONDITIONS, Rate, grids, source
+from farfield.benchmarks.grid import CONDITIONS, Rate, grids, shelf, source
 from farfield.benchmarks.results import Answers, Cell, Measured, Result
 from farfield.benchmarks.tables import Table, families, means
 
@@ -63,10 +63,10 @@ def _result(result: Result) -> dict[str, Any]:
     trained = head["model"].get("trained_length")
     return {
         "name": result.name,
-        "suite": head["suite"],
+        "suite": shelf(result),
         "source": source([result]),
         "tasks": {
-            name: {"metric": about["metric"], "labels": about["labels"], "placed": about["placed"]}
+            name: {"metric": result.metric(name), "labels": about["labels"], "placed": about["placed"]}
             for name, about in head["tasks"].items()
         },
         "trained": trained if isinstance(trained, int) else None,

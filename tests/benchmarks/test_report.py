@@ -377,3 +377,38 @@ def test_where_there_is_one_length_tasks_stand_against_what_was_read(tmp_path: P
     assert low == pytest.approx(2 * high, rel=0.3)
     (table,) = tables([found], THRESHOLD)
     assert entries(table)["retrieved, mean", "m"] == ["100.0"]
+
+
+def test_choices_by_likelihood_stand_apart_with_their_chance_and_without_a_published_name(tmp_path: Path) -> None:
+    tasks = {name: {"scoring": "likelihood", "metric": "String_match_all"} for name in ("one", "two")}
+    chances = {"one": [0.25, 0.25], "two": [0.5, 0.1]}
+    records = [cell(name, answers([1.0, 1.0], 256, chances=chances[name]), 256) for name in tasks]
+    chosen = write_result(tmp_path / "chosen" / "ruler.jsonl", head("ruler", "m", tasks, lengths=[256]), records)
+    wrote = ruler(tmp_path, "m", 0.99, samples=2, tasks=("vt", "cwe"))
+    written_table, table = tables([wrote, chosen], THRESHOLD)
+    assert (written_table.title, table.title) == ("ruler: tasks by length", "ruler by likelihood: tasks by length")
+    assert table.notes[0] == "Choice accuracy in %."
+    assert table.suite == "ruler by likelihood"
+    assert [(row.heads, row.entries[0].text) for row in table.rows][1::2] == [
+        (("", "chance"), "25.0"),
+        (("", "chance"), "30.0"),
+    ]
+    assert any(note.startswith("Effective length (mean over all tasks above 85.6%)") for note in written_table.notes)
+    assert not any("85.6" in note for note in table.notes)
+    assert any("no published score" in note for note in table.notes)
+    said = summary([chosen], THRESHOLD)
+    assert said["effective"][0]["lengths"] == {"own": 256}
+    assert said["results"][0]["metric"] == "choice accuracy"
+    assert said["results"][0]["lengths"][0]["chance"] == 0.25
+    assert "String_match_all" not in as_csv([chosen])
+    names = {path.name for path in pictures([wrote, chosen], tmp_path / "out")}
+    assert {"ruler_heat_map.png", "ruler_by_likelihood_heat_map.png"} <= names
+
+
+def test_the_chance_of_a_grid_is_a_row_beneath_it(tmp_path: Path) -> None:
+    found = result(tmp_path, lengths=[64], scoring="likelihood")
+    (table,) = tables([found], THRESHOLD)
+    (chance,) = {chance for got in found.cells.values() for chance in got.chances}
+    assert 0 < chance < 0.5
+    assert (table.rows[-1].heads, table.rows[-1].entries[0].text) == (("chance",), f"{100 * chance:.1f}")
+    assert found.head["tasks"]["needle_tokens"]["metric"] == "choice accuracy"

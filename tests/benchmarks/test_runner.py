@@ -60,6 +60,9 @@ def test_a_subject_that_remembers_everything_answers_everything(scoring: str, tm
         assert (got.count, got.hits, len(got.scores), got.length) == (4, 12, 12, cell.length)
         assert got.outputs == got.answers
         assert got.logprobs == ([-0.5] * 12 if scoring == "likelihood" else [])
+        values = len(Pairs(IDS.vocabulary).values)
+        assert all(1 / values <= chance <= 1 / 2 for chance in got.chances)
+        assert len(got.chances) == len(got.logprobs)
         assert got.depths[0][0] == pytest.approx(cell.depth, abs=0.05)
 
 

@@ -111,11 +111,12 @@ def by_length(every: Sequence[Grid], path: Path, said: str = "") -> Path:
     )
     names = list(dict.fromkeys(grid.name for grid in every))
     if averaged:
+        asked = {grid.task for grid in every if grid.asked}
         for number, name in enumerate(names):
             mean = means([grid for grid in every if grid.name == name])
             line(canvas.panels[0], number, name, [(length, 100 * share) for length, share in mean.items()])
         against_length(canvas.panels[0], [length for grid in every for length in grid.lengths])
-        _score_axis(canvas.panels[0], f"mean of {len(tasks)} tasks", "length, tokens")
+        _score_axis(canvas.panels[0], f"mean of {len(asked)} tasks", "length, tokens")
     for panel, task in zip(canvas.panels[averaged:], tasks, strict=False):
         mine = [grid for grid in every if grid.task == task]
         for grid in mine:

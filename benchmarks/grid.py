@@ -69,6 +69,7 @@ class Grid:
     trained:            the length the model was trained at, where it is known
     source:             commit, scoring and seed in a few words
     scoring:            how its answers are judged
+    asked:              whether it was, or will be, at any length: what is skipped at all of them is in no mean
     """
 
     name: str
@@ -85,6 +86,7 @@ class Grid:
     trained: int | None
     source: str
     scoring: str = "generate"
+    asked: bool = True
 
     @property
     def shelf(self) -> str:
@@ -221,7 +223,15 @@ def _grid(result: Result, task: str) -> Grid:
         trained=trained if isinstance(trained, int) else None,
         source=source([result]),
         scoring=about["scoring"],
+        asked=_asked(result, task),
     )
+
+
+def _asked(result: Result, task: str) -> bool:
+    """Whether not all cells of the full prompt are skipped for good."""
+    skipped = {cell.length for cell in result.skipped.keys() - result.failed if _full(cell, task)}
+    known = {cell.length for cell in (*result.cells, *result.parts, *result.failed) if _full(cell, task)}
+    return bool(known) or not skipped.issuperset(result.head["lengths"])
 
 
 def _full(cell: Cell, task: str) -> bool:

@@ -112,7 +112,7 @@ def _effective(results: Sequence[Result], threshold: float) -> list[dict[str, An
     found = []
     for name, members in families([grid for result in results for grid in grids(result)]).items():
         for model in dict.fromkeys(grid.name for grid in members):
-            mine = [grid for grid in members if grid.name == model]
+            mine = [grid for grid in members if grid.name == model and grid.asked]
             by_length = means(mine)
             if len(mine) > 1 and by_length and not mine[0].labels:
                 published = {} if mine[0].scoring == "likelihood" else {"published": threshold}
@@ -120,6 +120,9 @@ def _effective(results: Sequence[Result], threshold: float) -> list[dict[str, An
                 lengths = {kind: effective_length(by_length, threshold=least) for kind, least in thresholds.items()}
                 told = [{"length": at, "mean": mean} for at, mean in by_length.items()]
                 weighted = {way: weighted_mean(by_length, rising=way == "rising") for way in ("rising", "falling")}
-                about = {"suite": name, "model": model, "means": told, "weighted": weighted}
-                found.append({**about, "thresholds": thresholds, "lengths": lengths})
+                not_asked = [grid.task for grid in members if grid.name == model and not grid.asked]
+                about = {"suite": name, "model": model, "tasks": len(mine), "not_asked": not_asked}
+                found.append(
+                    {**about, "means": told, "weighted": weighted, "thresholds": thresholds, "lengths": lengths}
+                )
     return found

@@ -99,10 +99,10 @@ def families(every: Iterable[Grid]) -> dict[str, list[Grid]]:
 
 
 def means(members: Sequence[Grid]) -> dict[int, float]:
-    """Of one model: the means over tasks, 0 to 1, by length, where all tasks were asked."""
+    """Of one model: the means over tasks, 0 to 1, by length, where all tasks were asked that were asked at any."""
     found: dict[int, float] = {}
     for length in _lengths(members):
-        rates = [grid.rate(length) for grid in members]
+        rates = [grid.rate(length) for grid in members if grid.asked]
         scores = [rate.score for rate in rates if rate is not None]
         if scores and len(scores) == len(rates):
             found[length] = sum(scores) / len(scores)
@@ -181,13 +181,15 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
 
 
 def _means(members: Sequence[Grid], models: Sequence[str], lengths: Sequence[int]) -> Iterator[Row]:
-    """The mean over a model's tasks; how many these are is said again where it is not the number above."""
-    above = 0
+    """The mean over a model's tasks; how many these are is said again where it is not what stands above."""
+    above = ""
     for number, model in enumerate(models):
         mine = [grid for grid in members if grid.name == model]
-        entries = tuple(_mean([grid.rate(length) for grid in mine]) for length in lengths)
-        yield Row(("" if len(mine) == above else f"mean of {len(mine)}", model), entries, begins=number == 0)
-        above = len(mine)
+        asked = [grid for grid in mine if grid.asked]
+        entries = tuple(_mean([grid.rate(length) for grid in asked]) for length in lengths)
+        said = f"mean of {len(asked)}" + (f" of {len(mine)}" if len(asked) < len(mine) else "")
+        yield Row(("" if said == above else said, model), entries, begins=number == 0)
+        above = said
 
 
 def _control_rows(
@@ -208,7 +210,11 @@ def _control_rows(
 
 
 def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float) -> Iterator[str]:
-    """The effective lengths and weighted means of each model."""
+    """What is in no mean, and the effective lengths and weighted means of each model."""
+    for model in models:
+        lacking = [grid.task for grid in members if grid.name == model and not grid.asked]
+        if lacking:
+            yield f"{model}: not asked at any length, and in no mean: {', '.join(lacking)}."
     found = {model: means([grid for grid in members if grid.name == model]) for model in models}
     there = {model: one for model, one in found.items() if one}
     if there:
@@ -217,7 +223,7 @@ def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float
         ways = {model: [100 * weighted_mean(one, rising=way) for way in (True, False)] for model, one in there.items()}
         weighted = [f"{model} {long:.1f} / {brief:.1f}" for model, (long, brief) in ways.items()]
         if members[0].scoring != "likelihood":  # the published threshold is of the published rule
-            yield f"Effective length (mean over all tasks above {threshold:.1%}): {', '.join(published)}."
+            yield f"Effective length (mean over the tasks asked above {threshold:.1%}): {', '.join(published)}."
         yield f"Effective length (above 85 % of the own mean on short texts): {', '.join(own)}."
         yield f"Means weighted towards long / short texts: {', '.join(weighted)}."
 

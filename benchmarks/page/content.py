@@ -91,7 +91,7 @@ def _rates(number: int, result: Result) -> Iterator[dict[str, Any]]:
 def _means(number: int, result: Result) -> Iterator[dict[str, Any]]:
     """The means over tasks, by length, where there are several that do not differ in a number only."""
     for members in families(grids(result)).values():
-        if len(members) > 1 and not members[0].labels:
+        if sum(grid.asked for grid in members) > 1 and not members[0].labels:
             for length, mean in means(members).items():
                 yield {**_place(number, Cell("", length)), "mean": _rounded(100 * mean)}
 

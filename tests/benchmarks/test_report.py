@@ -11,7 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_results import RULER, answers, cell, efficiency, head, measured, needle, perplexity, recall, retrieval, ruler
+from fake_results import (
+    RULER,
+    answers,
+    cell,
+    efficiency,
+    head,
+    measured,
+    needle,
+    perplexity,
+    recall,
+    retrieval,
+    ruler,
+    skip,
+)
 from fake_results import write as write_result
 from oracle import Bytes, Lookup, Numbers
 from rich.console import Console
@@ -252,7 +265,7 @@ def test_the_effective_length_is_of_all_tasks(tmp_path: Path) -> None:
     found = write_result(tmp_path / "ruler.jsonl", head("ruler", "model", tasks), records)
     notes = "\n".join(tables([found], THRESHOLD)[0].notes)
     # The mean at 256 is 93.75 %, at 512 62.5 %; at 1024 only one of the two has been asked.
-    assert "Effective length (mean over all tasks above 85.6%): model 256." in notes
+    assert "Effective length (mean over the tasks asked above 85.6%): model 256." in notes
     assert "† mean" in notes
     (told,) = summary([found], THRESHOLD)["effective"]
     assert told["means"] == [{"length": 256, "mean": 0.9375}, {"length": 512, "mean": 0.625}]
@@ -393,7 +406,7 @@ def test_choices_by_likelihood_stand_apart_with_their_chance_and_without_a_publi
         (("", "chance"), "25.0"),
         (("", "chance"), "30.0"),
     ]
-    assert any(note.startswith("Effective length (mean over all tasks above 85.6%)") for note in written_table.notes)
+    assert any("above 85.6%)" in note for note in written_table.notes)
     assert not any("85.6" in note for note in table.notes)
     assert any("no published score" in note for note in table.notes)
     said = summary([chosen], THRESHOLD)
@@ -412,3 +425,25 @@ def test_the_chance_of_a_grid_is_a_row_beneath_it(tmp_path: Path) -> None:
     assert 0 < chance < 0.5
     assert (table.rows[-1].heads, table.rows[-1].entries[0].text) == (("chance",), f"{100 * chance:.1f}")
     assert found.head["tasks"]["needle_tokens"]["metric"] == "choice accuracy"
+
+
+def test_tasks_that_are_skipped_at_all_lengths_are_in_no_mean(tmp_path: Path) -> None:
+    tasks = {name: {"scoring": "generate", "metric": "all"} for name in ("one", "two", "qa_1", "qa_2")}
+    records = [cell(name, answers([1.0, 1.0], at), at) for name in ("one", "two") for at in (256, 512)]
+    records += [skip(name, at, f"{name}: no file.") for name in ("qa_1", "qa_2") for at in (256, 512)]
+    path = tmp_path / "ruler.jsonl"
+    found = write_result(path, head("ruler", "m", tasks, lengths=[256, 512]), records)
+    (table,) = tables([found], THRESHOLD)
+    assert entries(table)["mean of 2 of 4", "m"] == ["100.0", "100.0"]
+    notes = "\n".join(table.notes)
+    assert "Effective length (mean over the tasks asked above 85.6%): m 512." in notes
+    assert "m: not asked at any length, and in no mean: qa_1, qa_2." in notes
+    assert "†" not in notes
+    (told,) = summary([found], THRESHOLD)["effective"]
+    assert (told["lengths"]["published"], told["tasks"], told["not_asked"]) == (512, 2, ["qa_1", "qa_2"])
+    # What failed for now, or is asked at one of the lengths, is still to come: no mean is of all tasks without it.
+    late = [skip("qa_2", at, "The endpoint is down.") | {"failed": True} for at in (256, 512)]
+    found = write_result(path, head("ruler", "m", tasks, lengths=[256, 512]), [*records[:6], *late])
+    shown = entries(tables([found], THRESHOLD)[0])
+    assert shown["mean of 3 of 4", "m"] == ["100.0†", "100.0†"]
+    assert "effective" not in summary([found], THRESHOLD)

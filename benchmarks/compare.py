@@ -15,7 +15,7 @@ from typing import Any
 from farfield.benchmarks.collected import collected
 from farfield.benchmarks.grid import differing, short
 from farfield.benchmarks.paired import Paired, holm, paired
-from farfield.benchmarks.results import Answers, Cell, Result
+from farfield.benchmarks.results import Cell, Result
 from farfield.benchmarks.tables import Entry, Row, Table, decimals, figure
 from farfield.config import DataError
 
@@ -142,13 +142,8 @@ def _units(first: Result, second: Result, task: str) -> tuple[list[float], list[
 
 
 def _mean(result: Result, cells: Sequence[Cell], index: int) -> float:
-    scores = [score for cell in cells for score in _of_index(result.cells[cell], index)]
+    scores = [score for cell in cells for score in result.cells[cell].of_index(index)]
     return sum(scores) / len(scores)
-
-
-def _of_index(answers: Answers, index: int) -> list[float]:
-    each = len(answers.scores) // answers.count
-    return answers.scores[index * each : (index + 1) * each]
 
 
 def _measured(first: Result, second: Result) -> Iterator[tuple[str, tuple[list[float], list[float]]]]:

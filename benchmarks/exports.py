@@ -74,7 +74,7 @@ def _about(result: Result, cell: Cell) -> dict[str, object]:
 
 
 def _answered(answers: Answers) -> Mapping[str, object]:
-    rate = Rate.of(answers.scores)
+    rate = Rate.of([answers])
     shown = {} if rate is None else {"value": rate.score, "low": rate.interval[0], "high": rate.interval[1]}
     return {
         "value_name": "score",

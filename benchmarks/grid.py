@@ -43,7 +43,11 @@ Place = tuple[int, float | None]
 
 @dataclass(frozen=True)
 class Rate:
-    """The mean score of `n` samples with its 95 % interval, and how many of them were answered in full."""
+    """The mean score of `n` samples with its 95 % interval, and how many of them were answered in full.
+
+    What is drawn apart is the text of one index at one length: its scores at several depths, and of several questions,
+    are averaged to one unit, and the mean and its interval are of these.
+    """
 
     score: float
     hits: int
@@ -51,12 +55,19 @@ class Rate:
     interval: tuple[float, float]
 
     @classmethod
-    def of(cls, scores: Sequence[float]) -> Rate | None:
-        """None of no scores."""
+    def of(cls, *groups: Sequence[Answers]) -> Rate | None:
+        """Of cells, those of one task and length in one group; None of no cells."""
+        scores = [score for group in groups for answers in group for score in answers.scores]
         if not scores:
             return None
-        hits = sum(score == 1 for score in scores)
-        return cls(sum(scores) / len(scores), hits, len(scores), mean_interval(scores))
+        units = [fmean(one) for group in groups for one in _by_text(group)]
+        return cls(fmean(units), sum(score == 1 for score in scores), len(scores), mean_interval(units))
+
+
+def _by_text(cells: Sequence[Answers]) -> list[list[float]]:
+    """The scores of each index in all of the cells that have it."""
+    most = max((answers.count for answers in cells), default=0)
+    return [[score for answers in cells for score in answers.of_index(index)] for index in range(most)]
 
 
 @dataclass(frozen=True)
@@ -100,19 +111,18 @@ class Grid:
 
     def rate(self, length: int | None = None, depth: float | None = None) -> Rate | None:
         """Of the cells of this length, of this depth, of both, or of all; None if no such cell is finished."""
-        found = [
-            answers
-            for (cell_length, cell_depth), answers in self.cells.items()
-            if length in (None, cell_length) and depth in (None, cell_depth)
-        ]
-        return Rate.of([score for answers in found for score in answers.scores])
+        found: dict[int, list[Answers]] = {}
+        for (cell_length, cell_depth), answers in self.cells.items():
+            if length in (None, cell_length) and depth in (None, cell_depth):
+                found.setdefault(cell_length, []).append(answers)
+        return Rate.of(*found.values())
 
     def control(self, condition: Condition, length: int) -> Rate | None:
         """Of a condition at a length; the full prompt's is that of all depths."""
         if condition == "full":
             return self.rate(length)
         answers = self.controls.get((condition, length))
-        return Rate.of(answers.scores) if answers else None
+        return Rate.of([answers]) if answers else None
 
     @property
     def conditions(self) -> tuple[Condition, ...]:

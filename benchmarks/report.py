@@ -66,11 +66,11 @@ def _summary(grid: Grid, result: Result) -> dict[str, Any]:
             {"length": length, **_plain(grid.rate(length)), "chance": grid.chance(length)} for length in grid.lengths
         ],
         "grid": [
-            {"length": length, "depth": depth, **_plain(Rate.of(cell.scores))}
+            {"length": length, "depth": depth, **_plain(Rate.of([cell]))}
             for (length, depth), cell in grid.cells.items()
         ],
         "controls": [
-            {"condition": condition, "length": length, **_plain(Rate.of(cell.scores))}
+            {"condition": condition, "length": length, **_plain(Rate.of([cell]))}
             for (condition, length), cell in grid.controls.items()
         ],
         "skipped": [

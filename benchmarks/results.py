@@ -101,6 +101,11 @@ class Answers:
     def score(self) -> float:
         return sum(self.scores) / len(self.scores)
 
+    def of_index(self, index: int) -> list[float]:
+        """The scores of the samples that ask about the text of an index; none of one that was not asked."""
+        each = len(self.scores) // self.count
+        return self.scores[index * each : (index + 1) * each]
+
     def then(self, later: Answers) -> Answers:
         """These answers and those of the indices that follow."""
         assert later.first == self.first + self.count

@@ -28,7 +28,10 @@ CHOSEN = (
 )
 FEWER = "†"  # behind a mean of not all tasks
 REASONS = 6  # that are told below a table
-WILSON = "Below each number its 95 % interval (Wilson's; Student's of a mean where scores are fractions)."
+WILSON = (
+    "Below each number its 95 % interval (Wilson's; Student's of a mean where scores are fractions); "
+    "depths of a text and questions about it are one draw."
+)
 
 
 @dataclass(frozen=True)
@@ -324,7 +327,7 @@ def _length(length: int, members: Iterable[Grid]) -> str:
 def _cell(grid: Grid, length: int, depth: float | None) -> Entry:
     if (length, depth) in grid.skipped:
         return Entry("skipped")
-    return _rate(Rate.of(grid.cells[length, depth].scores) if (length, depth) in grid.cells else None)
+    return _rate(Rate.of([grid.cells[length, depth]]) if (length, depth) in grid.cells else None)
 
 
 def _row_cell(grid: Grid, length: int) -> Entry:

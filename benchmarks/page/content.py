@@ -117,7 +117,7 @@ def _answers(answers: Answers) -> dict[str, Any]:
     notes += ["closed early, its time was over"] if answers.capped else []
     notes += [answers.unfilled] if answers.unfilled else []
     return {
-        **_rate(Rate.of(answers.scores)),
+        **_rate(Rate.of([answers])),
         "notes": notes,
         "scoring": answers.scoring,
         "scores": [_rounded(score) for score in answers.scores],

@@ -32,7 +32,7 @@ from rich.console import Console
 from farfield.benchmarks.exports import as_csv, as_markdown
 from farfield.benchmarks.figures import by_depth, by_label, by_length, heat_map, pictures
 from farfield.benchmarks.grid import Grid, grids, short
-from farfield.benchmarks.intervals import wilson
+from farfield.benchmarks.intervals import mean_interval, wilson
 from farfield.benchmarks.report import summary, write
 from farfield.benchmarks.results import Measured, Result, read_result
 from farfield.benchmarks.runner import evaluate
@@ -84,7 +84,7 @@ def test_lengths_are_written_short() -> None:
 
 def test_the_table_has_a_rate_and_an_interval_for_each_cell(tmp_path: Path) -> None:
     text = printed([result(tmp_path, window=40)])
-    assert "lookup, needle_tokens: 66.7% (54.1% to 77.3%, 40 of 60)" in text
+    assert "lookup, needle_tokens: 66.7% (50.1% to 83.2%, 40 of 60)" in text
     cells = [re.findall(r"[\w.*-]+", line) for line in text.splitlines() if line.startswith(("┃", "│"))]
     # The window reaches back over 40 tokens: all of 32, half of 64 and a third of 128.
     assert cells == [
@@ -94,9 +94,9 @@ def test_the_table_has_a_rate_and_an_interval_for_each_cell(tmp_path: Path) -> N
         *[["50", "100", "100", "0"], ["51-100", "51-100", "0-49"]],
         *[["75", "100", "100", "100"], ["51-100", "51-100", "51-100"]],
         *[["100", "100", "100", "100"], ["51-100", "51-100", "51-100"]],
-        *[["mean", "100", "60", "40"], ["84-100", "39-78", "22-61"]],
+        *[["mean", "100", "60", "40"], ["51-100", "20-90", "10-80"]],
     ]
-    notes = "scores are fractions). * longer than trained (32). Prefilled 3,160 tokens instead of 4,420."
+    notes = "about it are one draw. * longer than trained (32). Prefilled 3,160 tokens instead of 4,420."
     assert notes in " ".join(text.split())
 
 
@@ -129,7 +129,7 @@ def test_the_summary_is_plain_and_adds_up(tmp_path: Path) -> None:
     assert [entry["model"] for entry in said] == ["near", "far"]
     near, far = said
     assert (far["score"], far["hits"], far["samples"]) == (1.0, 60, 60)
-    assert far["interval"] == pytest.approx(wilson(60, 60))
+    assert far["interval"] == pytest.approx(wilson(12, 12))
     assert near["hits"] == sum(cell["hits"] for cell in near["grid"]) == sum(row["hits"] for row in near["lengths"])
     assert len(near["grid"]) == 15
     assert near["prefilled"] < near["naive"]
@@ -447,3 +447,40 @@ def test_tasks_that_are_skipped_at_all_lengths_are_in_no_mean(tmp_path: Path) ->
     shown = entries(tables([found], THRESHOLD)[0])
     assert shown["mean of 3 of 4", "m"] == ["100.0†", "100.0†"]
     assert "effective" not in summary([found], THRESHOLD)
+
+
+def test_depths_of_a_text_and_questions_about_it_are_one_draw(tmp_path: Path) -> None:
+    tasks = {"one": {"scoring": "generate", "placed": True}}
+    places = [0.0, 0.5, 1.0]
+    # Four texts; the first two are answered at all depths, the others at none: four draws, not twelve.
+    records = [cell("one", answers([1.0, 1.0, 0.0, 0.0], 256, depth), 256, depth) for depth in places]
+    changes = {"depths": places, "lengths": [256, 512]}
+    path = tmp_path / "needle.jsonl"
+    (grid,) = grids(write_result(path, head("needle", "m", tasks, **changes), records))
+    rate = grid.rate(256)
+    assert rate is not None
+    assert (rate.score, rate.hits, rate.n) == (0.5, 6, 12)
+    assert rate.interval == pytest.approx(wilson(2, 4))
+    # Texts of another length are other draws.
+    records.append(cell("one", answers([1.0, 1.0, 0.0, 0.0], 512, 0.5), 512, 0.5))
+    (grid,) = grids(write_result(path, head("needle", "m", tasks, **changes), records))
+    overall = grid.rate()
+    assert overall is not None
+    assert overall.interval == pytest.approx(wilson(4, 8))
+    # Depths that differ make fractions of the units: Student's interval, of eight.
+    mixed = [([1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0], 0.0), ([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0], 1.0)]
+    records = [cell("one", answers(scores, 256, depth), 256, depth) for scores, depth in mixed]
+    (grid,) = grids(write_result(path, head("needle", "m", tasks, **changes), records))
+    rate = grid.rate(256)
+    assert rate is not None
+    assert rate.interval == pytest.approx(mean_interval([1, 1, 0.5, 0, 0.5, 0, 1, 0]))
+
+
+def test_the_questions_of_one_text_are_one_draw_of_a_cell(tmp_path: Path) -> None:
+    got = answers([1.0, 1.0, 0.0, 0.0], 256, count=2)
+    found = write_result(
+        tmp_path / "r.jsonl", head("needle", "m", {"one": {"scoring": "generate"}}), [cell("one", got, 256)]
+    )
+    (row,) = csv.DictReader(io.StringIO(as_csv([found])))
+    assert (float(row["low"]), float(row["high"])) == pytest.approx(wilson(1, 2))
+    assert (row["samples"], row["hits"]) == ("4", "2")

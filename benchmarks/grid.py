@@ -80,6 +80,7 @@ class Grid:
     trained:            the length the model was trained at, where it is known
     source:             commit, scoring and seed in a few words
     scoring:            how its answers are judged
+    notes:              what a reader should know of the suite
     asked:              whether it was, or will be, at any length: what is skipped at all of them is in no mean
     """
 
@@ -97,6 +98,7 @@ class Grid:
     trained: int | None
     source: str
     scoring: str = "generate"
+    notes: tuple[str, ...] = ()
     asked: bool = True
 
     @property
@@ -191,8 +193,8 @@ def measures(result: Result) -> list[Series]:
 
 
 def remarks(members: Sequence[Grid]) -> list[str]:
-    """What is to be known of single cells: ties, cells that were closed early, lengths that are not filled."""
-    said = []
+    """What is to be known of suites and of single cells: ties, cells closed early, lengths that are not filled."""
+    said = list(dict.fromkeys(note for grid in members for note in grid.notes))
     for name in dict.fromkeys(grid.name for grid in members):
         mine = [grid for grid in members if grid.name == name]
         every = [answers for grid in mine for answers in (*grid.cells.values(), *grid.controls.values())]
@@ -233,6 +235,7 @@ def _grid(result: Result, task: str) -> Grid:
         trained=trained if isinstance(trained, int) else None,
         source=source([result]),
         scoring=about["scoring"],
+        notes=tuple(result.head.get("notes", ())),
         asked=_asked(result, task),
     )
 

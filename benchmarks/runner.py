@@ -166,7 +166,9 @@ class _Questions:
 
     def head(self) -> dict[str, Any]:
         suite = self.questions.suite
-        return _head(suite, self.questions.subject, self.questions.described()) | {"depths": list(suite.places())}
+        head = _head(suite, self.questions.subject, self.questions.described())
+        notes = list(suite.notes(self.questions.subject.tokenizer))
+        return head | {"depths": list(suite.places()), "notes": notes}
 
     def run(self, sink: _Sink) -> None:
         for job in self.questions.jobs(sink.result):

@@ -13,6 +13,7 @@ import pydantic
 from farfield.benchmarks.suites.suite import AskedSuite, Lengths, chosen
 from farfield.benchmarks.tasks.pairs import Disjoint, Pairs
 from farfield.benchmarks.tasks.ruler.catalogue import NAMES, Sources, text_tasks, token_tasks
+from farfield.benchmarks.tasks.ruler.niah import SPECS
 from farfield.benchmarks.tasks.sample import Task, Tokenizer
 from farfield.config import ConfigError
 
@@ -40,6 +41,16 @@ class RulerSuite(AskedSuite):
     def _known(cls, named: tuple[str, ...]) -> tuple[str, ...]:
         chosen("ruler", named, NAMES)
         return named
+
+    def notes(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        if tokenizer.kind == "ids":
+            return ("Single ids in the place of RULER's texts: not comparable with published numbers.",)
+        names = chosen("ruler", self.named, NAMES)
+        noisy = [name for name in names if name in SPECS and SPECS[name].haystack == "essay"]
+        if self.essay is not None or not noisy:
+            return ()
+        told = "sentences of noise of our own (suite.essay=<text> for another): not comparable with published numbers"
+        return (f"The essay of {', '.join(noisy)}: {told}.",)
 
     def tasks(self, tokenizer: Tokenizer) -> Sequence[Task]:
         names = chosen("ruler", self.named, NAMES)

@@ -104,6 +104,10 @@ class AskedSuite(Suite):
         """The depths of each row of the grid; (None,) where the gold stands anywhere."""
         return (None,)
 
+    def notes(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """What a reader of its tables should know, one sentence each: above all where it is not what was published."""
+        return ()
+
     @abstractmethod
     def tasks(self, tokenizer: Tokenizer) -> Sequence[Task]:
         """The tasks, as samples for `tokenizer`.

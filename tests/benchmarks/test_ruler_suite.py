@@ -15,6 +15,7 @@ from farfield.benchmarks.results import read_result
 from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.subjects import Prefilled, Written
 from farfield.benchmarks.suites.ruler import RulerSuite
+from farfield.benchmarks.tables import tables
 from farfield.benchmarks.tasks.ruler.catalogue import NAMES, Sources, text_tasks
 from farfield.benchmarks.tasks.ruler.documents import Collection, read_hotpot, read_squad
 from farfield.benchmarks.tasks.ruler.effective import effective_length, own_threshold, weighted_mean
@@ -305,3 +306,20 @@ def test_real_questions_are_asked(name: str, path: str, documents: int, question
         assert answer in text or answer in ("yes", "no")
         places.append(sample.depths[0])
     assert np.std(places) > 0.15
+
+
+def test_what_is_not_comparable_with_published_numbers_is_said_below_the_table(tmp_path: Path) -> None:
+    def notes(tokenizer: Bytes | Numbers, folder: str, **changes: Any) -> str:
+        given = {"tasks": ["niah_single_1", "niah_single_2"], "lengths": [1024], "samples": 1, "controls": []}
+        subject = Lookup(tokenizer, capabilities=frozenset())  # what cannot be asked has a table too
+        outcome = evaluate(read(RulerSuite, {**given, **changes}), subject, tmp_path / folder)
+        (table,) = tables([read_result(outcome.path)], 0.856)
+        return "\n".join(table.notes)
+
+    text = tmp_path / "essay.txt"
+    text.write_text("Of making many books there is no end. " * 100)
+    noise = "The essay of niah_single_2: sentences of noise of our own"
+    assert noise in notes(Bytes(), "noise")
+    assert "not comparable" not in notes(Bytes(), "essay", essay=str(text))
+    assert "not comparable" not in notes(Bytes(), "single", tasks=["niah_single_1"])
+    assert "Single ids in the place of RULER's texts: not comparable" in notes(Numbers(4096), "ids")

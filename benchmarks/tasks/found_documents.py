@@ -84,8 +84,11 @@ class FoundDocuments:
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         if split == "train":
             raise ConfigError(f"suite.split: {self.source} is for testing. Take split=test.")
-        for index in range(n):
-            self._found(numbered(seed, index, len(self.questions), self.source), length, self.documents or 2)
+        least = self.documents or 2
+        asked = [numbered(seed, index, len(self.questions), self.source) for index in range(n)]
+        used = max(self._found(at, 0, least)[1] for at in asked)
+        if used > length:
+            raise too_few(length, f"{least} documents", used)
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
@@ -101,7 +104,10 @@ class FoundDocuments:
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> Sample:
         at = numbered(seed, index, len(self.questions), self.source)
         rng, asked = generator("sample", seed, length, index, SPLITS[split]), self.questions[at]
-        gold, *others = self._found(at, length, self.documents)
+        found, used = self._found(at, length, self.documents)
+        if used > length:
+            raise too_few(length, f"{len(found)} documents", used)
+        gold, *others = found
         place = place_of(rng, depth, len(others) + 1)
         shown = [*others[:place], gold, *others[place:]]
         introduction, question = self._around(asked)
@@ -117,11 +123,12 @@ class FoundDocuments:
         )
         return row.sample(rng, length, seed)
 
-    def _found(self, at: int, length: int, most: int | None) -> list[Passage]:
-        """The gold passage of a question, then others, the nearest first, as many as fit or as are asked for.
+    def _found(self, at: int, length: int, most: int | None) -> tuple[list[Passage], int]:
+        """The gold passage of a question, then others, the nearest first, and the tokens of all with the answer.
+
+        They are as many as fit or as are asked for, and two at least, whether they fit or not.
 
         Raises:
-            TooShortError: the number that is asked for does not fit, or not even two.
             ConfigError: there are not so many without an answer.
         """
         found, least = [self.questions[at].gold], self.documents or 2
@@ -138,9 +145,7 @@ class FoundDocuments:
                 f"lost_in_the_middle: of {self.source} only {len(found)} documents are for the question "
                 f"'{self.questions[at].question}', {least} are asked for. Give fewer documents_per_prompt."
             )
-        if used > length:
-            raise too_few(length, f"{least} documents", used)
-        return found
+        return found, used
 
     def _others(self, at: int) -> Iterator[Passage]:
         """Passages that do not answer, the nearest first."""

@@ -19,10 +19,12 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
+from farfield.benchmarks.tasks.fitting import first_fitting, least_of
 from farfield.benchmarks.tasks.gold_row import FILLED, WRITTEN, GoldRow, numbered, place_of, too_few
 from farfield.benchmarks.tasks.lost_files import Records
 from farfield.benchmarks.tasks.pairs import Pairs
@@ -97,13 +99,24 @@ class KeyValues:
         fewest = min((len(line.ordered_kv_records) for line in self.records), default=self.pairs or 0)
         if self.pairs and self.pairs > fewest:
             raise ConfigError(f"suite.pairs: {self.pairs} given, and {self.source} has lines of {fewest} pairs.")
-        for index in range(n):
-            self._lines(seed, length, index, split, self.pairs or 2)
+        self._check(seed, length, range(n), split)
+
+    def _check(self, seed: int, length: int, indices: range, split: Split) -> None:
+        least = max((self._lines(seed, 0, at, split).used for at in indices), default=0) if self.records else self.least
+        if length < least:
+            raise too_few(length, f"{self.pairs or 2} pairs", least)
+
+    @cached_property
+    def least(self) -> int:
+        """Tokens of as few pairs as there may be, where they are drawn."""
+        return least_of(lambda number: self._lines(0, 0, number, "test").used)
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
     ) -> list[Sample]:
-        return [self._ask(seed, length, index, split, depth) for index in range(first, first + n)]
+        indices = range(first, first + n)
+        self._check(seed, length, indices, split)
+        return [self._ask(seed, length, index, split, depth) for index in indices]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return [
@@ -112,7 +125,10 @@ class KeyValues:
         ]
 
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> Sample:
-        pairs, lines, introduction, question = self._lines(seed, length, index, split, self.pairs)
+        found = first_fitting(
+            index, lambda number: self._lines(seed, length, number, split), lambda found: found.used <= length
+        )
+        pairs, lines = found.pairs, found.lines
         rng = generator("sample", seed, length, index, SPLITS[split], 1)
         place, value = place_of(rng, depth, len(lines)), pairs[0][1]
         order = [*range(1, place + 1), 0, *range(place + 1, len(lines))]
@@ -121,10 +137,10 @@ class KeyValues:
         shown[0] = self._line(pairs[order[0]], True, last=len(order) == 1)
         others = [other for other in dict.fromkeys(other for _, other in pairs[1:]) if other != value]
         row = GoldRow(
-            introduction=introduction,
+            introduction=found.introduction,
             things=shown,
             place=place,
-            question=question,
+            question=found.question,
             alone=self._line(pairs[0], True, last=True),
             replies=[self._encode(self.wording["reply"].format(value=one)) for one in (value, *others[: CHOICES - 1])],
             values=(value,),
@@ -132,14 +148,8 @@ class KeyValues:
         )
         return row.sample(rng, length, seed)
 
-    def _lines(
-        self, seed: int, length: int, index: int, split: Split, most: int | None
-    ) -> tuple[list[Pair], list[Ids], Ids, Ids]:
-        """Pairs with the gold one first, their lines as they are amid others, the introduction and the question.
-
-        Raises:
-            TooShortError: the number of pairs that is asked for does not fit, or not even two.
-        """
+    def _lines(self, seed: int, length: int, index: int, split: Split) -> _Lines:
+        """As many pairs as fit or as are asked for, and two at least, whether they fit or not."""
         found = self._pairs(generator("sample", seed, length, index, SPLITS[split]), seed, index, split)
         gold = next(found)
         name, least = "introduction_aware" if self.aware else "introduction", self.pairs or 2
@@ -147,16 +157,14 @@ class KeyValues:
         question = self._encode(self.wording["question"].format(key=gold[0]))
         pairs, lines = [gold], [self._line(gold, False, last=False)]
         used = len(introduction) + len(question) + len(lines[0]) + WRITTEN + SLACK
-        for pair in islice(found, None if most is None else most - 1):
+        for pair in islice(found, None if self.pairs is None else self.pairs - 1):
             line = self._line(pair, False, last=False)
             if len(lines) >= least and used + len(line) > length:
                 break
             pairs.append(pair)
             lines.append(line)
             used += len(line)
-        if used > length:
-            raise too_few(length, f"{least} pairs", used)
-        return pairs, lines, introduction, question
+        return _Lines(pairs, lines, introduction, question, used)
 
     def _pairs(self, rng: np.random.Generator, seed: int, index: int, split: Split) -> Iterator[Pair]:
         """The gold pair, then others: those of a line of the file, or random ones without end."""
@@ -178,6 +186,17 @@ class KeyValues:
 
     def _encode(self, text: str) -> Ids:
         return np.array(self.tokenizer.encode(text), dtype=np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lines:
+    """Pairs with the gold one first, their lines as they are amid others, and the tokens of all with the answer."""
+
+    pairs: list[Pair]
+    lines: list[Ids]
+    introduction: Ids
+    question: Ids
+    used: int
 
 
 @dataclass(frozen=True)

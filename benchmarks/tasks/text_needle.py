@@ -14,10 +14,13 @@ length exactly. What is hidden and asked is told by a story (`farfield.benchmark
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 
+from farfield.benchmarks.tasks.fitting import first_fitting, least_of
 from farfield.benchmarks.tasks.haystack import Haystack, needle_haystack
 from farfield.benchmarks.tasks.layout import Asked, Frame, lay_out, nearest, too_short
 from farfield.benchmarks.tasks.sample import SPLITS, Ids, Sample, Scoring, Split, Tokenizer, generator
@@ -26,6 +29,15 @@ from farfield.benchmarks.tasks.stories import Keyed, Plot, Story
 __all__ = ["TextNeedle"]
 
 VERSION = 3
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """All of a sample but its haystack; `rng` draws that, and where the needles stand."""
+
+    rng: np.random.Generator
+    plot: Plot
+    frame: Frame
 
 
 class TextNeedle:
@@ -55,18 +67,23 @@ class TextNeedle:
         return f"{self.name} {VERSION} {self.story.fingerprint} {self.tokenizer.kind} {haystack}"
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
-        frames = [
-            self._frame(self.story.plot(generator("sample", seed, length, index, SPLITS[split]), split))
-            for index in range(n)
-        ]
-        largest = max(frames, key=lambda frame: frame.size)
-        if length <= largest.size:
-            raise too_short(length, len(largest.needles), largest.size + 1)
+        self._check(length)
+        frames = [self._drawn(seed, length, index, split).frame for index in range(n)]
         self._haystack(split).check(length - min(frame.size for frame in frames), length)
+
+    def _check(self, length: int) -> None:
+        if length < self.least:
+            raise too_short(length, len(self._drawn(0, 0, 0, "test").frame.needles), self.least)
+
+    @cached_property
+    def least(self) -> int:
+        """Tokens of needles, question and answer, and one of haystack."""
+        return 1 + least_of(lambda number: self._drawn(0, 0, number, "test").frame.size)
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
     ) -> list[Sample]:
+        self._check(length)
         asked = (self._ask(seed, length, index, split, depth) for index in range(first, first + n))
         return list(chain.from_iterable(asked))
 
@@ -77,12 +94,13 @@ class TextNeedle:
         ]
 
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> list[Sample]:
-        rng = generator("sample", seed, length, index, SPLITS[split])
-        plot = self.story.plot(rng, split)
-        frame = self._frame(plot)
+        drawn = first_fitting(
+            index,
+            lambda number: self._drawn(seed, length, number, split),
+            lambda drawn: drawn.frame.size < length,
+        )
+        rng, plot, frame = drawn.rng, drawn.plot, drawn.frame
         room = length - frame.size
-        if room < 1:
-            raise too_short(length, len(frame.needles), frame.size + 1)
         haystack = self._haystack(split)
         haystack.check(room, length)
         tokens, borders = haystack.take(rng, room, plot.about)
@@ -94,6 +112,11 @@ class TextNeedle:
         if split not in self.haystacks:
             self.haystacks[split] = needle_haystack(self.story.others(split), self.tokenizer)
         return self.haystacks[split]
+
+    def _drawn(self, seed: int, length: int, number: int, split: Split) -> _Drawn:
+        rng = generator("sample", seed, length, number, SPLITS[split])
+        plot = self.story.plot(rng, split)
+        return _Drawn(rng, plot, self._frame(plot))
 
     def _frame(self, plot: Plot) -> Frame:
         texts = [self._encode(question.text) for question in plot.questions]

@@ -26,8 +26,11 @@ from farfield.benchmarks.tasks.found_documents import DOCUMENTS, FoundDocuments,
 from farfield.benchmarks.tasks.key_values import KEY_VALUES, KeyValues, TokenKeyValues, draw_uuids
 from farfield.benchmarks.tasks.lost_files import Passage, Searched, read_records, read_searched
 from farfield.benchmarks.tasks.pairs import Pairs
-from farfield.benchmarks.tasks.sample import Sample, Split, Tokenizer, generator, hashed
+from farfield.benchmarks.tasks.recall.phone_book import PHONE_BOOK, PhoneBook, TextEntries
+from farfield.benchmarks.tasks.sample import Sample, Split, Task, Tokenizer, TooShortError, generator, hashed
 from farfield.benchmarks.tasks.scoring import normalised
+from farfield.benchmarks.tasks.stories import Keyed
+from farfield.benchmarks.tasks.text_needle import TextNeedle
 from farfield.benchmarks.tasks.wording_file import Wording
 from farfield.config import ConfigError, DataError, FarfieldError, read
 
@@ -169,7 +172,7 @@ def test_a_fixed_number_of_pairs_and_places_of_a_row(tokenizer: str) -> None:
         str(error.value),
     )
     assert said is not None
-    least = int(said[1]) + (0 if tokenizer == "bytes" else 20)
+    least = int(said[1])
     task.check(0, least, 3, "test")
     rows = [task.generate(0, least, 3, "test", depth=depth) for depth in (0, 0.25, 0.5, 0.75, 1)]
     for at, row in enumerate(rows):
@@ -181,6 +184,34 @@ def test_a_fixed_number_of_pairs_and_places_of_a_row(tokenizer: str) -> None:
     (sample,) = task.generate(0, 4000, 1, "test", depth=0)
     assert sample.unfilled == f"{sample.length} of 4000 tokens are filled: 5 pairs are asked for"
     assert rows[1][0].prompt[: rows[1][0].gold[0][0]].tolist() == rows[2][0].prompt[: rows[1][0].gold[0][0]].tolist()
+
+
+@pytest.mark.parametrize("tokenizer", list(TOKENIZERS))
+@pytest.mark.parametrize("name", ["kv_text", "kv_text of five pairs", "documents", "needle", "phone_book"])
+def test_the_least_length_is_the_same_at_any_length_and_holds_every_sample(name: str, tokenizer: str) -> None:
+    task: Task = {
+        "kv_text": lambda: kv(tokenizer, aware=True),
+        "kv_text of five pairs": lambda: kv(tokenizer, pairs=5),
+        "documents": lambda: documents(tokenizer),
+        "needle": lambda: TextNeedle(TOKENIZERS[tokenizer], None, Keyed(4, 2)),
+        "phone_book": lambda: PhoneBook(TextEntries(TOKENIZERS[tokenizer], Wording(PHONE_BOOK))),
+    }[name]()
+    seeds = (0,) if name == "documents" else (0, 1, 2**40)  # the questions of a file are those of the seed
+    named = {least(task, seed, length) for seed in seeds for length in (10, 40, 70)}
+    assert len(named) == 1
+    (shortest,) = named
+    assert least(task, 0, shortest - 1) == shortest
+    for seed in seeds:
+        task.check(seed, shortest, 60, "test")
+        samples = task.generate(seed, shortest, 60, "test", depth=0.5 if task.placed else None)
+        assert all(len(sample.prompt) + sample.budget <= shortest for sample in samples)
+
+
+def least(task: Task, seed: int, length: int) -> int:
+    """The least length that `task` names for 60 samples."""
+    with pytest.raises(TooShortError) as error:
+        task.check(seed, length, 60, "test")
+    return int(re.findall(r"(\d+) is the least", str(error.value))[0])
 
 
 @given(

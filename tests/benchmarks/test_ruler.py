@@ -180,19 +180,36 @@ def test_any_length_ends_in_a_sample_or_in_the_least_that_is_needed(
         assert 0.98 * length <= sample.length <= length
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_least_length_holds_a_sample(name: str, tasks: Tasks) -> None:
+def least(task: RulerTask, seed: int, length: int, n: int, split: Split = "test") -> int:
+    """The least length that `task` names."""
+    with pytest.raises(TooShortError, match="is the least") as error:
+        task.check(seed, length, n, split)
+    return int(re.findall(r"(\d+) is the least", str(error.value))[0])
+
+
+@pytest.mark.parametrize("name", NAMES[:-2])
+def test_the_least_length_is_the_same_whatever_is_asked_and_holds_every_sample(name: str, tasks: Tasks) -> None:
     for kind in ("bytes", "bpe"):
         task = tasks[kind, name]
-        for index in (0, 3):
-            # What is drawn depends on the length, so the least is found where it names itself.
-            low, high = 1, 4000
-            while low < high:
-                middle = (low + high) // 2
-                fits = task.recipe.least(Place(name, 7, middle, index, "test")) <= middle
-                low, high = (low, middle) if fits else (middle + 1, high)
-            (sample,) = task.generate(7, low, 1, "test", first=index)
-            assert sample.length >= 0.98 * low
+        named = {least(task, seed, length, n) for seed, length, n in ((0, 1, 1), (1, 40, 3), (2**40, 200, 9))}
+        assert len(named) == 1, (kind, named)
+        (shortest,) = named
+        assert {least(task, 3, shortest - 1, 1, "train")} == named
+        for seed, split in ((7, "test"), (8, "train")):
+            samples = made(task, shortest, 40, split, seed)
+            assert len(samples) == 40
+            assert all(0.98 * shortest <= sample.length <= shortest for sample in samples)
+            (again,) = task.generate(seed, shortest, 1, split, first=39)
+            assert again.prompt.tolist() == samples[39].prompt.tolist()
+
+
+@pytest.mark.parametrize("name", NAMES[-2:])
+def test_the_least_length_of_questions_of_a_file_is_that_of_those_that_are_asked(name: str, tasks: Tasks) -> None:
+    for kind in ("bytes", "bpe"):
+        task = tasks[kind, name]
+        (shortest,) = {least(task, 7, length, 5) for length in (1, 50, 100)}
+        assert least(task, 7, shortest - 1, 5) == shortest
+        assert len(made(task, shortest, 5, seed=7)) == 5
 
 
 def test_the_beginning_of_the_answer_stands_behind_the_last_question_mark_or_line_end(tasks: Tasks) -> None:

@@ -21,10 +21,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from farfield.benchmarks.tasks.fitting import first_fitting, least_of
 from farfield.benchmarks.tasks.recall.strings import check_ids, draw_held, exact, short_of
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
@@ -229,8 +231,31 @@ class PhoneBook:
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         if isinstance(self.entries, IdEntries):
             check_ids(self.name, self.entries.ids, 1 + DIGITS + 2 * EXAMPLES)
-        for index in range(n):
-            self._frame(generator("sample", seed, length, index, SPLITS[split]), length, split)
+        self._count(length)
+        if length < self.least:
+            raise TooShortError(
+                f"recall: a length of {length} tokens is too short for a {self.name} of three entries: "
+                f"{self.least} is the least. Give longer lengths."
+            )
+
+    @cached_property
+    def least(self) -> int:
+        """Tokens of three entries, the question and the answer."""
+        return least_of(lambda number: -self._frame(generator("sample", 0, 0, number, SPLITS["test"]), 0, "test").room)
+
+    def _count(self, length: int) -> int:
+        """Entries that a book has at most, and no fewer than are told.
+
+        Raises:
+            LackingError: there are fewer names.
+        """
+        count = length // self.entries.least + EXAMPLES + 1
+        if count > self.entries.names // 4:
+            raise LackingError(
+                f"recall: a {self.name} of {length} tokens has up to {count} entries, and there are "
+                f"{self.entries.names // 4} names. Give shorter lengths or take a model with a larger vocabulary."
+            )
+        return count
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
@@ -242,34 +267,22 @@ class PhoneBook:
         return self.entries.score(samples, outputs)
 
     def _frame(self, rng: np.random.Generator, length: int, split: Split) -> _Frame:
-        """Names and numbers, and all of a prompt but the entries that nobody asks for.
-
-        Raises:
-            TooShortError: the length is too short for what is asked and the examples.
-            LackingError: there are fewer names than the book has entries.
-        """
-        count = length // self.entries.least + EXAMPLES + 1
-        if count > self.entries.names // 4:
-            raise LackingError(
-                f"recall: a {self.name} of {length} tokens has up to {count} entries, and there are "
-                f"{self.entries.names // 4} names. Give shorter lengths or take a model with a larger vocabulary."
-            )
+        """Names and numbers, and all of a prompt but the entries that nobody asks for, whether they fit or not."""
+        count = self._count(length)
         names = draw_held(rng, self.entries.names, count, split).tolist()
         numbers = draw_held(rng, NUMBERS, count, split).tolist()
         told = [self.entries.entry(name, number) for name, number in zip(names[:3], numbers[:3], strict=True)]
         gap = self.entries.gap
         question = np.concatenate([gap, *told[1:], gap, self.entries.question(names[0])])
         room = length - sum(map(len, told)) - len(question) - self.entries.room
-        if room < 0:
-            raise TooShortError(
-                f"recall: a length of {length} tokens is too short for a {self.name} of three entries: "
-                f"{length - room} is the least. Give longer lengths."
-            )
-        return _Frame(names, numbers, told, question, room)
+        return _Frame(rng, names, numbers, told, question, room)
 
     def _draw(self, seed: int, length: int, index: int, split: Split) -> Sample:
-        rng = generator("sample", seed, length, index, SPLITS[split])
-        frame = self._frame(rng, length, split)
+        frame = first_fitting(
+            index,
+            lambda number: self._frame(generator("sample", seed, length, number, SPLITS[split]), length, split),
+            lambda frame: frame.room >= 0,
+        )
         lines, left = list(frame.told), frame.room
         for name, number in zip(frame.names[3:], frame.numbers[3:], strict=True):
             line = self.entries.entry(name, number)
@@ -277,7 +290,7 @@ class PhoneBook:
                 break
             lines.append(line)
             left -= len(line)
-        order = rng.permutation(len(lines))
+        order = frame.rng.permutation(len(lines))
         starts = np.concatenate([[0], np.cumsum([len(lines[at]) for at in order])])
         place = int(np.flatnonzero(order == 0)[0])
         book = np.concatenate([lines[at] for at in order])
@@ -302,8 +315,13 @@ class PhoneBook:
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """`told` are the entries that are asked for and shown as examples, the first names and numbers."""
+    """`told` are the entries that are asked for and shown as examples, the first names and numbers.
 
+    rng:   draws the order of the book
+    room:  tokens for other entries
+    """
+
+    rng: np.random.Generator
     names: list[int]
     numbers: list[int]
     told: list[Ids]

@@ -61,6 +61,9 @@ class QuestionAnswering:
     def fingerprint(self) -> str:
         return f"{self.pieces.tokenizer.kind} {self.wording.fingerprint} {self.collection.fingerprint}"
 
+    def questions(self, split: Split) -> int:
+        return len(self._numbers(split))
+
     def least(self, place: Place) -> int:
         asked = self._asked(place)
         gold = sum(len(self._document(one)) + self._header(at) for at, one in enumerate(asked.gold))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from farfield.benchmarks.tasks.fitting import first_fitting, least_of
 from farfield.benchmarks.tasks.ruler.assembly import Parts
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
@@ -22,7 +24,7 @@ from farfield.benchmarks.tasks.sample import (
     generator,
 )
 
-__all__ = ["Absent", "Place", "Recipe", "RulerTask"]
+__all__ = ["Absent", "Filed", "Place", "Recipe", "RulerTask"]
 
 VERSION = 1
 FILLED = 0.98
@@ -65,6 +67,15 @@ class Recipe(Protocol):
         ...
 
 
+@runtime_checkable
+class Filed(Protocol):
+    """A recipe whose questions are those of a file. Others draw without end, and draw again what does not fit."""
+
+    def questions(self, split: Split) -> int:
+        """How many there are; then they come again."""
+        ...
+
+
 @dataclass(frozen=True)
 class RulerTask:
     """A task by its recipe."""
@@ -92,10 +103,30 @@ class RulerTask:
         assert depth is None, "a task that is not placed has no depths"
         places = [Place(self.name, seed, length, index, split) for index in range(first, first + n)]
         self._check(places)
-        return [_sample(place, self.recipe.parts(place)) for place in places]
+        return [_sample(place, self.recipe.parts(place)) for place in map(self._fitting, places)]
+
+    @cached_property
+    def _least(self) -> int:
+        """Tokens of samples that are drawn."""
+        return least_of(lambda number: self.recipe.least(Place(self.name, 0, 1, number, "test")))
+
+    def _fitting(self, place: Place) -> Place:
+        """The place, or, where what it draws does not fit, the next that draws what does."""
+        if isinstance(self.recipe, Filed):
+            return place
+        return first_fitting(
+            place.index,
+            lambda number: replace(place, index=number),
+            lambda found: self.recipe.least(found) <= place.length,
+        )
 
     def _check(self, places: Sequence[Place]) -> None:
-        least, length = max(self.recipe.least(place) for place in places), places[0].length
+        length = places[0].length
+        if isinstance(self.recipe, Filed):
+            least = max(self.recipe.least(place) for place in places)
+        else:
+            self.recipe.least(places[0])  # raises what is wrong at any length
+            least = self._least
         if length < least:
             raise TooShortError(
                 f"{self.name}: a length of {length} tokens is too short for the task and its answer: {least} is the "

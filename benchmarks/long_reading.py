@@ -45,6 +45,11 @@ class Costs:
     nats: list[Floats]
     read: int = 0
 
+    def add(self, more: Costs) -> None:
+        """Takes in what the documents behind these cost."""
+        self.nats += more.nats
+        self.read += more.read
+
 
 @dataclass(frozen=True)
 class Streaming:

@@ -11,6 +11,7 @@ and so do samples that ask about one text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -182,8 +183,10 @@ class _Running:
     def _made(self, cells: Sequence[Cell], first: int, most: int) -> tuple[dict[Cell, list[Sample]], int]:
         """The samples of the next batch, of at most `most` indices, and how many indices they are of.
 
-        As many as are read side by side, and as many more as go on asking about the text of the one before.
+        As many as are read side by side, and as many more as go on asking about the text of the one before; never
+        more than there is time for.
         """
+        most = min(most, self._timely(cells))
         count = min(self.abreast, most)
         if len(cells) > 1:
             return {cell: self._generated(cell, first, count) for cell in cells}, count
@@ -196,6 +199,14 @@ class _Running:
         while count < limit and alike(samples[count * each - 1].prompt, samples[count * each].prompt):
             count += 1
         return {cells[0]: samples[: count * each]}, count
+
+    def _timely(self, cells: Sequence[Cell]) -> int:
+        """The indices that there is time for in each of `cells`, judged by those that are done: one where none is."""
+        if self.suite.cell_seconds is None:
+            return self.samples
+        parts = [self.records.result.parts.get(cell) for cell in cells]
+        left = [part.count * (self.suite.cell_seconds / max(part.seconds, 1e-6) - 1) if part else 1 for part in parts]
+        return max(1, math.floor(min(self.samples, *left)))
 
     def _held(self) -> int:
         """Samples that are made at once, and kept until they are asked."""

@@ -151,6 +151,7 @@ class Measured:
     each:    the first value of each document, question or repeat, for paired comparisons
     curves:  pictures' worth of numbers by name
     notes:   what a reader should know, one sentence each
+    capped:  whether it was closed before it had all of its documents, questions or repeats, because its time was over
     """
 
     values: dict[str, float]
@@ -162,6 +163,7 @@ class Measured:
     prefilled: int = 0
     naive: int = 0
     seconds: float = 0.0
+    capped: bool = False
 
 
 @dataclass
@@ -290,7 +292,9 @@ def _answers(record: Mapping[str, Any]) -> Answers:
 
 
 def _measured(record: Mapping[str, Any]) -> Measured:
-    fields = {name: record[name] for name in Measured.__dataclass_fields__}
+    # Files of a time when no measured cell was capped do not say that none was.
+    fields = {name: record[name] for name in Measured.__dataclass_fields__ if name != "capped"}
+    fields["capped"] = record.get("capped", False)
     return Measured(**{**fields, "curves": {name: Curve(**curve) for name, curve in record["curves"].items()}})
 
 

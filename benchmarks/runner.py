@@ -9,6 +9,7 @@ Each finished cell is written at once; the same call goes on where a stopped one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -121,12 +122,14 @@ def _tell(file: ResultFile) -> None:
 
 
 def _reopen(result: Result, suite: AskedSuite | MeasuredSuite) -> None:
-    """Cells that were closed early go on where they may take longer now."""
-    if not isinstance(suite, AskedSuite):
-        return
+    """Cells that were closed early go on, or begin again, where they may take longer now."""
+    more = math.inf if suite.cell_seconds is None else suite.cell_seconds
     for cell, answers in list(result.cells.items()):
-        if answers.capped and (suite.cell_seconds is None or answers.seconds < suite.cell_seconds):
+        if answers.capped and answers.seconds < more:
             result.parts[cell] = replace(result.cells.pop(cell), capped=False)
+    for cell, measured in list(result.measured.items()):
+        if measured.capped and measured.seconds < more:
+            del result.measured[cell]  # it has no parts: it is measured again
 
 
 def _outcome(result: Result) -> Outcome:

@@ -5,6 +5,7 @@ farfield evaluate suite=efficiency 'suite.lengths=[1024,4096,16384]' device.thre
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["EfficiencySuite"]
 
 TASK = "cost"
+LEAST = 5  # timings without which nothing is said of how far their median may be off
 UNITS = {
     "prefill": "tokens/s",
     "first_token": "s",
@@ -44,12 +46,14 @@ class EfficiencySuite(MeasuredSuite):
     rows:     prompts side by side
     repeats:  timings of each number, behind one that warms up and is told apart; each has a prompt of its own
     decoded:  tokens that are written behind the prompt: few, so that the time is that of one context
+
+    `cell_seconds` ends the timings, of which there is always one.
     """
 
     kind: Literal["efficiency"] = "efficiency"
     lengths: Lengths = (1024, 4096, 16384)
     rows: Count = 1
-    repeats: Annotated[int, pydantic.Field(ge=5)] = 5
+    repeats: Annotated[int, pydantic.Field(ge=LEAST)] = LEAST
     decoded: Count = 16
 
     @property
@@ -66,27 +70,35 @@ class EfficiencySuite(MeasuredSuite):
         from farfield.benchmarks.measuring import held
 
         began = time.perf_counter()
-        prompts = [self._prompt(subject, cell.length, number) for number in range(self.repeats + 1)]
-        warm, *taken = [_timed(subject, prompt, self.decoded) for prompt in prompts]
+        warm, *taken = self._timings(subject, cell.length)
         found = {"first_token": [one.first for one in taken]}
         if "state" in subject.capabilities:
             found = {"prefill": [self.rows * cell.length / one.prefill for one in taken], **found}
         found["decode"] = [1e3 * one.decode for one in taken if one.decode is not None]
-        bytes_of = held(lambda: subject.prefill(prompts[0]))
+        bytes_of = held(lambda: subject.prefill(self._prompt(subject, cell.length, 0)))
         memory = {"peak": bytes_of.peak, "kept": bytes_of.kept, "state": self.rows * subject.state_bytes(cell.length)}
         values = {name: statistics.median(some) for name, some in found.items() if some}
         values |= {name: float(size) for name, size in memory.items() if size} | {"warm_up": warm.first}
-        read = sum(prompt.size for prompt in prompts) + prompts[0].size
+        read = (len(taken) + 2) * self.rows * cell.length  # one to warm up, and one for the memory
         return Measured(
             values=values,
-            half={name: median_half(some) for name, some in found.items() if some},
+            half={name: median_half(some) for name, some in found.items() if len(some) >= LEAST},
             units={name: UNITS[name] for name in values},
             each=next(iter(found.values())),
-            notes=list(self._notes(values, len(found["decode"]))),
+            notes=list(self._notes(values, len(taken), len(found["decode"]))),
             prefilled=read,
             naive=read,
+            capped=len(taken) < self.repeats,
             seconds=round(time.perf_counter() - began, 6),
         )
+
+    def _timings(self, subject: Subject, length: int) -> Iterator[_Taken]:
+        """One to warm up, and `repeats` behind it, or fewer where their time is over; one at least."""
+        end = math.inf if self.cell_seconds is None else time.perf_counter() + self.cell_seconds
+        for number in range(self.repeats + 1):
+            if number > 1 and time.perf_counter() >= end:
+                return
+            yield _timed(subject, self._prompt(subject, length, number), self.decoded)
 
     def _prompt(self, subject: Subject, length: int, number: int) -> NDArray[np.int64]:
         """(rows, length) ids, others for each number."""
@@ -94,10 +106,13 @@ class EfficiencySuite(MeasuredSuite):
             subject.tokenizer.vocabulary, size=(self.rows, length)
         )
 
-    def _notes(self, values: Mapping[str, float], decoded: int) -> Iterator[str]:
-        yield f"Medians of {self.repeats}, and half of the interval of a median between two of the ordered timings."
-        if decoded < self.repeats:
-            yield f"In {self.repeats - decoded} of {self.repeats} repeats the model ended its text at once."
+    def _notes(self, values: Mapping[str, float], taken: int, decoded: int) -> Iterator[str]:
+        if taken < self.repeats:
+            yield f"Closed early, its time was over: {taken} of {self.repeats} repeats were timed."
+        spread = ", and half of the interval of a median between two of the ordered timings" if taken >= LEAST else ""
+        yield f"Medians of {taken}{spread}."
+        if decoded < taken:
+            yield f"In {taken - decoded} of {taken} repeats the model ended its text at once."
         if "peak" not in values:
             yield "The model's tensors are not in this process: no memory is counted."
 

@@ -68,6 +68,8 @@ class PerplexitySuite(MeasuredSuite):
     piece:         tokens that a stream reads in one call
     controls:      streams without the memory, and with its contents exchanged before each piece
     batch_tokens:  tokens that are read at once; says how fast, not what
+
+    With `cell_seconds` documents are read one by one, until the time of a cell is over.
     """
 
     kind: Literal["perplexity"] = "perplexity"
@@ -169,17 +171,36 @@ class PerplexitySuite(MeasuredSuite):
                 if count == self.documents:
                     return
 
-    def _cost(self, subject: Subject, documents: Sequence[Document], cell: Cell) -> Measured:
-        costs = self._costs(subject, documents, cell)
+    def _timely(self, documents: Sequence[Document]) -> Iterator[Sequence[Document]]:
+        """All documents at once; where a cell's time is counted one by one, until it is over."""
+        if self.cell_seconds is None:
+            yield documents
+            return
+        end = time.perf_counter() + self.cell_seconds
+        for document in documents:
+            yield [document]
+            if time.perf_counter() >= end:
+                return
+
+    def _cost(self, subject: Subject, given: Sequence[Document], cell: Cell) -> Measured:
+        costs = Costs([])
+        for part in self._timely(given):
+            costs.add(self._costs(subject, part, cell))
+        documents = given[: len(costs.nats)]
         reach = self.reach or self.lengths[-1]
         rows = [row for row in costs.nats if len(row) >= reach]
         curves = {"nats_by_position": _by_position(rows, reach, "nats a token")} if rows else {}
         return Measured(
             **_values(costs, documents),
             curves=curves,
-            notes=[*self._facts(documents, cell, len(rows), reach), *_doubts(subject, documents, cell)],
+            notes=[
+                *_closed(len(documents), len(given)),
+                *self._facts(documents, cell, len(rows), reach),
+                *_doubts(subject, documents, cell),
+            ],
             prefilled=costs.read,
             naive=costs.read,
+            capped=len(documents) < len(given),
         )
 
     def _costs(self, subject: Subject, documents: Sequence[Document], cell: Cell) -> Costs:
@@ -201,8 +222,10 @@ class PerplexitySuite(MeasuredSuite):
             longest = max(len(document.tokens) for document in documents)
             raise Lacking(f"no document has {length:,} tokens: the longest has {longest:,}")
         step = max(1, near // STEPS)
-        full = windowed(subject, long, partial(blocks, length=length), self.batch_tokens)
-        last = windowed(subject, long, partial(sliding, length=near, stride=step), self.batch_tokens)
+        full, last = Costs([]), Costs([])
+        for part in self._timely(long):
+            full.add(windowed(subject, part, partial(blocks, length=length), self.batch_tokens))
+            last.add(windowed(subject, part, partial(sliding, length=near, stride=step), self.batch_tokens))
         gains = [near_row - row for near_row, row in zip(last.nats, full.nats, strict=True)]
         measures = {"gain": gains, "near": last.nats, "full": full.nats}
         each = {name: [float(row[near:].mean()) for row in rows] for name, rows in measures.items()}
@@ -214,11 +237,13 @@ class PerplexitySuite(MeasuredSuite):
             each=each["gain"],
             curves={"gain_by_position": _by_position(gains, length, "nats a token gained")},
             notes=[
+                *_closed(len(gains), len(long)),
                 f"{len(long)} of {len(documents)} documents have {length:,} tokens; means are over tokens {near:,} to "
-                f"{length:,} of each, the near past is the last {near - step + 1:,} to {near:,} tokens."
+                f"{length:,} of each, the near past is the last {near - step + 1:,} to {near:,} tokens.",
             ],
             prefilled=read,
             naive=read,
+            capped=len(gains) < len(long),
         )
 
     def _facts(self, documents: Sequence[Document], cell: Cell, reached: int, reach: int) -> list[str]:
@@ -231,6 +256,12 @@ class PerplexitySuite(MeasuredSuite):
         skipped = self._collection.skipped
         left = [f"Not UTF-8, left out: {', '.join(skipped[:3])}."] if skipped else []
         return [f"{told}; {curve}.", *left]
+
+
+def _closed(read: int, given: int) -> Iterator[str]:
+    """That a cell's time was over before all documents were read."""
+    if read < given:
+        yield f"Closed early, its time was over: {read} of {given} documents were read."
 
 
 def _doubts(subject: Subject, documents: Sequence[Document], cell: Cell) -> Iterator[str]:

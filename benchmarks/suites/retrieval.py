@@ -6,12 +6,13 @@ farfield evaluate suite=retrieval model=null 'suite.collections=[beir/scifact]' 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from farfield.benchmarks.subjects import Capability, Subject
 
 __all__ = ["RetrievalSuite"]
+
+T = TypeVar("T")
 
 Engine = Literal["lexical", "hashed", "hybrid", "model", "model_hybrid", "model_late"]
 # What the engines are called by `farfield.benchmarks.retrieval_quality`.
@@ -122,7 +125,8 @@ class RetrievalSuite(MeasuredSuite):
         collection, called = self._read[name], next(METHODS[one] for one in self.methods if one == method)
         model = Path(self.model) if self.model else None
         folder = filled(collection, SETTINGS[called].embedder, model, Path(self.indexes), self.chunk)
-        found = list(rankings(collection, called, folder, candidates=max(LIST, PASSAGES * cell.length)))
+        asked = len(collection.questions)
+        found = list(self._timely(rankings(collection, called, folder, candidates=max(LIST, PASSAGES * cell.length))))
         rows = [_judged(ranking, question.relevant, cell.length) for question, ranking in found]
         values = {name: [row[name] for row in rows] for name in rows[0]}
         short = sum(len(ranking) < cell.length for _, ranking in found)
@@ -132,9 +136,24 @@ class RetrievalSuite(MeasuredSuite):
             values={name: sum(some) / len(some) for name, some in values.items()},
             half={name: value for name, value in half.items() if value is not None},
             each=next(iter(values.values())),
-            notes=[f"{len(rows)} questions.", *collection.doubts, *doubts],
+            notes=[*_closed(len(rows), asked), f"{len(rows)} questions.", *collection.doubts, *doubts],
             seconds=round(time.perf_counter() - began, 6),
+            capped=len(rows) < asked,
         )
+
+    def _timely(self, found: Iterator[T]) -> Iterator[T]:
+        """What is found until the time of a cell is over: one at least. An index is made whatever it takes."""
+        end = math.inf if self.cell_seconds is None else time.perf_counter() + self.cell_seconds
+        for one in found:
+            yield one
+            if time.perf_counter() >= end:
+                return
+
+
+def _closed(judged: int, asked: int) -> Iterator[str]:
+    """That a cell's time was over before all questions were asked."""
+    if judged < asked:
+        yield f"Closed early, its time was over: {judged} of {asked} questions were asked."
 
 
 def _judged(ranking: Sequence[str], relevant: Mapping[str, int], depth: int) -> dict[str, float]:

@@ -52,7 +52,9 @@ class Suite(Config):
     """Settings that every suite has.
 
     kind:     its name, a Literal in each
-    lengths:  tokens, the room for an answer included
+    lengths:       tokens, the room for an answer included
+    cell_seconds:  a cell that has taken longer is closed with what it has; null: never. It says how fast, not what: a
+                   run may be resumed with another one
 
     `needs_model` is false for a suite that measures something else: its `subject` gives it.
     """
@@ -60,6 +62,7 @@ class Suite(Config):
     needs_model: ClassVar[bool] = True
     lengths: Lengths
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    cell_seconds: Annotated[float, pydantic.Field(gt=0)] | None = None
 
     @property
     def name(self) -> str:
@@ -79,10 +82,9 @@ class AskedSuite(Suite):
     controls:        what is asked beside the grid, once for each task and length, to see what its numbers are worth
     wording:         a yaml file with wording of the user's own in the place of ours
 
-    The last three say how fast, not what: a run may be resumed with others.
+    The last two say how fast, not what: a run may be resumed with others.
 
     batch:           rows prefilled at once: at most `batch`, and at most `batch_tokens` tokens
-    cell_seconds:    a cell that has taken longer is closed with the samples it has; null: never
     """
 
     samples: Count = 20
@@ -93,7 +95,6 @@ class AskedSuite(Suite):
 
     batch: Count = 16
     batch_tokens: Count = 262_144
-    cell_seconds: Annotated[float, pydantic.Field(gt=0)] | None = None
 
     @property
     def conditions(self) -> tuple[Condition, ...]:

@@ -106,6 +106,15 @@ def test_a_model_that_ends_its_text_at_once_has_no_time_of_decoding(clock: Clock
     assert few.values["decode"] == pytest.approx(1e-3 * (10 + 101 + 0.5))
 
 
+def test_timings_end_when_their_time_is_over(clock: Clock, tmp_path: Path) -> None:
+    got = measured(Slow(Bytes(), clock=clock), tmp_path, cell_seconds=1e-9)[1000]
+    assert (got.capped, len(got.each), got.half) == (True, 1, {})  # nothing is said of how far one timing may be off
+    assert got.notes[:2] == ["Closed early, its time was over: 1 of 5 repeats were timed.", "Medians of 1."]
+    assert got.prefilled == 3 * 1000
+    whole = measured(Slow(Bytes(), clock=clock), tmp_path, cell_seconds=99)[1000]
+    assert (whole.capped, len(whole.each), whole.prefilled) == (False, 5, 7 * 1000)
+
+
 def test_a_model_that_cannot_write_is_skipped(tmp_path: Path) -> None:
     suite = read(EfficiencySuite, {"lengths": [50]})
     result = read_result(evaluate(suite, Lookup(Bytes(), capabilities=frozenset({"read"})), tmp_path).path)

@@ -246,6 +246,27 @@ def test_the_gain_is_what_the_far_past_saves(tmp_path: Path) -> None:
     assert without[Cell("context_gain_16", 128)].values["gain"] == 0
 
 
+def test_a_cell_whose_time_is_over_has_read_some_of_the_documents(tmp_path: Path) -> None:
+    texts(tmp_path, 200, 300, 90)
+    late = suite(tmp_path, protocols=["block", "streaming"], near=[16], cell_seconds=1e-9)
+    result = read_result(evaluate(late, Remembering(Begun()), tmp_path / "results").path)
+    assert {got.capped for got in result.measured.values()} == {True}
+    block, gain = result.measured[Cell("block", 32)], result.measured[Cell("context_gain_16", 64)]
+    assert block.values["nats_per_token"] == pytest.approx(np.mean(remembering([i % 32 + 1 for i in range(200)])))
+    assert (len(block.each), len(gain.each)) == (1, 1)
+    assert block.notes[0] == gain.notes[0] == "Closed early, its time was over: 1 of 3 documents were read."
+    # The same again has nothing to do; with more time the cells are measured as if none had been closed.
+    subject = Remembering(Begun())
+    evaluate(late, subject, tmp_path / "results")
+    assert not subject.shapes
+    assert {
+        got.capped for got in measured(tmp_path, late.model_copy(update={"cell_seconds": 99}), subject).values()
+    } == {False}
+    never = measured(tmp_path / "never", late.model_copy(update={"cell_seconds": None}), subject)
+    again = measured(tmp_path, late.model_copy(update={"cell_seconds": None}), subject)
+    assert {cell: got.values for cell, got in again.items()} == {cell: got.values for cell, got in never.items()}
+
+
 def test_controls_take_the_memory_away_and_shuffle_it(tmp_path: Path) -> None:
     texts(tmp_path, 100)
     subject = Remembering(Begun(), memory=1000)

@@ -73,6 +73,15 @@ def test_values_are_those_of_the_ranking(tmp_path: Path) -> None:
     assert got.values["map@100"] == pytest.approx((0.5 / 2 + 1) / 2)
 
 
+def test_a_cell_whose_time_is_over_has_asked_some_of_the_questions(tmp_path: Path) -> None:
+    settings = suite(tmp_path, collection(tmp_path), methods=["lexical"], lengths=[2], cell_seconds=1e-9)
+    (got,) = measured(tmp_path, settings).values()
+    assert (got.capped, len(got.each)) == (True, 1)
+    assert got.notes[:2] == ["Closed early, its time was over: 1 of 2 questions were asked.", "1 questions."]
+    (whole,) = measured(tmp_path, settings.model_copy(update={"cell_seconds": None})).values()
+    assert (whole.capped, len(whole.each)) == (False, 2)
+
+
 def test_a_collection_that_has_changed_is_another_one(tmp_path: Path) -> None:
     folder = collection(tmp_path)
     settings = suite(tmp_path, folder, methods=["lexical"])

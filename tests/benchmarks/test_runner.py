@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from oracle import Bytes, Lookup, Numbers
 
+from farfield.benchmarks import asking
 from farfield.benchmarks.patience import Patient
 from farfield.benchmarks.result_file import ResultFile
 from farfield.benchmarks.results import Answers, Cell, read_result
@@ -461,7 +463,7 @@ def test_what_goes_on_failing_is_skipped_for_now_and_tried_by_the_next_run(tmp_p
 def test_a_cell_whose_time_is_over_is_closed_with_what_it_has(tmp_path: Path) -> None:
     late = {"lengths": [32], "depths": 2, "samples": 7, "batch": 2, "cell_seconds": 1e-9}
     result = read_result(evaluate(suite(**late), Lookup(IDS), tmp_path).path)
-    assert [(got.count, got.capped) for got in result.cells.values()] == [(2, True)] * 2
+    assert [(got.count, got.capped) for got in result.cells.values()] == [(1, True)] * 2
     # The same again has nothing to do; with more time it goes on where it ended.
     subject = Lookup(IDS)
     evaluate(suite(**late), subject, tmp_path)
@@ -471,6 +473,19 @@ def test_a_cell_whose_time_is_over_is_closed_with_what_it_has(tmp_path: Path) ->
     assert answers(outcome.path) == answers(
         evaluate(suite(**{**late, "cell_seconds": 99}), subject, tmp_path / "b").path
     )
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.03, 1), (0.1, 4), (0.5, 17), (9.0, 40)])
+def test_a_cell_takes_no_more_samples_at_once_than_it_has_time_for(
+    seconds: float, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = Lookup(IDS)
+    # A token takes a millisecond, and a prompt has 31: the cells end behind the sample that their time is over in.
+    monkeypatch.setattr(asking, "time", SimpleNamespace(perf_counter=lambda: subject.prefilled / 1000))
+    wanted = suite(lengths=[32], depths=1, samples=40, batch=16, cell_seconds=seconds)
+    (got,) = read_result(evaluate(wanted, subject, tmp_path).path).cells.values()
+    assert (got.count, got.capped) == (count, count < 40)
+    assert got.seconds == pytest.approx(0.031 * count)
 
 
 def test_a_stopped_cell_whose_time_is_over_now_is_closed_without_another_sample(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ __all__ = ["COLUMNS", "as_csv", "as_markdown", "plain_cells"]
 
 COLUMNS = (
     *("model", "suite", "task", "metric", "scoring", "condition", "length", "depth", "labels"),
-    *("value_name", "unit", "value", "low", "high", "chance", "samples", "hits", "ties", "capped", "unfilled"),
+    *("value_name", "unit", "value", "low", "high", "chance", "samples", "hits", "nulls", "ties", "capped", "unfilled"),
     *("prefilled", "naive", "seconds", "skipped", "commit", "seed", "settings_hash", "path"),
 )
 
@@ -82,6 +82,7 @@ def _answered(answers: Answers) -> Mapping[str, object]:
         **({"chance": mean(answers.chances)} if answers.chances else {}),
         "samples": len(answers.scores),
         "hits": answers.hits,
+        "nulls": answers.nulls,
         "ties": answers.ties,
         "capped": answers.capped,
         "unfilled": answers.unfilled,

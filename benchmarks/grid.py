@@ -193,7 +193,7 @@ def measures(result: Result) -> list[Series]:
 
 
 def remarks(members: Sequence[Grid]) -> list[str]:
-    """What is to be known of suites and of single cells: ties, cells closed early, lengths that are not filled."""
+    """What is to be known of suites and of single cells: ties, empty answers, cells closed early or not filled."""
     said = list(dict.fromkeys(note for grid in members for note in grid.notes))
     for name in dict.fromkeys(grid.name for grid in members):
         mine = [grid for grid in members if grid.name == name]
@@ -202,6 +202,10 @@ def remarks(members: Sequence[Grid]) -> list[str]:
         if tied:
             ties = sum(answers.ties for answers in every)
             said.append(f"{name}: {ties} ties within rounding, in {tied} of {len(every)} cells.")
+        empty = sum(one.nulls for one in every)
+        if empty:
+            asked = sum(len(one.outputs) for one in every if one.scoring == "generate")
+            said.append(f"{name}: {empty} of {asked} answers say nothing.")
         if capped:
             said.append(f"{name}: {capped} of {len(every)} cells were closed early, their time was over.")
     unfilled: dict[str, set[int]] = {}

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from farfield.benchmarks.tasks.ruler.scoring import nulls
 from farfield.benchmarks.tasks.sample import Condition
 from farfield.config import DataError
 
@@ -96,6 +97,11 @@ class Answers:
     def hits(self) -> int:
         """Samples that were answered in full."""
         return sum(score == 1 for score in self.scores)
+
+    @property
+    def nulls(self) -> int:
+        """Answers that were written and say nothing: a sign that something is wrong with a model or its prompts."""
+        return nulls(self.outputs) if self.scoring == "generate" else 0
 
     @property
     def score(self) -> float:

@@ -484,3 +484,16 @@ def test_the_questions_of_one_text_are_one_draw_of_a_cell(tmp_path: Path) -> Non
     (row,) = csv.DictReader(io.StringIO(as_csv([found])))
     assert (float(row["low"]), float(row["high"])) == pytest.approx(wilson(1, 2))
     assert (row["samples"], row["hits"]) == ("4", "2")
+
+
+def test_answers_that_say_nothing_are_counted_where_they_were_written(tmp_path: Path) -> None:
+    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
+    outputs = ["", " \n\x07", "a", "1."]
+    records = [cell("one", answers([0.0] * 4, 256, outputs=outputs), 256)]
+    records.append(cell("one", answers([0.0] * 4, 256, outputs=outputs, scoring="read"), 256, None, "gold_only"))
+    records.append(cell("two", answers([0.0] * 4, 256), 256))
+    found = write_result(tmp_path / "ruler.jsonl", head("ruler", "m", tasks), records)
+    (table,) = tables([found], THRESHOLD)
+    assert "m: 2 of 8 answers say nothing." in table.notes
+    rows = list(csv.DictReader(io.StringIO(as_csv([found]))))
+    assert [row["nulls"] for row in rows] == ["2", "0", "0"]

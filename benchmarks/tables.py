@@ -174,7 +174,7 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
     rows += _control_rows(members, models, lengths, several)
     notes += [CHOSEN] if members[0].scoring == "likelihood" else []
     if any(entry.text.endswith(FEWER) for row in rows for entry in row.entries):
-        notes.append(f"{FEWER} mean of the tasks that are finished at this length; it counts in no effective length.")
+        notes.append(f"{FEWER} mean of fewer tasks: those that have answers here; it counts in no effective length.")
     if any("*" in _length(length, members) for length in lengths):
         notes.append("* longer than trained.")
     notes += remarks(members)
@@ -198,15 +198,16 @@ def _means(members: Sequence[Grid], models: Sequence[str], lengths: Sequence[int
 def _control_rows(
     members: Sequence[Grid], models: Sequence[str], lengths: Sequence[int], several: bool
 ) -> Iterator[Row]:
-    """A row for each control and model: the mean over tasks."""
+    """A row for each control and model: the mean over the tasks that were asked in full or in this way."""
     for condition in CONDITIONS:
         begins = True
         for model in models:
-            mine = [grid for grid in members if grid.name == model and condition in grid.conditions]
-            if not mine:
+            mine = [grid for grid in members if grid.name == model and (grid.asked or condition in grid.conditions)]
+            if not any(condition in grid.conditions for grid in mine):
                 continue
             rates = [[grid.control(condition, length) for grid in mine] for length in lengths]
-            entries = tuple(_mean(found) if several else _rate(found[0]) for found in rates)
+            alone = [next((rate for rate in found if rate is not None), None) for found in rates]
+            entries = tuple(map(_mean, rates) if several else map(_rate, alone))
             title = CONDITIONS[condition] + (", mean" if several else "")
             yield Row((title if begins else "", model), entries, begins)
             begins = False

@@ -497,3 +497,18 @@ def test_answers_that_say_nothing_are_counted_where_they_were_written(tmp_path: 
     assert "m: 2 of 8 answers say nothing." in table.notes
     rows = list(csv.DictReader(io.StringIO(as_csv([found]))))
     assert [row["nulls"] for row in rows] == ["2", "0", "0"]
+
+
+def test_every_mean_of_fewer_tasks_is_marked(tmp_path: Path) -> None:
+    tasks = {name: {"scoring": "generate"} for name in ("one", "two", "three")}
+    score = answers([1.0, 1.0], 256)
+    records = [cell(name, score, at) for name in ("one", "two") for at in (256, 512)]
+    records += [skip("three", at, "three: no file.", how) for at in (256, 512) for how in ("full", "gold_only")]
+    records += [cell(name, score, at, None, "gold_only") for name, at in (("one", 256), ("two", 256), ("one", 512))]
+    # The second task has no prompts without context at all, and so this mean is never that of the full one's tasks.
+    records += [cell("one", score, at, None, "no_context") for at in (256, 512)]
+    found = write_result(tmp_path / "ruler.jsonl", head("ruler", "m", tasks, lengths=[256, 512]), records)
+    shown = entries(tables([found], THRESHOLD)[0])
+    assert shown["mean of 2 of 3", "m"] == ["100.0", "100.0"]
+    assert shown["gold only, mean", "m"] == ["100.0", "100.0†"]
+    assert shown["no context, mean", "m"] == ["100.0†", "100.0†"]

@@ -37,7 +37,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     finally:
         if isinstance(subject, EndpointSubject):
             add_usage(folder / USAGE, subject.usage())
-    told = _reported(collected([folder]).results, folder, shown=[read_result(outcome.path)])
+    told = _reported(collected([folder]).results, folder, shown=[read_result(outcome.path)], wrote=[outcome.path])
     told["counts"] = {name: getattr(outcome, name) for name in ("skipped", "failed", "ties", "prefilled", "naive")}
     told["text"] = "\n".join([told["text"], *_said(outcome)])
     if isinstance(subject, EndpointSubject):
@@ -55,7 +55,7 @@ def evaluate_together(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not files:
         return {"text": "\n".join(errors)}
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    found = _reported(collected(files).results, folder)
+    found = _reported(collected(files).results, folder, wrote=files)
     return {**found, "text": "\n".join([found["text"], *errors])}
 
 
@@ -118,16 +118,17 @@ def _reported(
     notes: Sequence[str] = (),
     first: Sequence[Table] = (),
     shown: Sequence[Result] | None = None,
+    wrote: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Writes the report on `results`, and tells of those that are `shown`, or all.
 
-    `first` are tables that stand before those of the results.
+    `first` are tables that stand before those of the results; `wrote` are files that were written before.
     """
     made = [*first, *tables(results, threshold)]
     written = report.write(results, made, folder)
     if shown is not None:
         results, made = shown, tables(shown, threshold)
-    paths = [str(result.path) for result in results] + [str(path) for path in written]
+    paths = [str(path) for path in (*wrote, *written)]
     text = _printed(made) + "\n".join([*notes, *(f"wrote {path}" for path in paths)])
     told = {"notes": list(notes)} if notes else {}
     return {**report.summary(results, threshold), **told, "written": paths, "text": text}

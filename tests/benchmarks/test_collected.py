@@ -6,7 +6,9 @@ import pytest
 from fake_results import needle, recall, ruler
 
 from farfield.benchmarks.collected import collected
+from farfield.benchmarks.commands import evaluate_together, report_command
 from farfield.config import DataError
+from farfield.settings import ReportSettings
 
 
 def names(places: list[Path]) -> list[tuple[str, str]]:
@@ -78,3 +80,15 @@ def test_places_that_are_not_there_are_refused_in_one_line(tmp_path: Path) -> No
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"nothing: no results in it. `farfield evaluate"):
         collected([tmp_path / "nothing"])
+
+
+def test_a_report_says_that_it_wrote_what_it_wrote_and_not_what_it_read(tmp_path: Path) -> None:
+    path = recall(tmp_path / "results", "model", 8).path
+    told = report_command(ReportSettings(results=(str(tmp_path / "results"),), out=str(tmp_path / "out")))
+    assert {Path(name).parent for name in told["written"]} == {tmp_path / "out"}
+    assert f"wrote {tmp_path / 'out' / 'report.html'}" in told["text"]
+    assert f"wrote {path}" not in told["text"]
+    # The jobs of a sweep wrote theirs.
+    told = evaluate_together([{"written": [str(path)]}])
+    assert told["written"][0] == str(path)
+    assert f"wrote {path}\n" in told["text"]

@@ -58,14 +58,17 @@ def pictures(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _pictures(every: Sequence[Grid], folder: Path, said: str) -> list[Path]:
-    """Of grids on one scale."""
+    """Of grids on one scale; none without a point in it."""
+    answered = [grid for grid in every if grid.cells]
+    if not any(grid.cells or grid.controls for grid in every):
+        return []
     stem = every[0].shelf.replace(" ", "_")
     made = [heat_map(every, folder / f"{stem}_heat_map.png", said)]
     if any(len(grid.lengths) > 1 for grid in every):
         made.append(by_length(every, folder / f"{stem}_by_length.png", said))
-    if any(len(grid.depths) > 1 for grid in every):
-        made.append(by_depth(every, folder / f"{stem}_by_depth.png", said))
-    for name, members in families(every).items():
+    if any(len(grid.depths) > 1 for grid in answered):
+        made.append(by_depth(answered, folder / f"{stem}_by_depth.png", said))
+    for name, members in families(answered).items():
         if len({tuple(grid.labels.values()) for grid in members if grid.labels}) > 1:
             called = "_".join(re.findall(r"\w+", name))
             made.append(by_label(members, folder / f"{called}.png", name, said))
@@ -99,7 +102,7 @@ def by_length(every: Sequence[Grid], path: Path, said: str = "") -> Path:
 
     Returns `path`.
     """
-    tasks = list(dict.fromkeys(grid.task for grid in every))
+    tasks = list(dict.fromkeys(grid.task for grid in every if grid.cells or grid.controls))
     averaged = len(tasks) > 1 and not any(grid.labels for grid in every)
     panels = len(tasks) + averaged
     canvas = Canvas(

@@ -357,6 +357,14 @@ def _words(rate: Rate) -> str:
 
 
 def _reasons(members: Iterable[Grid]) -> list[str]:
-    reasons = list(dict.fromkeys(why for grid in members for why in (*grid.skipped.values(), *grid.lacking.values())))
-    said = [f"Skipped: {reason.rstrip('.')}." for reason in reasons[:REASONS]]
+    """Why cells are skipped; once where it is the same but for the task's name, with the other tasks behind it."""
+    reasons: dict[str, dict[str, str]] = {}
+    for grid in members:
+        for why in (*grid.skipped.values(), *grid.lacking.values()):
+            nameless = re.sub(rf"(?<!\w){re.escape(grid.task)}(?!\w)", "\0", why)
+            reasons.setdefault(nameless, {}).setdefault(grid.task if nameless != why else "", why)
+    said = []
+    for first, *others in list(map(dict.items, reasons.values()))[:REASONS]:
+        likewise = f" ({', '.join(task for task, _ in others)} likewise)" if others else ""
+        said.append(f"Skipped: {first[1].rstrip('.')}{likewise}.")
     return said + [f"Skipped for {len(reasons) - REASONS} more reasons: see report.csv."] * (len(reasons) > REASONS)

@@ -512,3 +512,33 @@ def test_every_mean_of_fewer_tasks_is_marked(tmp_path: Path) -> None:
     assert shown["mean of 2 of 3", "m"] == ["100.0", "100.0"]
     assert shown["gold only, mean", "m"] == ["100.0", "100.0†"]
     assert shown["no context, mean", "m"] == ["100.0†", "100.0†"]
+
+
+def test_a_reason_of_many_tasks_is_told_once_and_has_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[str]] = {}
+
+    def savefig(figure: Figure, path: Path, **options: Any) -> None:
+        panels[path.name] = [panel.get_title(loc="left") or panel.get_title() for panel in figure.axes if panel.lines]
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    counts = (4, 8, 16)
+    tasks = {f"mqar_{pairs}": {"scoring": "likelihood", "labels": {"pairs": pairs}} for pairs in counts}
+    why = "scoring: likelihood given, and {} is judged by read."
+    records = [skip(name, at, why.format(name)) for name in tasks for at in (256, 512)]
+    about = {"lengths": [256, 512]}
+    nothing = write_result(tmp_path / "nothing" / "recall.jsonl", head("recall", "m", tasks, **about), records)
+    assert pictures([nothing], tmp_path / "out") == []
+    (table,) = tables([nothing], THRESHOLD)
+    reasons = [note for note in table.notes if note.startswith("Skipped")]
+    assert reasons == [f"Skipped: {why.format('mqar_4').rstrip('.')} (mqar_8, mqar_16 likewise)."]
+    tasks["copying"] = {"scoring": "likelihood"}
+    records += [cell("copying", answers([1.0], at), at) for at in (256, 512)]
+    some = write_result(tmp_path / "some" / "recall.jsonl", head("recall", "m", tasks, **about), records)
+    made = pictures([some], tmp_path / "out")
+    names = ["recall_by_likelihood_heat_map.png", "recall_by_likelihood_by_length.png"]
+    assert [path.name for path in made] == names == list(panels)
+    assert panels[names[1]] == ["copying"]

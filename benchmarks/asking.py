@@ -146,7 +146,9 @@ class Batch:
         logprobs = [float(row[mask].sum()) for row, mask in zip(reading.logprobs, asked, strict=True)]
         logprobs = [logprob if math.isfinite(logprob) else UNLIKELY for logprob in logprobs]
         scores = self.task.score(samples, outputs)
-        self._note(rows, at, [_Judged(*one) for one in zip(scores, outputs, logprobs, strict=True)], prompts.size)
+        ties = (reading.ties & asked).sum(axis=1).tolist()
+        judged = [_Judged(*one) for one in zip(scores, outputs, logprobs, ties, strict=True)]
+        self._note(rows, at, judged, prompts.size)
 
     def _note(self, rows: Sequence[int], at: int, answers: Sequence[_Judged], fresh: int) -> None:
         """Keeps answers, and hands those of their cell on when they are the last."""
@@ -211,12 +213,10 @@ def _chosen(subject: Subject, task: Task, samples: Sequence[Sample], known: Pref
     gold = [
         float(row[ids == sample.answer[0]][0]) for sample, ids, row in zip(samples, candidates, logprobs, strict=True)
     ]
-    scores = task.score(samples, outputs)
+    scores, bounds = task.score(samples, outputs), subject.rounding(known)
+    ties = [_undecided(row, np.full(len(row), bound), 1) for row, bound in zip(logprobs, bounds, strict=True)]
     chances = [float((ids == sample.answer[0]).mean()) for sample, ids in zip(samples, candidates, strict=True)]
-    return [
-        _Judged(score, output, logprob, chance=chance)
-        for score, output, logprob, chance in zip(scores, outputs, gold, chances, strict=True)
-    ]
+    return [_Judged(*judged) for judged in zip(scores, outputs, gold, ties, chances, strict=True)]
 
 
 def _candidates(sample: Sample) -> NDArray[np.int64]:
@@ -227,11 +227,22 @@ def _candidates(sample: Sample) -> NDArray[np.int64]:
 def _continued(subject: Subject, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:
     """The share of the right choices among as many of the likeliest; where two are equal, the wrong one counts."""
     judged = []
-    for sample, found in zip(samples, subject.choose(known, [sample.choices for sample in samples]), strict=True):
+    every = subject.choose(known, [sample.choices for sample in samples])
+    for sample, found, bound in zip(samples, every, subject.rounding(known), strict=True):
         logprobs = np.nan_to_num(found, nan=UNLIKELY, neginf=UNLIKELY)
         right = np.isin(np.arange(len(logprobs)), sample.right)
         best = np.lexsort((right, -logprobs))[: len(sample.right)]
         output = np.concatenate([sample.choices[at] for at in best]).tolist()
-        score, chance = float(right[best].mean()), float(right.mean())
-        judged.append(_Judged(score, output, float(logprobs[right].max()), chance=chance))
+        bounds = bound * np.array([len(choice) for choice in sample.choices])  # each of its ids may be off
+        ties, score, chance = _undecided(logprobs, bounds, len(best)), float(right[best].mean()), float(right.mean())
+        judged.append(_Judged(score, output, float(logprobs[right].max()), ties, chance))
     return judged
+
+
+def _undecided(logprobs: NDArray[np.floating], bounds: NDArray[np.float64], taken: int) -> int:
+    """1 if rounding says which are the `taken` likeliest of `logprobs` (n,), each off by at most its bound; else 0."""
+    if taken >= len(logprobs):
+        return 0
+    order = np.argsort(-logprobs)
+    last, next_ = order[taken - 1], order[taken]
+    return int(logprobs[last] - logprobs[next_] <= bounds[last] + bounds[next_])

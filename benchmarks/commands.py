@@ -64,7 +64,7 @@ def _said(outcome: Outcome) -> Iterator[str]:
     if outcome.naive:
         yield f"prefilled {outcome.prefilled:,} tokens; without shared beginnings {outcome.naive:,}"
     if outcome.ties:
-        yield f"ties: {outcome.ties:,} steps were decided by rounding; device.precision=fp64 tells more"
+        yield f"ties: {outcome.ties:,} answers or steps were decided by rounding; device.precision=fp64 tells more"
     if outcome.failed:
         yield f"failed for now: {outcome.failed} cells; the same command tries them again"
 

@@ -127,6 +127,9 @@ class EndpointSubject:
         found = iter(self._all(lambda pair: self._likelihood(*pair), asked))
         return [np.array([next(found) for _ in row]) for row in choices]
 
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        return np.zeros(len(_rows(prefilled)))
+
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         raise NotImplementedError
 

@@ -30,7 +30,7 @@ from farfield.benchmarks.hf_tokenizer import HubTokenizer, Template, answer_star
 from farfield.benchmarks.subject_settings import HuggingFaceConfig
 from farfield.benchmarks.subjects import Capability, Lacking, Prefilled, Reading, Written
 from farfield.benchmarks.tasks.sample import Ids
-from farfield.benchmarks.ties import tied
+from farfield.benchmarks.ties import rounding, tied, tied_where
 from farfield.config import ModelError
 
 __all__ = ["HubSubject"]
@@ -132,6 +132,10 @@ class HubSubject:
         found: NDArray[np.floating] = _logprobs(logits).gather(1, self._ids(candidates)).cpu().numpy()
         return found
 
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = torch.cat([rounding(known.logits) for known in _parts(prefilled)]).cpu().numpy()
+        return found
+
     @torch.no_grad()
     def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
         """The choices of one row go through the model side by side, padded on the right; nothing reads the padding."""
@@ -149,14 +153,15 @@ class HubSubject:
         ids = self._ids(tokens) if after is not None else self._opened(tokens)
         extra = ids.shape[1] - tokens.shape[1]
         wanted = nn.functional.pad(self._ids(targets), (extra, 0), value=-1)
-        likely, logprobs, known = [], [], after
+        likely, logprobs, ties, known = [], [], [], after
         for first, last in self._spans(ids, after, LOGITS):
             logits, known = self._forward(ids[:, first:last], known, whole=True)
             aim = wanted[:, first:last]
             chosen = _logprobs(logits).gather(-1, aim.clamp(min=0)[..., None])[..., 0].double()
             logprobs.append(torch.where(aim < 0, 0.0, chosen).cpu())
             likely.append(logits.argmax(-1).cpu())
-        return Reading(known, torch.cat(likely, 1)[:, extra:].numpy(), torch.cat(logprobs, 1)[:, extra:].numpy())
+            ties.append(tied_where(logits, aim >= 0).cpu())
+        return Reading(known, *(torch.cat(column, 1)[:, extra:].numpy() for column in (likely, logprobs, ties)))
 
     def bare(self) -> HubSubject:
         """The same model, which reads what it is given and nothing before it."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from farfield.benchmarks.subjects import Capability, Lacking, Prefilled, Reading, Written
 from farfield.benchmarks.tasks.sample import Ids
-from farfield.benchmarks.ties import tied
+from farfield.benchmarks.ties import rounding, tied, tied_where
 from farfield.config import ModelError
 from farfield.forgetting import exchanged, without_memory
 from farfield.generation import Decoding, GenerationConfig, TextModel
@@ -137,6 +137,11 @@ class ModelSubject:
         found: NDArray[np.floating] = _logprobs(prefilled.logits).gather(1, ids).cpu().numpy()
         return found
 
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        assert isinstance(prefilled, _Known)
+        found: NDArray[np.float64] = rounding(prefilled.logits.detach()).cpu().numpy()
+        return found
+
     @torch.no_grad()
     def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
         """See `Subject.choose`: choices of one length go through the model together, each behind its row's state."""
@@ -169,7 +174,7 @@ class ModelSubject:
     def _read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], state: ModelState) -> Reading:
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
         wanted = torch.as_tensor(np.asarray(targets, dtype=np.int64), device=self.model.device)
-        likely, logprobs, hidden = [], [], torch.empty(0)
+        likely, logprobs, ties, hidden = [], [], [], torch.empty(0)
         for first in range(0, ids.shape[1], self.piece):
             hidden, state = self.model.hidden(ids[:, first : first + self.piece], state)
             aims = wanted[:, first : first + self.piece].split(self._columns(len(ids)), 1)
@@ -178,8 +183,9 @@ class ModelSubject:
                 chosen = _logprobs(logits).gather(-1, aim.clamp(min=0)[..., None])[..., 0]
                 logprobs.append(torch.where(aim < 0, 0.0, chosen.double()).cpu())
                 likely.append(logits.argmax(-1).cpu())
+                ties.append(tied_where(logits, aim >= 0).cpu())
         known = _Known(state, self.model.head(hidden[:, -1]))
-        return Reading(known, torch.cat(likely, 1).numpy(), torch.cat(logprobs, 1).numpy())
+        return Reading(known, *(torch.cat(column, 1).numpy() for column in (likely, logprobs, ties)))
 
     def _columns(self, batch: int) -> int:
         """Columns whose logits are held at once."""

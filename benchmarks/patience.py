@@ -63,6 +63,9 @@ class Patient:
     def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
         return self._patiently(lambda: self.subject.choose(prefilled, choices))
 
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        return self.subject.rounding(prefilled)
+
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         return self._patiently(lambda: self.subject.read(tokens, targets, after))
 

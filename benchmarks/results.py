@@ -62,7 +62,8 @@ class Answers:
     depths:     real depths of the gold
     logprobs:   log-probabilities of the gold in nats, where candidates are compared; else empty
     excerpts:   of samples that were not answered in full, the prompt around the gold and its end; else ""
-    ties:       steps of greedy generation at which the two likeliest ids were equal but for rounding
+    ties:       answers that rounding decides: steps of greedy generation and targets within a text at which the two
+                likeliest ids were equal but for rounding, and samples whose likeliest choices were
     unfilled:   why a sample fills less than 98 % of its length; "" if all do
     capped:     whether the cell was closed before all of its samples, because its time was over
     prefilled:  tokens that were prefilled for these samples and not for earlier cells already

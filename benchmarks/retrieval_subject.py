@@ -49,6 +49,9 @@ class RetrievalSubject:
     def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
         _no_model()
 
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        _no_model()
+
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         _no_model()
 

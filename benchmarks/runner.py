@@ -46,7 +46,7 @@ class Outcome:
     """What an evaluation wrote. The counts are those of the whole file, earlier runs included.
 
     failed: those of the skipped cells that the same call would try again
-    ties:   steps of greedy generation that rounding decides
+    ties:   steps of greedy generation, targets and choices that rounding decides
     """
 
     path: Path

@@ -59,11 +59,13 @@ class Reading(NamedTuple):
     known:    what the subject knows now
     likely:   (batch, time) the most likely next id at each position
     logprobs: (batch, time) log-probability of the target there, in nats; 0 where the target is negative
+    ties:     (batch, time) whether the two likeliest ids are equal but for rounding; False where the target is negative
     """
 
     known: Prefilled
     likely: NDArray[np.int64]
     logprobs: NDArray[np.float64]
+    ties: NDArray[np.bool_]
 
 
 class Subject(Protocol):
@@ -110,6 +112,13 @@ class Subject(Protocol):
 
     def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
         """For each row the log-probability of each of its `choices`, in nats, all of its ids together."""
+        ...
+
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        """How far the log-probability of an id of `choose` or `score` may be off by the order of work: (batch,) nats.
+
+        0 where that is not known: there equal ones alone are ties.
+        """
         ...
 
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:

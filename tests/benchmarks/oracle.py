@@ -87,6 +87,9 @@ class Lookup:
         found = np.array([(self._value(row) or [-1])[0] for row in _seen(prefilled)])
         return np.where(candidates == found[:, None], -0.5, -np.inf)
 
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        return np.zeros(len(_seen(prefilled)))
+
     def _value(self, row: NDArray[np.int64]) -> list[int]:
         """Token mode: what stands behind the first place of the last token, if it is there and it is a value."""
         assert row[-2] == Pairs(self.tokenizer.vocabulary).query

@@ -56,6 +56,9 @@ class Solver:
     def score(self, prefilled: Prefilled, candidates: NDArray[np.int64]) -> NDArray[np.floating]:
         raise NotImplementedError
 
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+        return np.zeros(len(_seen(prefilled)))
+
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         raise NotImplementedError
 

@@ -129,6 +129,11 @@ def test_steps_whose_best_two_differ_by_rounding_are_counted(dtype: torch.dtype,
     written = model.generate(model.prefill(ids(2, 5)), budget=3)
     assert written.ids == [[5 if gap == 0 else 6] * 3] * 2
     assert written.ties == [3 * tied] * 2
+    targets = np.full((2, 5), -1)
+    targets[0, 2] = targets[1, 4] = 7
+    assert (model.read(ids(2, 5), targets).ties == tied * (targets >= 0)).all()  # whatever the target is
+    # Half of the gap that is a tie, for each of two may be off.
+    assert (gap <= 2 * model.rounding(model.prefill(ids(2, 5)))).tolist() == [tied] * 2
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -73,7 +73,7 @@ class Known:
             if targets[row, place] >= 0:
                 cost = self.cost(seen + place + 1, int(targets[row, place]), int(tokens[row, place]))
                 logprobs[row, place] = -cost
-        return Reading(seen + tokens.shape[1], np.zeros_like(tokens), logprobs)
+        return Reading(seen + tokens.shape[1], np.zeros_like(tokens), logprobs, np.zeros(tokens.shape, bool))
 
     def prefill(self, tokens: NDArray[np.int64], after: Prefilled | None = None) -> Prefilled:
         raise NotImplementedError
@@ -85,6 +85,9 @@ class Known:
         raise NotImplementedError
 
     def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
+        raise NotImplementedError
+
+    def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
         raise NotImplementedError
 
     def without_memory(self) -> Subject:

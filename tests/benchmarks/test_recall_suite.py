@@ -21,14 +21,16 @@ IDS = Numbers(600)
 
 @dataclass
 class Reader(Lookup):
-    """Knows all targets, or, if it is `blind`, none."""
+    """Knows all targets, or, if it is `blind`, none; if it is `unsure`, by rounding alone."""
 
     capabilities: frozenset[Capability] = frozenset({"read"})
     blind: bool = False
+    unsure: bool = False
 
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         likely = np.full_like(tokens, 0) if self.blind else np.where(targets < 0, 0, targets)
-        return Reading(None, likely, np.where(targets < 0, 0.0, -1.0 if self.blind else -0.25))
+        logprobs = np.where(targets < 0, 0.0, -1.0 if self.blind else -0.25)
+        return Reading(None, likely, logprobs, np.full(tokens.shape, self.unsure))
 
 
 def scores(suite: RecallSuite, subject: Lookup, folder: Path) -> dict[tuple[str, int], float]:
@@ -60,7 +62,10 @@ def test_every_task_is_asked_and_what_does_not_fit_is_skipped(tmp_path: Path) ->
     assert result.skipped[Cell("phone_book", 128)] == "needs a model that writes"
     assert result.head["tasks"]["mqar_4"]["labels"] == {"pairs": 4}
     assert result.head["tasks"]["mqar_4"]["scoring"] == "read"
+    unsure = evaluate(suite, Reader(IDS, name="unsure", unsure=True), tmp_path / "unsure")
+    assert read_result(unsure.path).cells[Cell("mqar_4", 64)].ties == 5 * 4  # at targets, and nowhere else
     answers = result.cells[Cell("mqar_4", 64)]
+    assert answers.ties == 0
     assert answers.logprobs == pytest.approx([-1.0] * 5)  # four values at a quarter of a nat
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from oracle import Bytes, Lookup, Numbers
 
 from farfield.benchmarks import asking
@@ -19,7 +20,7 @@ from farfield.benchmarks.patience import Patient
 from farfield.benchmarks.result_file import ResultFile
 from farfield.benchmarks.results import Answers, Cell, read_result
 from farfield.benchmarks.runner import Outcome, evaluate
-from farfield.benchmarks.subjects import TemporaryError
+from farfield.benchmarks.subjects import Prefilled, TemporaryError
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.tasks.needle import TokenNeedle
 from farfield.benchmarks.tasks.pairs import Pairs
@@ -473,6 +474,39 @@ def test_a_cell_whose_time_is_over_is_closed_with_what_it_has(tmp_path: Path) ->
     assert answers(outcome.path) == answers(
         evaluate(suite(**{**late, "cell_seconds": 99}), subject, tmp_path / "b").path
     )
+
+
+@pytest.mark.parametrize(("gap", "ties"), [(0.0, 1), (1e-6, 1), (1.9e-3, 1), (2.1e-3, 0)])
+def test_choices_that_rounding_decides_are_counted(gap: float, ties: int, tmp_path: Path) -> None:
+    class Near(Lookup):
+        """Likes the right value a little more than every other one; a log-probability may be off by a thousandth."""
+
+        def score(self, prefilled: Prefilled, candidates: NDArray[np.int64]) -> NDArray[np.floating]:
+            return np.where(np.isfinite(super().score(prefilled, candidates)), -0.5 + gap, -0.5)
+
+        def rounding(self, prefilled: Prefilled) -> NDArray[np.float64]:
+            return np.full(len(super().rounding(prefilled)), 1e-3)
+
+    outcome = evaluate(suite(depths=1, scoring="likelihood"), Near(IDS), tmp_path)
+    assert outcome.ties == ties * 2 * 4  # of every sample at both lengths
+    assert evaluate(suite(depths=1, scoring="likelihood"), Lookup(IDS), tmp_path / "sure").ties == 0
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "lengths", "taken", "undecided"),
+    [
+        ([-3.0, -1.0, -2.0], [1, 1, 1], 1, 0),
+        ([-3.0, -1.0, -1.015], [1, 1, 1], 1, 1),
+        ([-3.0, -1.0, -1.025], [1, 1, 1], 1, 0),
+        ([-3.0, -1.0, -1.025], [1, 1, 2], 1, 1),  # the second one's two ids may be off, each
+        ([-3.0, -1.0, -1.015], [1, 1, 1], 2, 0),  # both are taken, whichever is first
+        ([-1.01, -1.0, -3.0], [1, 1, 1], 3, 0),
+    ],
+)
+def test_a_choice_is_undecided_where_the_last_that_is_taken_is_as_near_as_rounding(
+    logprobs: list[float], lengths: list[int], taken: int, undecided: int
+) -> None:
+    assert asking._undecided(np.array(logprobs), 0.01 * np.array(lengths), taken) == undecided
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(0.03, 1), (0.1, 4), (0.5, 17), (9.0, 40)])

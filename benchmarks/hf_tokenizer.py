@@ -36,6 +36,13 @@ class HubTokenizer:
         self.backend, self.begin = backend, begin
         self.vocabulary = max(backend.get_vocab().values()) + 1
 
+    @property
+    def prefix(self) -> int | None:
+        """What lm-evaluation-harness puts before a text that it scores whole, even where the tokenizer would not."""
+        ends: int | None = self.backend.eos_token_id
+        begins: int | None = self.backend.bos_token_id
+        return ends if begins is None else begins
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text` alone; text that spells a special token stays text."""
         found = self.backend(text, add_special_tokens=False, split_special_tokens=True, verbose=False)

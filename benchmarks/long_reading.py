@@ -18,7 +18,7 @@ from farfield.benchmarks.subjects import Lacking, Prefilled, Subject
 from farfield.benchmarks.tasks.long_text import Document, Window, inputs
 from farfield.benchmarks.tasks.sample import Tokenizer
 
-__all__ = ["Costs", "Streaming", "begin_of", "streamed", "windowed"]
+__all__ = ["Costs", "Streaming", "begin_of", "prefix_of", "streamed", "windowed"]
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,22 @@ class _Begins(Protocol):
 
     @property
     def begin(self) -> int | None: ...
+
+
+@runtime_checkable
+class _Ends(Protocol):
+    """A tokenizer that knows of an id for the end of a text."""
+
+    @property
+    def end(self) -> int | None: ...
+
+
+@runtime_checkable
+class _Prefixed(Protocol):
+    """A tokenizer that knows what lm-evaluation-harness puts before a text."""
+
+    @property
+    def prefix(self) -> int | None: ...
 
 
 @runtime_checkable
@@ -68,20 +84,35 @@ def begin_of(tokenizer: Tokenizer) -> int | None:
     return tokenizer.begin if isinstance(tokenizer, _Begins) else None
 
 
+def prefix_of(tokenizer: Tokenizer) -> int | None:
+    """What lm-evaluation-harness puts before a text: its beginning, or where the tokenizer has none the end of one."""
+    if (begin := begin_of(tokenizer)) is not None:
+        return begin
+    if isinstance(tokenizer, _Prefixed):
+        return tokenizer.prefix
+    return tokenizer.end if isinstance(tokenizer, _Ends) else None
+
+
 def _bare(subject: Subject) -> Subject:
     """The subject, of which windows say themselves what stands before them."""
     return subject.bare() if isinstance(subject, _Opens) else subject
 
 
 def windowed(
-    subject: Subject, documents: Sequence[Document], windows: Callable[[int], Iterable[Window]], tokens: int
+    subject: Subject,
+    documents: Sequence[Document],
+    windows: Callable[[int], Iterable[Window]],
+    tokens: int,
+    before: Callable[[Tokenizer], int | None] = begin_of,
 ) -> Costs:
     """The documents through windows, those of one size side by side: at most `tokens` tokens at once, or one window.
+
+    `before` gives what stands before a window that begins as a text does.
 
     Raises:
         Lacking: a cost is not finite.
     """
-    begin, subject = begin_of(subject.tokenizer), _bare(subject)
+    begin, subject = before(subject.tokenizer), _bare(subject)
     costs = _unread(subject, documents, begin)
     waiting: dict[int, list[_Piece]] = {}
     for at, document in enumerate(documents):

@@ -19,7 +19,7 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from farfield.benchmarks.long_reading import Costs, Streaming, begin_of, streamed, windowed
+from farfield.benchmarks.long_reading import Costs, Streaming, begin_of, prefix_of, streamed, windowed
 from farfield.benchmarks.results import Cell, Curve, Measured
 from farfield.benchmarks.spread import mean_half, ratio_half
 from farfield.benchmarks.subjects import Lacking
@@ -210,7 +210,8 @@ class PerplexitySuite(MeasuredSuite):
             "rolling": partial(rolling, length=cell.length),
         }
         if cell.task in windows:
-            return windowed(subject, documents, windows[cell.task], self.batch_tokens)
+            before = prefix_of if cell.task == "rolling" else begin_of
+            return windowed(subject, documents, windows[cell.task], self.batch_tokens, before)
         shuffle = self.seed if cell.condition == "memory_shuffled" else None
         rows = max(1, self.batch_tokens // self.piece)
         return streamed(subject, documents, Streaming(self.piece, rows, shuffle))
@@ -266,7 +267,10 @@ def _closed(read: int, given: int) -> Iterator[str]:
 
 def _doubts(subject: Subject, documents: Sequence[Document], cell: Cell) -> Iterator[str]:
     """What a reader may stumble over."""
-    if begin_of(subject.tokenizer) is None:
+    prefix = prefix_of(subject.tokenizer) if cell.task == "rolling" else None
+    if begin_of(subject.tokenizer) is None and prefix is not None:
+        yield f"The tokenizer has no beginning-of-text id: id {prefix} stands before a document, as in lm-eval."
+    elif begin_of(subject.tokenizer) is None:
         yield (
             "The tokenizer has no beginning-of-text id: a document's first token costs as any of "
             f"{subject.tokenizer.vocabulary:,}."

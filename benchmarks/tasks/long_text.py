@@ -10,7 +10,8 @@ of 4 over ten tokens, each drawn with what is scored of it, and ahead of it what
 
 A model whose tokenizer has an id for the beginning of a text was trained with it, and gets it in each window (in
 `rolling` in the first one only, as published). Another one was trained on rows that begin anywhere: there the token
-before a window is its beginning. Before a document's first token there is none, so it costs as any of the vocabulary.
+before a window is its beginning. Before a document's first token there is none, so it costs as any of the vocabulary;
+in `rolling` it stands behind the id that ends a text, as published.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from oracle import Bytes, Numbers
 
 import farfield
 from farfield.benchmarks.hf_subject import HubSubject
-from farfield.benchmarks.long_reading import Streaming, begin_of, streamed, windowed
+from farfield.benchmarks.long_reading import Streaming, begin_of, prefix_of, streamed, windowed
 from farfield.benchmarks.model_subject import ModelSubject
 from farfield.benchmarks.results import Cell, Measured, read_result
 from farfield.benchmarks.runner import evaluate
@@ -38,6 +38,13 @@ class Begun(Bytes):
 
     vocabulary: int = 258
     begin: int = 257
+
+
+@dataclass(frozen=True)
+class Ended(Bytes):
+    """Bytes, and an id that stands behind each text."""
+
+    end: int = 256
 
 
 @dataclass
@@ -158,6 +165,18 @@ def test_contexts_of_each_protocol_in_closed_form() -> None:
         how = Streaming(piece, rows=4)
         assert streamed(begun, [text], how).nats[0].tolist() == remembering(range(1, 22), 100)
         assert streamed(plain, [text], how).nats[0].tolist() == [first, *remembering(range(1, 21), 100)]
+
+
+def test_a_rolling_text_stands_behind_the_end_of_another_where_nothing_begins_one(tmp_path: Path) -> None:
+    assert (prefix_of(Ended()), prefix_of(Begun()), prefix_of(Bytes())) == (256, 257, None)
+    texts(tmp_path, 200)
+    found = measured(tmp_path, suite(tmp_path, lengths=[32]), Remembering(Ended(), memory=100))
+    # Six windows, each token behind one at least, the first too; the last eight tokens in a window that reaches back.
+    expected = remembering([*list(range(1, 33)) * 6, *range(25, 33)], 100)
+    assert found[Cell("rolling", 32)].values["nats_per_token"] == pytest.approx(np.mean(expected))
+    note = "The tokenizer has no beginning-of-text id: id 256 stands before a document, as in lm-eval."
+    assert [cell.task for cell, got in found.items() if note in got.notes] == ["rolling"]
+    assert found[Cell("block", 32)].notes[1].endswith("a document's first token costs as any of 257.")
 
 
 def test_a_markov_chain_costs_the_same_by_every_protocol_that_keeps_the_token_before() -> None:

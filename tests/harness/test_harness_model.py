@@ -15,7 +15,10 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
-from farfield.config import ConfigError, ModelError
+from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.results import Cell
+from farfield.benchmarks.suites.perplexity import PerplexitySuite
+from farfield.config import ConfigError, ModelError, read
 from farfield.harness.model import FarfieldLM
 
 PAIRS = [
@@ -89,6 +92,19 @@ def test_likelihoods_are_those_of_hflm(places: tuple[Path, Path], precision: str
     assert ours.loglikelihood_rolling(asked("loglikelihood_rolling", *texts)) == pytest.approx(
         other.loglikelihood_rolling(asked("loglikelihood_rolling", *texts), disable_tqdm=True), rel=near
     )
+
+
+def test_rolling_perplexity_of_the_suite_is_the_rolling_likelihood(places: tuple[Path, Path], tmp_path: Path) -> None:
+    ours = FarfieldLM(str(places[0]), "fp64", max_length=LENGTH)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text(TEXT * 2)
+    assert len(ours.tok_encode(TEXT * 2)) > 2 * LENGTH
+    settings = {"texts": str(tmp_path / "texts"), "lengths": [LENGTH], "stride": 1, "protocols": ["rolling"]}
+    suite = read(PerplexitySuite, settings, "suite")
+    got = suite.measure(ModelSubject(ours.model, "run"), Cell("rolling", LENGTH))
+    (logprob,) = ours.loglikelihood_rolling(asked("loglikelihood_rolling", (TEXT * 2,)))
+    nats = got.values["nats_per_token"] * len(ours.tok_encode(TEXT * 2))
+    assert nats == pytest.approx(-logprob, rel=1e-9)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

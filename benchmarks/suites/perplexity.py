@@ -196,6 +196,7 @@ class PerplexitySuite(MeasuredSuite):
             notes=[
                 *_closed(len(documents), len(given)),
                 *self._facts(documents, cell, len(rows), reach),
+                *_ranges(costs, documents),
                 *_doubts(subject, documents, cell),
             ],
             prefilled=costs.read,
@@ -297,15 +298,23 @@ def _values(costs: Costs, documents: Sequence[Document]) -> dict[str, Any]:
     for name, units in (("word_perplexity", words), ("token_perplexity", tokens)):
         exponent = sum(nats) / sum(units) if sum(units) else math.inf
         if exponent < LARGEST:
-            spread = ratio_half(nats, units)
             values[name] = math.exp(exponent)
-            half[name] = None if spread is None else math.exp(exponent) * spread
     return {
         "values": values,
         "half": _known(half),
         "units": {"token_perplexity": INCOMPARABLE},
         "each": [bit / count for bit, count in zip(bits, size, strict=True)],
     }
+
+
+def _ranges(costs: Costs, documents: Sequence[Document]) -> Iterator[str]:
+    """Intervals of perplexities, which are even about their logarithms and not about them."""
+    nats, words = [float(row.sum()) for row in costs.nats], [float(document.words) for document in documents]
+    spread = ratio_half(nats, words) if sum(words) else None
+    if spread is not None:
+        exponent = sum(nats) / sum(words)
+        low, high = (math.exp(min(one, LARGEST)) for one in (exponent - spread, exponent + spread))
+        yield f"95 % interval of the word perplexity, by its logarithm: {low:.4g} to {high:.4g}."
 
 
 def _known(half: Mapping[str, float | None]) -> dict[str, float]:

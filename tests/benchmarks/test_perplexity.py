@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -216,13 +217,31 @@ def test_what_a_file_says_is_what_the_losses_add_up_to(tmp_path: Path) -> None:
     each = [sum(row) / math.log(2) / len(row) for row in blocks_of_32]
     assert got.each == pytest.approx(each)
     assert 0 < got.half["bits_per_byte"] < got.values["bits_per_byte"]
-    assert set(got.half) == set(got.values)
+    assert set(got.half) == {"bits_per_byte", "nats_per_token"}
     streaming = remembering(range(1, 201)) + remembering(range(1, 334)) + remembering(range(1, 91))
     assert found[Cell("streaming", 64)].values["nats_per_token"] == pytest.approx(np.mean(streaming))
     order = ["streaming", "sliding", "rolling", "block"]  # the more context, the less
     at_64 = [found[Cell(task, 64)].values["nats_per_token"] for task in order]
     assert at_64 == sorted(at_64)
     assert found[Cell("rolling", 64)].values["nats_per_token"] < got.values["nats_per_token"]
+
+
+def test_the_interval_of_word_perplexity_is_even_about_its_logarithm(tmp_path: Path) -> None:
+    """Of two documents, by Student's t with one degree of freedom: about the number itself it reached below zero."""
+    texts(tmp_path, 200, 333)
+    got = measured(tmp_path, suite(tmp_path), Remembering(Begun()))[Cell("block", 32)]
+    assert "word_perplexity" not in got.half
+    (note,) = (note for note in got.notes if "word perplexity" in note)
+    said = re.fullmatch(r"95 % interval of the word perplexity, by its logarithm: (\S+) to (\S+)\.", note)
+    assert said
+    low, high = float(said[1]), float(said[2])
+    assert 0 < low < got.values["word_perplexity"] < high
+    assert low * high == pytest.approx(got.values["word_perplexity"] ** 2, rel=1e-3)
+    nats = [sum(remembering([i % 32 + 1 for i in range(count)])) for count in (200, 333)]
+    words = [document(count).words for count in (200, 333)]
+    left = [one - sum(nats) / sum(words) * count for one, count in zip(nats, words, strict=True)]
+    error = 12.7062 * math.sqrt(2 * sum(one**2 for one in left)) / sum(words)
+    assert math.log(high / low) / 2 == pytest.approx(error, rel=1e-3)
 
 
 def test_curves_are_of_the_same_documents_in_every_bucket(tmp_path: Path) -> None:
@@ -307,9 +326,11 @@ def test_what_a_reader_may_stumble_over_is_noted(tmp_path: Path) -> None:
     (tmp_path / "texts" / "2.txt").write_bytes(b"\xff\xfe not UTF-8 \xff")
     with_warning = measured(tmp_path, suite(tmp_path, tokens=150), Remembering(Bytes()))
     notes = {(cell.task, cell.length): got.notes for cell, got in with_warning.items()}
+    (interval,) = (note for note in notes["sliding", 64] if note.startswith("95 % interval of the word perplexity"))
     assert notes["sliding", 64] == [
         "2 documents of 210 tokens, 210 bytes; 1 cut behind 150 tokens; the curve is of 1 of at least 64 tokens.",
         "Not UTF-8, left out: 2.txt.",
+        interval,
         "The tokenizer has no beginning-of-text id: a document's first token costs as any of 257.",
         "1 of 2 documents are not longer than the window: in them no window moves.",
     ]

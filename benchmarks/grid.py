@@ -82,6 +82,7 @@ class Grid:
     scoring:            how its answers are judged
     notes:              what a reader should know of the suite
     asked:              whether it was, or will be, at any length: what is skipped at all of them is in no mean
+    samples:            of each cell, as many as were asked for
     """
 
     name: str
@@ -100,6 +101,7 @@ class Grid:
     scoring: str = "generate"
     notes: tuple[str, ...] = ()
     asked: bool = True
+    samples: int = 0
 
     @property
     def shelf(self) -> str:
@@ -214,7 +216,17 @@ def remarks(members: Sequence[Grid]) -> list[str]:
             if answers.unfilled:
                 unfilled.setdefault(answers.unfilled, set()).add(length)
     filled = [f"Not filled at {', '.join(map(short, sorted(at)))}: {why.rstrip('.')}." for why, at in unfilled.items()]
-    return said + filled
+    return said + filled + _fewer(members)
+
+
+def _fewer(members: Sequence[Grid]) -> list[str]:
+    """Tasks whose questions are fewer than were asked for."""
+    found: dict[str, dict[str, None]] = {}
+    for grid in members:
+        for (length, _), answers in grid.cells.items():
+            if answers.count < grid.samples and not answers.capped:
+                found.setdefault(grid.task, {})[f"{answers.count} at {short(length)}"] = None
+    return [f"All questions that there are of {task}: {', '.join(counts)} tokens." for task, counts in found.items()]
 
 
 def _measuring(result: Result) -> bool:
@@ -241,6 +253,7 @@ def _grid(result: Result, task: str) -> Grid:
         scoring=about["scoring"],
         notes=tuple(result.head.get("notes", ())),
         asked=_asked(result, task),
+        samples=result.head["settings"].get("samples", 0),
     )
 
 

@@ -91,7 +91,7 @@ class Questions:
                 continue
             for length in suite.lengths:
                 try:
-                    task.check(suite.seed, length, samples_of(suite, task), suite.split)
+                    task.check(suite.seed, length, samples_of(suite, task, length), suite.split)
                 except LackingError as error:
                     found[task.name, length] = error
         if len(found) == len(self.tasks) * len(suite.lengths):
@@ -143,7 +143,7 @@ class _Running:
 
     def __init__(self, suite: AskedSuite, subject: Subject, records: Records, task: Task, job: Job) -> None:
         self.suite, self.subject, self.records, self.task, self.job = suite, subject, records, task, job
-        self.samples = samples_of(suite, task)
+        self.samples = samples_of(suite, task, job.length)
         self.abreast = max(1, min(suite.batch, suite.batch_tokens // job.length))
         scoring = scoring_of(suite, task)
         self.how = Asking(task, scoring, job.condition, suite.seed, self.abreast, records.read)
@@ -249,9 +249,13 @@ def scoring_of(suite: AskedSuite, task: Task) -> Scoring:
     return task.scorings[0] if suite.scoring is None else suite.scoring
 
 
-def samples_of(suite: AskedSuite, task: Task) -> int:
-    """The indices of each cell of a task: as many as are asked for, or all that there are."""
-    return min(suite.samples, task.available) if isinstance(task, Finite) else suite.samples
+def samples_of(suite: AskedSuite, task: Task, length: int) -> int:
+    """The indices of each cell of a task and length: as many as are asked for, or all that there are.
+
+    Raises:
+        LackingError: there are none.
+    """
+    return min(suite.samples, task.available(length, suite.split)) if isinstance(task, Finite) else suite.samples
 
 
 def lacking(missing: frozenset[Capability]) -> str:

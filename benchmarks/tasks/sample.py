@@ -194,9 +194,12 @@ class Task(Protocol):
 class Finite(Protocol):
     """A task whose questions come from files: fewer may be there than are asked for."""
 
-    @property
-    def available(self) -> int:
-        """How many indices there are: 0 to `available - 1`."""
+    def available(self, length: int, split: Split) -> int:
+        """How many indices there are, each another question: 0 to `available - 1`.
+
+        Raises:
+            LackingError: there are none.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Bytes, Lookup, Numbers
 
+from farfield.benchmarks.grid import grids, remarks
 from farfield.benchmarks.results import read_result
 from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.suites.babilong import BabilongSuite
@@ -220,7 +221,7 @@ def test_files_become_a_story_a_question(tmp_path: Path) -> None:
     suite = read(BabilongSuite, {"facts": str(tmp_path), "samples": 50, "lengths": [1024]})
     (task,) = suite.tasks(BYTES)
     assert isinstance(task, BabilongTask)
-    assert task.available == 3
+    assert task.available(1024, "test") == 3
     asked = {sample.reference for sample in task.generate(0, 1024, 3, "test")}
     assert asked == {first, second, third}
     with pytest.raises(LackingError, match=r"babilong_qa1: there is no file with stories of split=train\."):
@@ -292,6 +293,23 @@ def test_stories_that_are_long_for_a_length_are_left_out() -> None:
     assert {sample.reference for sample in task.generate(0, 8192, 2, "test")} == {short, long}
     with pytest.raises(TooShortError, match=r"is the least"):
         task.check(0, 128, 1, "test")
+    assert [task.available(length, "test") for length in (1400, 8192)] == [1, 2]
+    with pytest.raises(TooShortError, match=r"is the least"):
+        task.available(128, "test")
+    assert task_of().available(1400, "test") > 10**9
+
+
+def test_no_question_is_counted_twice(tmp_path: Path) -> None:
+    names = "Mary John Daniel Sandra".split()
+    lines = [f"1 {name} moved to the {place}.\n2 Where is {name}?\t{place}\t1\n" for name in names
+             for place in ("office", "garden")]  # fmt: skip
+    long = "".join(f"{at} Mary moved to the office.\n" for at in range(1, 41)) + "41 Where is Mary?\toffice\t40\n"
+    (tmp_path / "qa1_x_train.txt").write_text("".join([*lines, long]))
+    given = {"facts": str(tmp_path), "samples": 20, "lengths": [128, 1024, 4096], "examples": False, "controls": []}
+    result = read_result(evaluate(read(BabilongSuite, given), Solver(BYTES), tmp_path / "out").path)
+    assert {cell.length: answers.count for cell, answers in result.cells.items()} == {1024: 8, 4096: 9}
+    (grid,) = grids(result)
+    assert remarks([grid]) == ["All questions that there are of babilong_qa1: 8 at 1k, 9 at 4k tokens."]
 
 
 class Solver(Lookup):

@@ -110,7 +110,7 @@ def test_what_is_cut_fills_the_room_and_places_are_followed(
 
 def test_the_middle_of_the_whole_prompt_is_left_out(write: Write) -> None:
     task = only(write("hotpotqa.jsonl", documents()), "longbench_v1", "hotpotqa")
-    samples = task.generate(0, 2048, task.available, "test")
+    samples = task.generate(0, 2048, task.available(2048, "test"), "test")
     for sample in samples:
         text, document = BYTES.decode(sample.prompt.tolist()), document_of(sample)
         assert 0.98 * 2048 <= len(sample.prompt) + sample.budget == sample.length <= 2048
@@ -130,7 +130,7 @@ def document_of(sample: Sample) -> str:
 def test_questions_about_one_document_share_their_beginning(write: Write) -> None:
     task = only(write("hotpotqa.jsonl", documents()), "longbench_v1", "hotpotqa")
     for length in (1024, 2048, 65536):
-        samples = task.generate(0, length, task.available, "test")
+        samples = task.generate(0, length, task.available(length, "test"), "test")
         for at in range(0, len(samples), 3):
             group = samples[at : at + 3]
             assert len({document_of(sample) for sample in group}) == 1
@@ -289,7 +289,7 @@ def test_own_wording_takes_the_place_of_ours(write: Write, tmp_path: Path) -> No
 
 def test_files_lie_at_any_depth_and_in_archives(write: Write, tmp_path: Path) -> None:
     deep = write("some/where/data/hotpotqa.jsonl", documents())
-    assert only(deep, "longbench_v1").available == 12
+    assert only(deep, "longbench_v1").available(1024, "test") == 12
     packed = tmp_path / "packed"
     packed.mkdir()
     with zipfile.ZipFile(packed / "data.zip", "w") as archive:

@@ -266,7 +266,7 @@ def test_zero_scrolls_rows_hold_whole_prompts(tmp_path: Path) -> None:
     rows = [scrolls_row(0), scrolls_row(0, "One cat"), scrolls_row(1)]
     (folder / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (task,) = document_tasks(BENCHMARKS["zero_scrolls"], [], tmp_path, BYTES, None, None)
-    assert task.available == 2  # the answers of one id are together
+    assert task.available(1024, "test") == 2  # the answers of one id are together
     whole, cut = (task.generate(0, length, 1, "test")[0] for length in (4096, 1024 + 300))
     assert BYTES.decode(whole.prompt.tolist()) == rows[0]["input"]
     text = BYTES.decode(cut.prompt.tolist())
@@ -350,7 +350,7 @@ def test_real_files_are_read_cut_and_judged(benchmark: str, folder: str, sets: i
     for kind in (BYTES, tokenizer):
         tasks = [task for task in suite.tasks(kind) if isinstance(task, DocumentTask)]
         assert len(tasks) == sets
-        assert sum(task.available for task in tasks) >= count
+        assert sum(task.available(1024, "test") for task in tasks) >= count
         for task in tasks:
             samples = task.generate(0, 6144, 3, "test")
             for sample in samples:

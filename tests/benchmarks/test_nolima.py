@@ -51,7 +51,7 @@ def tasks(folder: Path, *names: str, tokenizer: Any = BYTES) -> list[NolimaTask]
 def test_a_needle_has_a_line_of_its_own_at_its_depth(folder: Path, depth: float) -> None:
     one, two = tasks(folder)
     assert (one.name, two.name) == ("nolima_onehop", "nolima_twohop")
-    assert one.available == two.available == 4
+    assert one.available(1024, "test") == two.available(1024, "test") == 4
     assert (one.labels, two.labels) == ({"hops": 1}, {"hops": 2})
     for sample in two.generate(0, 3000, 4, "test", depth=depth):
         text = BYTES.decode(sample.prompt.tolist())

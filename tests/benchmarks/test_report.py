@@ -171,7 +171,15 @@ def test_many_models_and_one_row_fit_in_a_picture(tmp_path: Path) -> None:
 
 def test_grids_without_depths_and_without_cells_are_drawn(tmp_path: Path) -> None:
     got = answers([1.0, 0.5], 64)
-    plain = {"suite": "recall", "metric": "recall", "controls": {}, "lacking": {}, "labels": {}, "source": ""}
+    plain = {
+        "suite": "recall",
+        "metric": "recall",
+        "controls": {},
+        "lacking": {},
+        "labels": {},
+        "source": "",
+        "samples": 2,
+    }
     flat = Grid(
         "flat",
         task="recall",

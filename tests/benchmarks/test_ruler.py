@@ -92,6 +92,10 @@ def made(task: RulerTask, length: int, n: int = 1, split: Split = "test", seed: 
     return task.generate(seed, length, n, split)
 
 
+def asked_in(sample: Sample) -> str:
+    return BYTES.decode(sample.prompt[sample.question :].tolist())
+
+
 def squeezed(text: str) -> str:
     return re.sub(r"\W", "", text).lower()
 
@@ -210,6 +214,17 @@ def test_the_least_length_of_questions_of_a_file_is_that_of_those_that_are_asked
         (shortest,) = {least(task, 7, length, 5) for length in (1, 50, 100)}
         assert least(task, 7, shortest - 1, 5) == shortest
         assert len(made(task, shortest, 5, seed=7)) == 5
+
+
+@pytest.mark.parametrize(("name", "split"), [(name, split) for name in NAMES for split in ("train", "test")])
+def test_questions_of_a_file_are_counted_and_drawn_ones_have_no_end(name: str, split: Split, tasks: Tasks) -> None:
+    task = tasks["bytes", name]
+    count = task.available(4000, split)
+    assert (count < 1000) == name.startswith("qa")
+    if count < 1000:
+        asked = {asked_in(sample) for sample in task.generate(3, 4000, count, split)}
+        assert len(asked) == count
+        assert asked_in(task.generate(3, 4000, 1, split, first=count)[0]) in asked
 
 
 def test_the_beginning_of_the_answer_stands_behind_the_last_question_mark_or_line_end(tasks: Tasks) -> None:

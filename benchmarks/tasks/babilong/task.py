@@ -19,6 +19,7 @@ import numpy as np
 
 from farfield.benchmarks.tasks.babilong.stories import LABELS, Story
 from farfield.benchmarks.tasks.babilong.world import draw_story, vocabulary, words_of
+from farfield.benchmarks.tasks.fitting import ENDLESS
 from farfield.benchmarks.tasks.haystack import Haystack
 from farfield.benchmarks.tasks.layout import weave
 from farfield.benchmarks.tasks.sample import (
@@ -132,10 +133,9 @@ class BabilongTask:
         parts = (self.tokenizer.kind, self.stories.fingerprint, self.haystack.fingerprint, self.wording.fingerprint)
         return f"{self.name} {VERSION} {' '.join(parts)} {self.window}"
 
-    @property
-    def available(self) -> int:
-        """Stories that there are; more than anybody asks for where they are drawn."""
-        return len(self.stories.by_split[self.stories.asked]) if isinstance(self.stories, Stored) else 1 << 40
+    def available(self, length: int, split: Split) -> int:
+        """Stories that are not long for the length; more than anybody asks for where they are drawn."""
+        return ENDLESS if isinstance(self.stories, Drawn) else len(self._kept(0, length, split))
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         self._check(seed, length, range(n), split)
@@ -203,8 +203,6 @@ class BabilongTask:
     def _story(self, seed: int, length: int, index: int, split: Split) -> Story:
         if isinstance(self.stories, Drawn):
             return draw_story(self.task, generator("facts", seed, index, SPLITS[split]), split)
-        if split not in self.stories.by_split:
-            raise LackingError(f"{self.name}: there is no file with stories of split={split}.")
         kept = self._kept(seed, length, split)
         return kept[index % len(kept)]
 
@@ -214,6 +212,8 @@ class BabilongTask:
         As published, a story has at most a fact for every eight tokens of the length.
         """
         assert isinstance(self.stories, Stored)
+        if split not in self.stories.by_split:
+            raise LackingError(f"{self.name}: there is no file with stories of split={split}.")
         stories = self.stories.by_split[split]
         order = generator("facts", seed).permutation(len(stories))
         kept = [

@@ -85,8 +85,8 @@ class NolimaTask:
             content.update(book.fingerprint.encode())
         return f"{self.name} {VERSION} {self.tokenizer.kind} {self.wording.fingerprint} {content.hexdigest()[:16]}"
 
-    @property
-    def available(self) -> int:
+    def available(self, length: int, split: Split) -> int:
+        """Needles in books, whatever the length."""
         return len(self.asked) * len(self.books)
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
@@ -116,8 +116,8 @@ class NolimaTask:
         ]
 
     def _sample(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> Sample:
-        order = generator("facts", seed).permutation(self.available)
-        test, book = divmod(int(order[index % self.available]), len(self.books))
+        order = generator("facts", seed).permutation(self.available(length, split))
+        test, book = divmod(int(order[index % len(order)]), len(self.books))
         asked, haystack = self.asked[test], self.books[book]
         rng = generator("sample", seed, length, index, SPLITS[split])
         name = asked.names[rng.integers(len(asked.names))]

@@ -116,9 +116,8 @@ class DocumentTask:
         )
         return ("generate", "likelihood") if compared else ("generate",)
 
-    @property
-    def available(self) -> int:
-        """Questions that there are."""
+    def available(self, length: int, split: Split) -> int:
+        """Questions that there are, whatever the length."""
         return len(self.questions)
 
     @functools.cached_property
@@ -147,10 +146,10 @@ class DocumentTask:
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
     ) -> list[Sample]:
         self.check(seed, length, first + n, split)
-        if first + n > self.available:
+        if first + n > len(self.questions):
             raise ConfigError(
-                f"{self.name}: {first + n} samples asked for, and it has {self.available} questions. "
-                f"Give samples={self.available} or fewer."
+                f"{self.name}: {first + n} samples asked for, and it has {len(self.questions)} questions. "
+                f"Give samples={len(self.questions)} or fewer."
             )
         return [self._sample(seed, length, place) for place in self._order(seed)[first : first + n]]
 

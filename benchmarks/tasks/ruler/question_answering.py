@@ -62,7 +62,7 @@ class QuestionAnswering:
         return f"{self.pieces.tokenizer.kind} {self.wording.fingerprint} {self.collection.fingerprint}"
 
     def questions(self, split: Split) -> int:
-        return len(self._numbers(split))
+        return max(1, len(self._numbers(split)))
 
     def least(self, place: Place) -> int:
         asked = self._asked(place)

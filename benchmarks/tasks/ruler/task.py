@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from farfield.benchmarks.tasks.fitting import first_fitting, least_of
+from farfield.benchmarks.tasks.fitting import ENDLESS, first_fitting, least_of
 from farfield.benchmarks.tasks.ruler.assembly import Parts
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
@@ -72,7 +72,7 @@ class Filed(Protocol):
     """A recipe whose questions are those of a file. Others draw without end, and draw again what does not fit."""
 
     def questions(self, split: Split) -> int:
-        """How many there are; then they come again."""
+        """How many there are; then they come again. One, where there are none, that the reason is told."""
         ...
 
 
@@ -92,6 +92,10 @@ class RulerTask:
     @property
     def fingerprint(self) -> str:
         return f"{self.name} {VERSION} {self.recipe.fingerprint}"
+
+    def available(self, length: int, split: Split) -> int:
+        """Questions of the file; more than anybody asks for where they are drawn."""
+        return self.recipe.questions(split) if isinstance(self.recipe, Filed) else ENDLESS
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         self._check([Place(self.name, seed, length, index, split) for index in range(n)])

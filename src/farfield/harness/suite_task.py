@@ -222,7 +222,7 @@ def _samples(suite: AskedSuite, tokenizer: Tokenizer) -> list[_Asked]:
 
 def _row(suite: AskedSuite, task: Task, length: int) -> list[_Asked]:
     """The samples of one task and length, at all depths."""
-    scoring, count = scoring_of(suite, task), samples_of(suite, task)
+    scoring, count = scoring_of(suite, task), samples_of(suite, task, length)
     if scoring not in task.scorings:
         raise LackingError(f"suite.scoring: {task.name} has no {scoring}. It has {', '.join(task.scorings)}.")
     task.check(suite.seed, length, count, suite.split)

@@ -10,7 +10,8 @@
      "703a..."                                           answer: right if the value is in it
 
 A depth is the share of the other pairs that stand before the gold one. There are as many pairs as fit, or a fixed
-number. In token mode keys and values are single ids: K V K V K V ? K.
+number. In token mode keys and values are single ids, and where the vocabulary has no more of them, noise between them
+fills the length: K V n K V n n K V ? K.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 from farfield.benchmarks.tasks.fitting import first_fitting, least_of
 from farfield.benchmarks.tasks.gold_row import FILLED, WRITTEN, GoldRow, numbered, place_of, too_few
+from farfield.benchmarks.tasks.layout import weave
 from farfield.benchmarks.tasks.lost_files import Records
 from farfield.benchmarks.tasks.pairs import Pairs
 from farfield.benchmarks.tasks.sample import (
@@ -51,7 +53,7 @@ KEY_VALUES = {
     "question": '\n\nKey: "{key}"\nValue:',
     "reply": ' "{value}"',
 }
-VERSION = 1
+VERSION, TOKENS_VERSION = 1, 2
 CHOICES = 16
 SLACK = 8  # tokens by which the first and the last line may be longer than those between
 DRAWN = 64  # texts that are drawn at once
@@ -201,7 +203,11 @@ class _Lines:
 
 @dataclass(frozen=True)
 class TokenKeyValues:
-    """The task of single ids: nothing but pairs, as many as fit or as the vocabulary has room for."""
+    """The task of single ids: as many pairs as fit or as the vocabulary has room for, and noise between them.
+
+    The noise stands where it stands whatever the depth is, so that all depths begin alike. A number of pairs that is
+    asked for has no noise: its prompts are of one size at all lengths, as those of texts are.
+    """
 
     ids: Pairs
     pairs: int | None = None
@@ -215,7 +221,7 @@ class TokenKeyValues:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.name} {VERSION} {self.ids} {self.pairs} {self.aware}"
+        return f"{self.name} {TOKENS_VERSION} {self.ids} {self.pairs} {self.aware}"
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         least = 2 * (self.pairs or 2) + self._around
@@ -246,29 +252,33 @@ class TokenKeyValues:
         rng = generator("sample", seed, length, index, SPLITS[split])
         count = self.pairs or min((length - self._around) // 2, self.ids.room(split))
         keys, values = (part[0] for part in self.ids.draw(rng, 1, count, split))
+        room = 0 if self.pairs else length - self._around - 2 * count
+        noise = rng.integers(self.ids.noise.start, self.ids.noise.stop, room, dtype=np.int32)
+        before = np.sort(rng.integers(0, room + 1, count))  # ids of noise before each place of a pair
         place = place_of(rng, depth, count)
         order = [*range(1, place + 1), 0, *range(place + 1, count)]
-        body = np.stack([keys, values], axis=1)[order].ravel()
+        body = weave(noise, before.tolist(), list(np.stack([keys, values], axis=1)[order]))
         question = np.array([self.ids.query, keys[0]], dtype=np.int32)
         introduction = question if self.aware else question[:0]
-        before, size = len(introduction) + 2 * place, len(body) + self._around
-        why = f"{count} pairs are asked for" if self.pairs else f"the vocabulary has room for {count} pairs"
+        start, size = len(introduction) + int(before[place]) + 2 * place, len(body) + self._around
         return Sample(
             prompt=np.concatenate([introduction, body, question]),
             answer=values[:1],
             length=size,
             budget=1,
             seed=seed,
-            version=VERSION,
+            version=TOKENS_VERSION,
             depths=(place / max(1, count - 1),),
-            gold=((before, before + 2),),
+            gold=((start, start + 2),),
             question=len(introduction) + len(body),
             candidates=np.arange(self.ids.values.start, self.ids.values.stop, dtype=np.int32),
             prompts={
                 "no_context": np.concatenate([introduction, question]),
                 "gold_only": np.concatenate([introduction, keys[:1], values[:1], question]),
             },
-            unfilled="" if size >= FILLED * length else f"{size} of {length} tokens are filled: {why}",
+            unfilled=""
+            if size >= FILLED * length
+            else f"{size} of {length} tokens are filled: {count} pairs are asked for",
         )
 
 

@@ -316,25 +316,42 @@ def test_pairs_are_judged_by_the_value_anywhere_in_the_answer() -> None:
     assert task.score([sample] * 3, outputs) == [1.0, 0.0, 0.0]
 
 
-@given(aware=st.booleans(), split=st.sampled_from(SPLITS), length=st.integers(9, 60), seed=st.integers(0, 2**30))
+@given(aware=st.booleans(), split=st.sampled_from(SPLITS), length=st.integers(9, 200), seed=st.integers(0, 2**30))
 @settings(deadline=None, max_examples=40)
-def test_token_mode_is_nothing_but_pairs(aware: bool, split: Split, length: int, seed: int) -> None:
+def test_token_mode_is_pairs_and_noise_where_there_are_no_more(
+    aware: bool, split: Split, length: int, seed: int
+) -> None:
     pairs = Pairs(128)
-    task = TokenKeyValues(pairs, aware=aware)
-    for sample in task.generate(seed, length, 2, split):
+    for sample in TokenKeyValues(pairs, aware=aware).generate(seed, length, 2, split):
         prompt = sample.prompt.tolist()
-        assert len(prompt) + 1 == sample.length <= length
+        assert len(prompt) + 1 == sample.length == length
+        assert sample.unfilled == ""
         key = prompt[-1]
         assert prompt[-2] == pairs.query
-        body = prompt[2 * aware : -2]
         assert prompt[: 2 * aware] == [pairs.query, key] * aware
+        body = [one for one in prompt[2 * aware : -2] if one not in pairs.noise]
         found = dict(zip(body[::2], body[1::2], strict=True))
         assert len(found) == len(body) // 2 == min((length - 3 - 2 * aware) // 2, pairs.room(split))
         assert [found[key]] == sample.answer.tolist()
         assert prompt[slice(*sample.gold[0])] == [key, found[key]]
+        assert sample.depths == (list(found).index(key) / (len(found) - 1),)
         keys, values = (np.array(list(part), dtype=np.int32) for part in (found, found.values()))
         assert pairs.within(keys, values, split).all()
-        assert bool(sample.unfilled) == (sample.length < 0.98 * length)
+        assert all(prompt[prompt.index(one, 2 * aware) + 1] == found[one] for one in found)
+
+
+def test_noise_between_pairs_stands_everywhere_and_alike_at_all_depths() -> None:
+    task, pairs = TokenKeyValues(Pairs(128)), Pairs(128)
+    rows = [task.generate(5, 512, 1, "test", depth=depth)[0] for depth in (0.0, 0.5, 1.0)]
+    noisy = [np.isin(row.prompt[:-2], pairs.noise) for row in rows]
+    assert (noisy[0] == noisy[1]).all()
+    assert (noisy[0] == noisy[2]).all()
+    assert all(half.sum() > 100 for half in np.split(noisy[0][:508], 2))
+    start = min(rows[1].gold[0][0], rows[2].gold[0][0])
+    assert rows[1].prompt[:start].tolist() == rows[2].prompt[:start].tolist()
+    assert rows[0].gold[0][0] < 128 < rows[1].gold[0][0] < 384 < rows[2].gold[0][0]
+    (fixed,) = TokenKeyValues(Pairs(128), pairs=4).generate(5, 512, 1, "test")
+    assert fixed.unfilled == "11 of 512 tokens are filled: 4 pairs are asked for"
 
 
 def test_bm25_is_its_formula() -> None:

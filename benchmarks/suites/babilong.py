@@ -60,6 +60,17 @@ class BabilongSuite(AskedSuite):
         chosen("babilong", named, tuple(LABELS))
         return named
 
+    def notes(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        if self.scoring == "likelihood" or not self._counts():
+            return ()
+        return ("qa7: none is right where it is the answer, where the published rule finds one in it, too.",)
+
+    def _counts(self) -> bool:
+        """Whether qa7 is asked."""
+        if self.named:
+            return "qa7" in self.named
+        return self.facts is None or find_stories(Path(self.facts).expanduser(), "qa7", KINDS[self.split]) is not None
+
     def tasks(self, tokenizer: Tokenizer) -> Sequence[Task]:
         stories = self._stories()
         if tokenizer.kind == "ids":

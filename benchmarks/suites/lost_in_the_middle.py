@@ -48,6 +48,15 @@ class LostInTheMiddleSuite(AskedSuite):
     def places(self) -> tuple[float | None, ...]:
         return depths_of(self.depths)
 
+    def notes(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        asked = self.documents is not None and "documents" in chosen("lost_in_the_middle", self.named, tuple(TEXTS))
+        if not asked or self.scoring == "likelihood":
+            return ()
+        return (
+            "documents: an answer of articles alone (The The) has to be the whole line, where the published rule finds "
+            "it in every output.",
+        )
+
     def tasks(self, tokenizer: Tokenizer) -> tuple[Task, ...]:
         names = chosen("lost_in_the_middle", self.named, tuple(TEXTS))
         if "documents" in self.named and self.documents is None:

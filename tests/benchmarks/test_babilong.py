@@ -231,6 +231,22 @@ def test_files_become_a_story_a_question(tmp_path: Path) -> None:
     assert "Sandra" in BYTES.decode(both.generate(0, 1024, 1, "train", first=10**6)[0].prompt.tolist())
 
 
+def test_a_rule_that_is_not_the_published_one_is_told(tmp_path: Path) -> None:
+    told = "qa7: none is right where it is the answer, where the published rule finds one in it, too."
+    (tmp_path / "qa1_x_train.txt").write_text(FILE)
+
+    def notes(**given: Any) -> tuple[str, ...]:
+        return read(BabilongSuite, given).notes(BYTES)
+
+    assert notes() == notes(tasks=["qa1", "qa7"]) == (told,)
+    assert notes(tasks=["qa1"]) == notes(scoring="likelihood") == notes(facts=str(tmp_path)) == ()
+    (tmp_path / "qa7_x_train.txt").write_text(FILE)
+    assert notes(facts=str(tmp_path)) == (told,)
+    suite = read(BabilongSuite, {"tasks": ["qa7"], "lengths": [1024], "samples": 1, "controls": []})
+    (grid,) = grids(read_result(evaluate(suite, Solver(BYTES), tmp_path / "out").path))
+    assert told in remarks([grid])
+
+
 def test_an_index_far_away_costs_no_more_than_the_first() -> None:
     far, near = (task_of("qa2").generate(0, 2048, 1, "train", first=at)[0] for at in (10**9, 0))
     assert len(far.prompt) == len(near.prompt)

@@ -97,6 +97,18 @@ def test_longbench_v1_is_judged_as_published(name: str, row: Mapping[str, Any], 
     assert judged("longbench_v1", name, row, output) == pytest.approx(score, abs=1e-6)
 
 
+def test_a_rule_that_is_not_the_published_one_is_told(tmp_path: Path) -> None:
+    for name in ("hotpotqa", "trec"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(longbench()))
+
+    def notes(**given: Any) -> list[str]:
+        return [note.split(": ")[0] for note in read(LongdocSuite, {"source": str(tmp_path), **given}).notes(BYTES)]
+
+    assert notes() == notes(tasks=["trec"]) == ["longbench_v1_trec"]
+    assert notes(source="hub") == ["longbench_v1_trec", "longbench_v1_lsht", "longbench_v1_trec_e"]
+    assert notes(tasks=["hotpotqa"]) == notes(scoring="likelihood") == notes(benchmark="nolima") == []
+
+
 def test_longbench_v1_code_is_one_document() -> None:
     (question,) = questions("longbench_v1", "repobench-p", longbench(context="import a\n", input="a."))
     assert question.document == "import a\na."

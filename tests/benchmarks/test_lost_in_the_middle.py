@@ -468,6 +468,14 @@ def test_settings_that_do_not_fit(mapping: dict[str, Any], tokenizer: Tokenizer,
     assert str(error.value) == line
 
 
+def test_a_rule_that_is_not_the_published_one_is_told() -> None:
+    (told,) = LostInTheMiddleSuite(documents="nq.jsonl").notes(Bytes())
+    assert told.startswith("documents: an answer of articles alone (The The) has to be the whole line, where the publi")
+    assert subspan_match("any line", ["The The"]) == 0.0
+    for mapping in ({}, {"documents": "x", "tasks": ["kv"]}, {"documents": "x", "scoring": "likelihood"}):
+        assert read(LostInTheMiddleSuite, mapping).notes(Bytes()) == ()
+
+
 def test_files_are_for_testing(tmp_path: Path) -> None:
     path = write(tmp_path / "kv.jsonl.gz", [PAIR] * 2)
     (task,) = LostInTheMiddleSuite(kv=path).tasks(Bytes())

@@ -59,6 +59,7 @@ class DataSet:
     budget:  tokens to be written
     compare: whether a base model can choose the answer among those to other questions
     labels:  numbers that tell it from its kin
+    differs: where its rule is not the published one, "" if it is
     """
 
     name: str
@@ -73,6 +74,7 @@ class DataSet:
     compare: bool = True
     chinese: bool = False
     labels: Mapping[str, float] = field(default_factory=dict)
+    differs: str = ""
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,8 @@ F1, FIRST_F1, ROUGE = over(scoring.token_f1), over(scoring.token_f1, first_line=
 WORD_F1 = _chinese(scoring.word_f1)
 NUMBERS = over(scoring.right_integers)
 
+PARTS = "classes named within the answer's name do not count, where the published rule counts every second of them"
+
 SETS = (
     _set("narrativeqa", F1, "F1", ARTICLE, 128),
     _set("qasper", F1, "F1", PAPER, 128),
@@ -129,11 +131,11 @@ SETS = (
     replace(_set("qmsum", ROUGE, "ROUGE-L", MEETING, 512), compare=False),
     replace(_set("multi_news", ROUGE, "ROUGE-L", SUMMARY, 512), compare=False),
     replace(_set("vcsum", _chinese(_chinese_rouge), "ROUGE-L", CHINESE_SUMMARY, 512), compare=False, chinese=True),
-    replace(_set("trec", _classified, "accuracy", SHOTS, 64), load=_classes),
+    replace(_set("trec", _classified, "accuracy", SHOTS, 64), load=_classes, differs=PARTS),
     _set("triviaqa", FIRST_F1, "F1", SHOTS, 32),
     # As published, a line's end ends a summary of samsum: models go on with the next dialogue else.
     replace(_set("samsum", over(_rouge, first_line=True), "ROUGE-L", SHOTS, 128), stop=("\n",), compare=False),
-    replace(_set("lsht", _classified, "accuracy", CHINESE_SHOTS, 64), load=_classes),
+    replace(_set("lsht", _classified, "accuracy", CHINESE_SHOTS, 64), load=_classes, differs=PARTS),
     _set("passage_count", NUMBERS, "accuracy", COUNT, 32),
     _set("passage_retrieval_en", NUMBERS, "accuracy", WHICH, 32),
     _set("passage_retrieval_zh", NUMBERS, "accuracy", CHINESE_WHICH, 32),

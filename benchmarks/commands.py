@@ -38,7 +38,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         if isinstance(subject, EndpointSubject):
             add_usage(folder / USAGE, subject.usage())
     told = _reported(collected([folder]).results, folder, shown=[read_result(outcome.path)], wrote=[outcome.path])
-    told["counts"] = {name: getattr(outcome, name) for name in ("skipped", "failed", "ties", "prefilled", "naive")}
+    told["counts"] = {
+        name: getattr(outcome, name) for name in ("skipped", "failed", "refused", "ties", "prefilled", "naive")
+    }
     told["text"] = "\n".join([told["text"], *_said(outcome)])
     if isinstance(subject, EndpointSubject):
         used = subject.usage()
@@ -65,6 +67,8 @@ def _said(outcome: Outcome) -> Iterator[str]:
         yield f"prefilled {outcome.prefilled:,} tokens; without shared beginnings {outcome.naive:,}"
     if outcome.ties:
         yield f"ties: {outcome.ties:,} answers or steps were decided by rounding; device.precision=fp64 tells more"
+    if outcome.refused:
+        yield f"refused: {outcome.refused} cells; the same command asks for them once again"
     if outcome.failed:
         yield f"failed for now: {outcome.failed} cells; the same command tries them again"
 

@@ -5,7 +5,8 @@
 
 What fails for a while (429, 5xx, a timeout, a broken connection) is sent again after a growing pause, or after the
 one that the endpoint asks for; then it is a `TemporaryError`. What the endpoint refuses for its content (400, 413, 422:
-most often a prompt that is too long) is `Lacking`: the cell is skipped with its reason. All else is a `ModelError`.
+most often a prompt that is too long) is `Refused`: the cell is skipped with its reason, and asked again by the next
+run. All else is a `ModelError`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from farfield.benchmarks.subject_settings import EndpointConfig
-from farfield.benchmarks.subjects import Lacking, TemporaryError
+from farfield.benchmarks.subjects import Refused, TemporaryError
 from farfield.config import ConfigError, ModelError, unknown
 
 __all__ = ["Client", "Usage"]
@@ -83,7 +84,7 @@ class Client:
             found = self._send("models", None)
         except _Busy as reason:
             raise ModelError(f"{self.url}: {reason}. Is the server running?") from None
-        except (_Unknown, Lacking):
+        except (_Unknown, Refused):
             return None
         listed = found.get("data")
         entries = listed if isinstance(listed, list) else []
@@ -114,7 +115,7 @@ class Client:
         """The answer to a request, sent again as often as the settings allow.
 
         Raises:
-            TemporaryError: it failed for a while each time. Lacking: refused for its content. ModelError: all else.
+            TemporaryError: it failed for a while each time. Refused: for its content. ModelError: all else.
         """
         for attempt in range(self.settings.retries + 1):
             try:
@@ -170,7 +171,7 @@ class Client:
         if error.code in BUSY:
             return _Busy(line, _seconds(error.headers.get("Retry-After")))
         if error.code in REFUSED:
-            return Lacking(f"the endpoint refuses it: {line}")
+            return Refused(f"the endpoint refuses it: {line}")
         if error.code in (401, 403):
             how = f"the key in {self.settings.key} is refused" if self.settings.key else "set endpoint.key"
             return ModelError(f"{self.url}: {line}; {how}.")

@@ -20,12 +20,12 @@ from farfield.benchmarks.asking import Asking, Batch, needed
 from farfield.benchmarks.patience import Patient
 from farfield.benchmarks.prefixes import alike
 from farfield.benchmarks.results import Answers, Cell, Result, metric_of, record_of
-from farfield.benchmarks.subjects import Capability, Lacking, Subject, TemporaryError
+from farfield.benchmarks.subjects import Capability, Lacking, Refused, Subject, TemporaryError
 from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.benchmarks.tasks.sample import Condition, Finite, LackingError, Sample, Scoring, Task
 from farfield.config import ConfigError
 
-__all__ = ["Job", "Questions", "Records", "lacking"]
+__all__ = ["Job", "Questions", "Records", "lacking", "skipping"]
 
 TOKENS = 1 << 25  # tokens of samples that are made at once
 WORDS: dict[Capability, str] = {
@@ -162,11 +162,8 @@ class _Running:
             try:
                 samples, count = self._made(due, first, end - first)
                 Batch(self.how, self.subject, samples, first, count).run(self._take)
-            except Lacking as reason:
-                self._skip(due, {"reason": str(reason)})
-                left = [cell for cell in left if cell not in due]
-            except TemporaryError as reason:
-                self._skip(due, {"reason": str(reason), "failed": True})
+            except (Lacking, TemporaryError) as reason:
+                self._skip(due, skipping(reason))
                 left = [cell for cell in left if cell not in due]
             left = [cell for cell in left if not self.records.result.has(cell)]
 
@@ -256,6 +253,13 @@ def samples_of(suite: AskedSuite, task: Task, length: int) -> int:
         LackingError: there are none.
     """
     return min(suite.samples, task.available(length, suite.split)) if isinstance(task, Finite) else suite.samples
+
+
+def skipping(reason: Lacking | TemporaryError) -> dict[str, Any]:
+    """The fields of the record of a skipped cell: `failed` where the next run tries it again."""
+    again = isinstance(reason, Refused | TemporaryError)
+    told = {"failed": True} if again else {}
+    return {"reason": str(reason), **told, **({"refused": True} if isinstance(reason, Refused) else {})}
 
 
 def lacking(missing: frozenset[Capability]) -> str:

@@ -5,6 +5,7 @@
     {"record": "cell", ...}       a finished cell of questions
     {"record": "measured", ...}   a finished cell of a suite that measures: perplexity, speed, retrieval
     {"record": "skip", ...}       a cell that the model cannot do, with the reason; `failed`: one that a later run tries
+                                  again, `refused`: one of them that the model's server does not take now
     {"record": "resumed", ...}    commit, machine and versions of a later run that went on
 
 Lines that are no records, as of a file that was cut off or damaged, are left out. `farfield.benchmarks.result_file` is
@@ -177,7 +178,8 @@ class Measured:
 class Result:
     """What a result file holds.
 
-    failed:  those of `skipped` that could not be evaluated for now
+    failed:  those of `skipped` that a later run tries again: they could not be evaluated for now
+    refused: those of `failed` that the model's server does not take
     dropped: numbers of lines that are no records
     """
 
@@ -188,6 +190,7 @@ class Result:
     measured: dict[Cell, Measured] = field(default_factory=dict)
     skipped: dict[Cell, str] = field(default_factory=dict)
     failed: set[Cell] = field(default_factory=set)
+    refused: set[Cell] = field(default_factory=set)
     dropped: list[int] = field(default_factory=list)
     resumed: list[dict[str, Any]] = field(default_factory=list)
 
@@ -231,11 +234,13 @@ class Result:
             case "skip":
                 self.skipped[cell] = str(record["reason"])
                 (self.failed.add if record.get("failed") else self.failed.discard)(cell)
+                (self.refused.add if record.get("refused") else self.refused.discard)(cell)
                 return
             case other:
                 raise KeyError(other)
         self.skipped.pop(cell, None)
         self.failed.discard(cell)
+        self.refused.discard(cell)
 
     def _gone_on(self, cell: Cell, part: Answers) -> Answers:
         """The samples of a cell so far, with a part."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from farfield.benchmarks.patience import Patient
 from farfield.benchmarks.provenance import provenance
-from farfield.benchmarks.questions import Questions, lacking
+from farfield.benchmarks.questions import Questions, lacking, skipping
 from farfield.benchmarks.result_file import ResultFile
 from farfield.benchmarks.results import FORMAT, Cell, Result, identity
 from farfield.benchmarks.subjects import Lacking, Subject, TemporaryError
@@ -45,14 +45,16 @@ class RowCount:
 class Outcome:
     """What an evaluation wrote. The counts are those of the whole file, earlier runs included.
 
-    failed: those of the skipped cells that the same call would try again
-    ties:   steps of greedy generation, targets and choices that rounding decides
+    failed:  those of the skipped cells that failed for now; the same call would try them again
+    refused: those that the model's server does not take; the same call would try these too
+    ties:    steps of greedy generation, targets and choices that rounding decides
     """
 
     path: Path
     cells: int
     skipped: int
     failed: int
+    refused: int
     ties: int
     rows: tuple[RowCount, ...]
 
@@ -135,7 +137,8 @@ def _reopen(result: Result, suite: AskedSuite | MeasuredSuite) -> None:
 def _outcome(result: Result) -> Outcome:
     done = len(result.cells) + len(result.measured)
     ties = sum(answers.ties for answers in result.cells.values())
-    return Outcome(result.path, done, len(result.skipped), len(result.failed), ties, tuple(_counts(result)))
+    failed, refused = len(result.failed - result.refused), len(result.refused)
+    return Outcome(result.path, done, len(result.skipped), failed, refused, ties, tuple(_counts(result)))
 
 
 @dataclass
@@ -203,10 +206,8 @@ class _Measures:
                 continue
             try:
                 sink.add("measured", cell, asdict(self.suite.measure(self.subject, cell)))
-            except Lacking as reason:
-                sink.add("skip", cell, {"reason": str(reason)})
-            except TemporaryError as reason:
-                sink.add("skip", cell, {"reason": str(reason), "failed": True})
+            except (Lacking, TemporaryError) as reason:
+                sink.add("skip", cell, skipping(reason))
 
 
 def _note(kind: str, cell: Cell, content: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from farfield.benchmarks.tasks.sample import Ids, Tokenizer
 from farfield.config import FarfieldError
 
-__all__ = ["Capability", "Lacking", "Prefilled", "Reading", "Subject", "TemporaryError", "Written"]
+__all__ = ["Capability", "Lacking", "Prefilled", "Reading", "Refused", "Subject", "TemporaryError", "Written"]
 
 # state     what was prefilled is kept, so that common beginnings are read once and long texts go in in pieces
 # generate  it writes
@@ -39,6 +39,10 @@ Prefilled = object
 
 class Lacking(Exception):  # noqa: N818  not an error: the reason why a cell is skipped
     """A cell has no meaning for this task and model; the text is the reason."""
+
+
+class Refused(Lacking):
+    """A subject does not take what it is asked, as its server is set up now: a later run may find another one."""
 
 
 class TemporaryError(FarfieldError):

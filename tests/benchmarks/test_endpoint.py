@@ -16,7 +16,7 @@ from farfield import cli
 from farfield.benchmarks.endpoint import Client
 from farfield.benchmarks.endpoint_subject import EndpointSubject, open_endpoint
 from farfield.benchmarks.subject_settings import EndpointConfig
-from farfield.benchmarks.subjects import Lacking, TemporaryError
+from farfield.benchmarks.subjects import Refused, TemporaryError
 from farfield.config import ConfigError, DataError, FarfieldError, ModelError
 from farfield.tokenizers import BytesTokenizer, train_bpe
 
@@ -152,7 +152,7 @@ def test_a_prompt_that_is_refused_is_a_reason_to_skip() -> None:
     refused = (400, {"error": {"message": "This model's maximum context length is 4096 tokens."}})
     with serving(lambda route, body, count: refused) as server:
         asked = subject(server.url)
-        with pytest.raises(Lacking, match=r"refuses it: 400 Bad Request: This model's maximum context length is 4096"):
+        with pytest.raises(Refused, match=r"refuses it: 400 Bad Request: This model's maximum context length is 4096"):
             asked.generate(asked.prefill(ids("x")), 9)
     assert len(server.bodies) == 1
 
@@ -329,3 +329,30 @@ def test_the_command_line_tells_nonsense_in_one_line(
     assert capsys.readouterr().err.splitlines()[-1] == f"farfield: {url}/completions: the answer has no choices."
     status, url = evaluated(needle, tmp_path, monkeypatch, "suite.scoring=likelihood", "suite.lengths=[8]")
     assert status == 2
+
+
+def test_what_was_refused_is_asked_for_once_again_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def short(route: str, body: dict[str, Any], count: int) -> Answer:
+        if len(body["prompt"]) > longest[0]:
+            return 400, {"error": {"message": "too long"}}
+        return needle(route, body, count)
+
+    longest = [600]
+    monkeypatch.chdir(tmp_path)
+    grid = ["suite.lengths=[512,1024]", "suite.depths=2", "suite.samples=1", "suite.controls=[no_context]", "name=it"]
+    words = ["evaluate", "model=", *grid, "endpoint.concurrency=1", "--json"]
+    found = []
+    with serving(short) as server:
+        words[1] = f"model={server.url}"
+        for longest[0] in (600, 600, 9999, 9999):
+            before = len(server.bodies)
+            assert cli.main(words) == 0
+            counts = json.loads(capsys.readouterr().out)["counts"]
+            found.append((counts["skipped"], counts["refused"], counts["failed"], len(server.bodies) - before))
+        # One request for a row that is refused, none for what is answered.
+        assert found == [(2, 2, 0, 5), (2, 2, 0, 1), (0, 0, 0, 2), (0, 0, 0, 0)]
+        longest[0] = 600
+        assert cli.main([*words[:-1], "name=other"]) == 0
+    assert "refused: 2 cells; the same command asks for them once again" in capsys.readouterr().out

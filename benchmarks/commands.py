@@ -42,6 +42,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         name: getattr(outcome, name) for name in ("skipped", "failed", "refused", "ties", "prefilled", "naive")
     }
     told["text"] = "\n".join([told["text"], *_said(outcome)])
+    told |= _left(outcome)
     if isinstance(subject, EndpointSubject):
         used = subject.usage()
         told["usage"] = used
@@ -68,9 +69,16 @@ def _said(outcome: Outcome) -> Iterator[str]:
     if outcome.ties:
         yield f"ties: {outcome.ties:,} answers or steps were decided by rounding; device.precision=fp64 tells more"
     if outcome.refused:
-        yield f"refused: {outcome.refused} cells; the same command asks for them once again"
+        yield f"cells that were refused: {outcome.refused}; the same command asks for them once again"
+
+
+def _left(outcome: Outcome) -> dict[str, str]:
+    """That cells failed for now, or all were refused: then nothing was evaluated, and no table says so."""
     if outcome.failed:
-        yield f"failed for now: {outcome.failed} cells; the same command tries them again"
+        return {"unfinished": f"cells that failed for now: {outcome.failed}; the same command tries them again."}
+    if outcome.refused and not outcome.cells:
+        return {"unfinished": f"all cells were refused ({outcome.refused}): nothing was evaluated."}
+    return {}
 
 
 def report_command(settings: ReportSettings) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from farfield.config import Config, ConfigError, FarfieldError, printable, read,
 
 __all__ = ["main"]
 
+UNFINISHED = 1
 FAILED = 2
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -44,7 +45,9 @@ Result = Mapping[str, Any]
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit status: 0, 2 for a mistake of the user, 130 for Ctrl-C, 141 for a closed pipe."""
+    """Run one command line; the exit status: 0, 1 where some of the work failed for now, 2 for a mistake of the user,
+    130 for Ctrl-C, 141 for a closed pipe.
+    """
     try:
         return _run(_line(sys.argv[1:] if words is None else words))
     except FarfieldError as error:
@@ -175,7 +178,16 @@ def _single(line: argparse.Namespace) -> int:
             getattr(import_module(module), name)(settings, out)
             return 0
         result = _result(line.verb, settings)
-    return _print(result, line.json)
+    _print(result, line.json)
+    return _unfinished(result)
+
+
+def _unfinished(result: Result) -> int:
+    """The exit status of a verb that returned; where it left some of its work, its line goes to standard error."""
+    if not result.get("unfinished"):
+        return 0
+    print("farfield:", result["unfinished"], file=sys.stderr)
+    return UNFINISHED
 
 
 def _sweep(line: argparse.Namespace) -> int:
@@ -200,9 +212,9 @@ def _sweep(line: argparse.Namespace) -> int:
             results += _on_cluster(line, waiting)
         together = usage.VERBS[line.verb].together
         joined = _called(together)(results) if together else {}
-    failed = sum("error" in one for one in results)
     _print({"jobs": results, **joined}, line.json)
-    return FAILED if failed else 0
+    left = max(map(_unfinished, results), default=0)
+    return FAILED if any("error" in one for one in results) else left
 
 
 class Job(NamedTuple):

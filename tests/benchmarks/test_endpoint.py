@@ -355,4 +355,30 @@ def test_what_was_refused_is_asked_for_once_again_by_the_next_run(
         assert found == [(2, 2, 0, 5), (2, 2, 0, 1), (0, 0, 0, 2), (0, 0, 0, 0)]
         longest[0] = 600
         assert cli.main([*words[:-1], "name=other"]) == 0
-    assert "refused: 2 cells; the same command asks for them once again" in capsys.readouterr().out
+    assert "cells that were refused: 2; the same command asks for them once again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ((500, b""), "farfield: cells that failed for now: 3; the same command tries them again."),
+        ((400, b""), "farfield: all cells were refused (3): nothing was evaluated."),
+    ],
+)
+def test_an_evaluation_that_is_not_done_ends_with_status_1(
+    answer: Answer, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = ["suite.lengths=[512]", "suite.controls=[no_context]", "retries=0", "endpoint.retries=0"]
+    assert evaluated(lambda route, body, count: answer, tmp_path, monkeypatch, *once)[0] == 1
+    assert capsys.readouterr().err.splitlines()[-1] == line
+
+    def half(route: str, body: dict[str, Any], count: int) -> Answer:
+        return (500, b"") if len(body["prompt"]) < 200 else needle(route, body, count)
+
+    assert evaluated(half, tmp_path, monkeypatch, *once, "--json")[0] == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["counts"]["failed"] == 1
+    assert told.err.splitlines()[-1] == "farfield: cells that failed for now: 1; the same command tries them again."
+    # In a sweep too, and a job that has an error is the worse one.
+    assert evaluated(half, tmp_path, monkeypatch, *once, "-m", "suite.seed=0,1")[0] == 1
+    assert evaluated(half, tmp_path, monkeypatch, *once, "-m", "endpoint.model=small,none")[0] == 2

@@ -39,6 +39,7 @@ class _Judged:
     """One sample's score, what the model answered, how likely it held the gold, in nats, and ties on the way.
 
     chance: the score to be expected of guessing, where candidates are compared
+    silent: whether the model never came to its answer
     """
 
     score: float
@@ -46,6 +47,7 @@ class _Judged:
     logprob: float | None = None
     ties: int = 0
     chance: float | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Batch:
             naive=sum(len(self._prompt(sample)) for sample in samples),
             seconds=round(self.seconds[cell], 6),
             chances=[answer.chance for answer in judged if answer.chance is not None],
+            silent=sum(answer.silent for answer in judged),
         )
 
     def _excerpt(self, sample: Sample) -> str:
@@ -200,7 +203,10 @@ def _generated(subject: Subject, task: Task, samples: Sequence[Sample], known: P
     written = subject.generate(known, max(sample.budget for sample in samples), task.stop)
     outputs = [list(ids[: sample.budget]) for sample, ids in zip(samples, written.ids, strict=True)]
     scores = task.score(samples, outputs)
-    return [_Judged(score, ids, None, ties) for score, ids, ties in zip(scores, outputs, written.ties, strict=True)]
+    return [
+        _Judged(score, ids, None, ties, silent=row in written.silent)
+        for row, (score, ids, ties) in enumerate(zip(scores, outputs, written.ties, strict=True))
+    ]
 
 
 def _chosen(subject: Subject, task: Task, samples: Sequence[Sample], known: Prefilled) -> list[_Judged]:

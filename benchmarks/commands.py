@@ -25,6 +25,7 @@ from farfield.settings import EvaluateSettings, ReportSettings
 __all__ = ["evaluate", "evaluate_together", "report_command"]
 
 THRESHOLD = ReportSettings().threshold
+COUNTS = ("skipped", "failed", "refused", "ties", "silent", "prefilled", "naive")  # of an outcome
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -38,9 +39,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         if isinstance(subject, EndpointSubject):
             add_usage(folder / USAGE, subject.usage())
     told = _reported(collected([folder]).results, folder, shown=[read_result(outcome.path)], wrote=[outcome.path])
-    told["counts"] = {
-        name: getattr(outcome, name) for name in ("skipped", "failed", "refused", "ties", "prefilled", "naive")
-    }
+    told["counts"] = {name: getattr(outcome, name) for name in COUNTS}
     told["text"] = "\n".join([told["text"], *_said(outcome)])
     told |= _left(outcome)
     if isinstance(subject, EndpointSubject):
@@ -68,6 +67,8 @@ def _said(outcome: Outcome) -> Iterator[str]:
         yield f"prefilled {outcome.prefilled:,} tokens; without shared beginnings {outcome.naive:,}"
     if outcome.ties:
         yield f"ties: {outcome.ties:,} answers or steps were decided by rounding; device.precision=fp64 tells more"
+    if outcome.silent:
+        yield f"answers without text: {outcome.silent:,}; a model that thinks first needs endpoint.extra_tokens=..."
     if outcome.refused:
         yield f"cells that were refused: {outcome.refused}; the same command asks for them once again"
 

@@ -90,6 +90,7 @@ class EndpointSubject:
             "url": self.client.url,
             "model": self.model,
             "chat": self.client.settings.chat,
+            "extra_tokens": self.client.settings.extra_tokens,
             "tokenizer": fingerprint(self.tokenizer),
             "trained_length": None,
         }
@@ -110,8 +111,8 @@ class EndpointSubject:
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         texts = self._texts(prefilled)
         found = self._all(lambda text: self._answer(text, budget, stop), texts)
-        ids = [self.tokenizer.encode(text)[:budget] for text in found]
-        return Written(ids, [0] * len(ids))
+        ids = [self.tokenizer.encode(text or "")[:budget] for text in found]
+        return Written(ids, [0] * len(ids), frozenset(row for row, text in enumerate(found) if text is None))
 
     def score(self, prefilled: Prefilled, candidates: NDArray[np.int64]) -> NDArray[np.floating]:
         choices = [[np.array([one], np.int32) for one in row] for row in candidates.tolist()]
@@ -157,11 +158,17 @@ class EndpointSubject:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _answer(self, text: str, budget: int, stop: tuple[str, ...]) -> str:
-        """What the model writes behind `text`."""
+    def _answer(self, text: str, budget: int, stop: tuple[str, ...]) -> str | None:
+        """What the model writes behind `text`; None where it is nothing but thoughts, or a refusal."""
         chat = self.client.settings.chat
         asked = {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
-        body = {"model": self.model, **asked, "max_tokens": budget, "temperature": 0, "seed": 0}
+        body = {
+            "model": self.model,
+            **asked,
+            "max_tokens": budget + self.client.settings.extra_tokens,
+            "temperature": 0,
+            "seed": 0,
+        }
         if stop:
             body["stop"] = list(stop[:STOPS])
         route = "chat/completions" if chat else "completions"
@@ -171,8 +178,8 @@ class EndpointSubject:
         if not isinstance(written, dict) or ("content" if chat else "text") not in written:
             raise self._nonsense(route, f"has no {place}")
         found = written["content" if chat else "text"]
-        if found is None and chat:  # nothing but thoughts, or a refusal
-            return ""
+        if chat and (found is None or (found == "" and choice.get("finish_reason") == "length")):
+            return None
         if not isinstance(found, str):
             raise self._nonsense(route, f"has {type(found).__name__} for {place}, a text is needed")
         return found

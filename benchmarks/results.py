@@ -70,6 +70,7 @@ class Answers:
     prefilled:  tokens that were prefilled for these samples and not for earlier cells already
     naive:      tokens of their prompts
     chances:    scores to be expected of guessing, where candidates are compared; else empty
+    silent:     samples for which the model never came to an answer: its thoughts took the room
     """
 
     first: int
@@ -88,7 +89,8 @@ class Answers:
     prefilled: int
     naive: int
     seconds: float
-    chances: list[float] = field(default_factory=list)  # files of before have none
+    chances: list[float] = field(default_factory=list)  # files of before have neither this nor what follows
+    silent: int = 0
 
     @property
     def length(self) -> int:
@@ -135,6 +137,7 @@ class Answers:
             naive=self.naive + later.naive,
             seconds=self.seconds + later.seconds,
             chances=self.chances + later.chances,
+            silent=self.silent + later.silent,
         )
 
 

@@ -48,6 +48,7 @@ class Outcome:
     failed:  those of the skipped cells that failed for now; the same call would try them again
     refused: those that the model's server does not take; the same call would try these too
     ties:    steps of greedy generation, targets and choices that rounding decides
+    silent:  samples for which the model never came to an answer
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Outcome:
     failed: int
     refused: int
     ties: int
+    silent: int
     rows: tuple[RowCount, ...]
 
     @property
@@ -137,8 +139,9 @@ def _reopen(result: Result, suite: AskedSuite | MeasuredSuite) -> None:
 def _outcome(result: Result) -> Outcome:
     done = len(result.cells) + len(result.measured)
     ties = sum(answers.ties for answers in result.cells.values())
+    silent = sum(answers.silent for answers in result.cells.values())
     failed, refused = len(result.failed - result.refused), len(result.refused)
-    return Outcome(result.path, done, len(result.skipped), failed, refused, ties, tuple(_counts(result)))
+    return Outcome(result.path, done, len(result.skipped), failed, refused, ties, silent, tuple(_counts(result)))
 
 
 @dataclass

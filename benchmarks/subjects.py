@@ -51,10 +51,14 @@ class TemporaryError(FarfieldError):
 
 @dataclass(frozen=True)
 class Written:
-    """What was generated: ids a row, and how often a row's two likeliest ids were equal but for rounding."""
+    """What was generated: ids a row, and how often a row's two likeliest ids were equal but for rounding.
+
+    silent: rows that hold no answer because the model never came to it: its thoughts took the room
+    """
 
     ids: list[list[int]]
     ties: list[int]
+    silent: frozenset[int] = frozenset()
 
 
 class Reading(NamedTuple):

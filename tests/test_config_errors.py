@@ -169,8 +169,8 @@ TYPED = {
     ),
     "unknown key of an endpoint": (
         ["evaluate", "model=http://localhost/v1", "endpoint.modle=a"],
-        "endpoint: unknown key 'modle'. Did you mean 'model'? Known: chat, concurrency, key, logprobs, model, retries, "
-        "timeout, tokenizer.",
+        "endpoint: unknown key 'modle'. Did you mean 'model'? Known: chat, concurrency, extra_tokens, key, logprobs, "
+        "model, retries, timeout, tokenizer.",
     ),
     "wrong kind": (
         [*TRAIN, "training.schedule.kind=cosin"],

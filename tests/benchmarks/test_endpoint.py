@@ -197,10 +197,43 @@ def test_nonsense_in_a_chat(answer: dict[str, Any], line: str) -> None:
     assert str(error.value) == f"{server.url}/chat/completions: the answer {line}"
 
 
-def test_an_answer_of_thoughts_alone_is_empty() -> None:
-    with serving(lambda route, body, count: (200, {"choices": [{"message": {"content": None}}]})) as server:
+def thoughtful(route: str, body: dict[str, Any], count: int) -> Answer:
+    """Thinks for forty tokens, which are not told, and answers by what is left."""
+    room = max(0, body["max_tokens"] - 40)
+    content = "seven. Or eight?"[:room] or None
+    return 200, {"choices": [{"message": {"content": content}, "finish_reason": "length"}]}
+
+
+def test_an_answer_of_thoughts_alone_is_empty_and_told() -> None:
+    with serving(thoughtful) as server:
         asked = subject(server.url, chat=True)
-        assert asked.generate(asked.prefill(ids("x")), 9).ids == [[]]
+        written = asked.generate(asked.prefill(ids("x", "y")), 9)
+        assert (written.ids, written.silent) == ([[], []], {0, 1})
+        assert asked.describe()["extra_tokens"] == 0
+        roomy = subject(server.url, chat=True, extra_tokens=45)
+        written = roomy.generate(roomy.prefill(ids("x")), 5)
+    assert server.bodies[-1]["max_tokens"] == 50
+    assert (BytesTokenizer().decode(written.ids[0]), written.silent) == ("seven", frozenset())
+    for content, ended, silent in ((None, "stop", {0}), ("", "length", {0}), ("", "stop", set())):
+        choice = {"message": {"content": content}, "finish_reason": ended}
+        with serving(lambda route, body, count, choice=choice: (200, {"choices": [choice]})) as server:
+            asked = subject(server.url, chat=True)
+            written = asked.generate(asked.prefill(ids("x")), 9)
+            assert (written.ids, written.silent) == ([[]], silent)
+
+
+def test_the_command_line_counts_answers_without_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = ["suite.lengths=[512]", "suite.controls=[]", "suite.batch=1", "endpoint.chat=true"]
+    assert evaluated(thoughtful, tmp_path, monkeypatch, *once)[0] == 0
+    assert (
+        "answers without text: 4; a model that thinks first needs endpoint.extra_tokens=..." in capsys.readouterr().out
+    )
+    lines = [json.loads(line) for line in (tmp_path / "results/it/needle.jsonl").read_text().splitlines()]
+    assert [line["silent"] for line in lines if line["record"] == "cell"] == [2, 2]
+    assert evaluated(thoughtful, tmp_path, monkeypatch, *once, "endpoint.extra_tokens=60", "--json")[0] == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["silent"] == 0
 
 
 def likely(route: str, body: dict[str, Any], count: int) -> Answer:

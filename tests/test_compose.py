@@ -225,3 +225,24 @@ def test_yaml_files_end_in_a_newline_and_open_with_a_comment() -> None:
         text = file.read_text(encoding="utf-8")
         assert text.startswith("# "), file
         assert text.endswith("\n"), file
+
+
+def test_a_sweep_takes_null_among_the_options_of_a_group() -> None:
+    def jobs(*words: str) -> list[tuple[Any, int]]:
+        """The memory, as it will be told from one that is not given, and the seed."""
+        swept: list[dict[str, Any]] = []
+        given = ["model=runs/a", "suite=needle", *words]
+        sweep("evaluate", given, swept.append)
+        checked = combinations("evaluate", given)
+        assert [one["suite"]["seed"] for one in checked] == [one["suite"]["seed"] for one in swept]
+        assert [one.get("memory", "trained") for one in checked] == [one.get("memory", "trained") for one in swept]
+        memories = [one.get("memory", "trained") for one in swept]
+        return [
+            (memory["name"] if isinstance(memory, dict) else memory, one["suite"]["seed"])
+            for memory, one in zip(memories, swept, strict=True)
+        ]
+
+    assert jobs("memory=null,none") == [("trained", 0), (None, 0)]
+    assert jobs("suite.seed=1,2", "memory=knn,null") == [("knn", 1), ("knn", 2), ("trained", 1), ("trained", 2)]
+    with pytest.raises(ConfigError, match=r"^memory: unknown option 'nul'"):
+        combinations("evaluate", ["model=runs/a", "memory=nul,none"])

@@ -52,6 +52,9 @@ ASKED = " A question with '=' in it is given as question='...'."
 # The setting whose two values may stand without brackets.
 PAIR = "compare"
 
+# How a sweep writes that a group is left out.
+NULL = "null"
+
 # A sweep of more combinations than this is checked up to here before the first job starts.
 CHECKED = 200
 
@@ -101,9 +104,10 @@ def combinations(verb: str, words: Sequence[str], folder: Path | None = None) ->
     Of very many combinations only the first; where a sweeper of another kind chooses them, none.
     """
     with _hydra(verb, folder) as loader:
-        prepared = [_parse(word, loader) for word in _prepare(verb, words, loader, folder, several=True)]
-        choices = [_spelled(override) for override in prepared]
-        chosen = itertools.islice(itertools.product(*choices), CHECKED)
+        prepared = _prepare(verb, words, loader, folder, several=True)
+        parts = [[_parse(word, loader) for word in part] for part in _parted(verb, prepared, loader)]
+        products = [itertools.product(*map(_spelled, part)) for part in parts]
+        chosen = itertools.islice(itertools.chain.from_iterable(products), CHECKED)
         return [_compose(verb, list(combination)) for combination in chosen]
 
 
@@ -112,6 +116,7 @@ def sweep(verb: str, words: Sequence[str], run: Callable[[dict[str, Any]], None]
     with _hydra(verb, folder) as loader:
         prepared = _prepare(verb, words, loader, folder, several=True)
         parsed = [_parse(word, loader) for word in prepared]
+        parts = _parted(verb, prepared, loader)
     swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
     used: set[str] = set()
 
@@ -125,7 +130,8 @@ def sweep(verb: str, words: Sequence[str], run: Callable[[dict[str, Any]], None]
                 settings["label"] = "-".join(_apart(swept, words, TOLD)) or None
         run(settings)
 
-    _hydra_main(verb, [*prepared, "--multirun"], job)
+    for part in parts:
+        _hydra_main(verb, [*part, "--multirun"], job)
 
 
 def show(verb: str, words: Sequence[str], flags: Sequence[str], folder: Path | None = None) -> None:
@@ -260,9 +266,29 @@ def _chosen(word: str, override: Override, default: object, folder: Path | None)
     if isinstance(value, list):
         raise ConfigError(f"{word}: one option at a time. Known: {', '.join(options)}.")
     for name in override.sweep_string_iterator() if override.is_sweep_override() else [value]:
-        if name is not None and name not in options:
+        if name not in (None, NULL) and name not in options:
             raise ConfigError(f"{group}: " + unknown("unknown option", str(name), options))
     return [word]
+
+
+def _parted(verb: str, prepared: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
+    """The words of several sweeps in the place of one, where a group is swept over null too, which Hydra refuses.
+
+    Each is without null: the group's other options are one sweep, and the group left out is another, in their order.
+    """
+    _, groups = _known(verb)
+    parts: list[list[str]] = [[]]
+    for word in prepared:
+        override = _parse(word, loader)
+        group, several = override.key_or_group, override.is_discrete_sweep()
+        names = list(override.sweep_string_iterator()) if several and group in groups else []
+        ways = [[word]]
+        if NULL in names:
+            rest = ",".join(name for name in names if name != NULL)
+            ways = [[] if groups[group] is None else [f"~{group}"], *([[f"{group}={rest}"]] if rest else [])]
+            ways = ways if names[0] == NULL else ways[::-1]
+        parts = [[*part, *way] for part in parts for way in ways]
+    return parts
 
 
 def _known(verb: str) -> tuple[set[str], dict[str, object]]:

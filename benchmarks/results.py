@@ -8,8 +8,8 @@
                                   again, `refused`: one of them that the model's server does not take now
     {"record": "resumed", ...}    commit, machine and versions of a later run that went on
 
-Lines that are no records, as of a file that was cut off or damaged, are left out. `farfield.benchmarks.result_file` is
-what writes them.
+Lines that are no records are left out: of a file that was cut off or damaged, or with values of another type.
+`farfield.benchmarks.result_file` is what writes them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import pydantic
 
 from farfield.benchmarks.tasks.ruler.scoring import nulls
 from farfield.benchmarks.tasks.sample import Condition
@@ -177,6 +180,22 @@ class Measured:
     capped: bool = False
 
 
+@dataclass(frozen=True)
+class _Head:
+    """What every head of this version has, by type; its other fields are for people."""
+
+    suite: str
+    settings: dict[str, Any]
+    settings_hash: str
+    tasks: dict[str, dict[str, Any]]
+    model: dict[str, Any]
+    model_hash: str
+    seed: int
+    lengths: list[int]
+    depths: list[float | None]
+    provenance: dict[str, Any]
+
+
 @dataclass
 class Result:
     """What a result file holds.
@@ -226,6 +245,7 @@ class Result:
             self.resumed.append(dict(record["provenance"]))
             return
         cell = Cell(record["task"], record["grid_length"], record["grid_depth"], record["condition"])
+        _require(Cell, asdict(cell))
         match record["record"]:
             case "cell":
                 self.cells[cell] = _answers(record)
@@ -235,7 +255,8 @@ class Result:
             case "measured":
                 self.measured[cell] = _measured(record)
             case "skip":
-                self.skipped[cell] = str(record["reason"])
+                _require(str, record["reason"])
+                self.skipped[cell] = record["reason"]
                 (self.failed.add if record.get("failed") else self.failed.discard)(cell)
                 (self.refused.add if record.get("refused") else self.refused.discard)(cell)
                 return
@@ -299,18 +320,36 @@ def record_about(kind: str, cell: Cell, content: Mapping[str, Any]) -> dict[str,
 
 
 def _answers(record: Mapping[str, Any]) -> Answers:
-    answers = Answers(**{name: record[name] for name in Answers.__dataclass_fields__ if name in record})
+    # Files of before lack fields that have defaults.
+    fields = {name: record[name] for name in Answers.__dataclass_fields__ if name in record}
+    _require(Answers, fields)
+    answers = Answers(**fields)
     each = (answers.scores, answers.lengths, answers.depths, answers.outputs, answers.answers, answers.excerpts)
-    if not answers.scores or {len(one) for one in each} != {len(answers.scores)}:
-        raise ValueError("lists of several lengths")
+    if answers.count < 1 or not answers.scores or {len(one) for one in each} != {len(answers.scores)}:
+        raise ValueError("no samples, or lists of several lengths")
     return answers
 
 
 def _measured(record: Mapping[str, Any]) -> Measured:
-    # Files of a time when no measured cell was capped do not say that none was.
-    fields = {name: record[name] for name in Measured.__dataclass_fields__ if name != "capped"}
-    fields["capped"] = record.get("capped", False)
-    return Measured(**{**fields, "curves": {name: Curve(**curve) for name, curve in record["curves"].items()}})
+    fields = {name: record[name] for name in Measured.__dataclass_fields__ if name in record}
+    _require(Measured, fields)
+    curves = {name: Curve(**curve) for name, curve in record["curves"].items()}
+    if any(len(curve.x) != len(curve.y) or len(curve.half) not in (0, len(curve.y)) for curve in curves.values()):
+        raise ValueError("a curve of lists of several lengths")
+    return Measured(**{**fields, "curves": curves})
+
+
+def _require(kind: type, value: object) -> None:
+    """Raises a ValueError if `value`, of plain values, has not the types of `kind`, or holds numbers that are none."""
+    # Strict reading of Python values would refuse a mapping for a class, so that it goes through JSON: but not as what
+    # is kept, which may hold half of a pair.
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    _adapter(kind).validate_json(text, strict=True)
+
+
+@cache
+def _adapter(kind: type) -> pydantic.TypeAdapter[object]:
+    return pydantic.TypeAdapter(kind)
 
 
 def read_head(path: Path, line: bytes) -> dict[str, Any]:
@@ -322,6 +361,8 @@ def read_head(path: Path, line: bytes) -> dict[str, Any]:
     try:
         head: dict[str, Any] = json.loads(line)
         head["format"], head["model"]["name"], head["depths"]
+        if head["format"] == FORMAT:
+            _require(_Head, head)
     except (ValueError, LookupError, TypeError):
         raise _broken(path, 1) from None
     return head

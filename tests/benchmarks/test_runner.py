@@ -296,6 +296,41 @@ def test_broken_lines_are_dropped_and_said_and_what_they_told_is_evaluated_again
     assert read_result(path).dropped == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prefilled", "x"),
+        ("scores", [1, "x"]),
+        ("scores", [True, True]),
+        ("seconds", float("nan")),
+        ("ties", None),
+        ("depths", [[0.5], 0.5]),
+        ("count", 0),
+        ("grid_length", "32"),
+        ("condition", "unknown"),
+        ("task", ["needle"]),
+    ],
+)
+def test_a_line_with_a_value_of_another_type_is_no_record(name: str, value: object, tmp_path: Path) -> None:
+    wanted = suite(lengths=[32], depths=2, samples=2)
+    path = evaluate(wanted, Lookup(IDS), tmp_path).path
+    whole, lines = answers(path), path.read_text().splitlines()
+    lines[2] = json.dumps({**json.loads(lines[2]), name: value})
+    path.write_text("\n".join(lines) + "\n")
+    assert (len(read_result(path).cells), read_result(path).dropped) == (1, [3])
+    evaluate(wanted, Lookup(IDS), tmp_path)
+    assert (answers(path), read_result(path).dropped) == (whole, [])
+
+
+@pytest.mark.parametrize(("name", "value"), [("lengths", "x"), ("tasks", []), ("seed", "0"), ("settings", 1)])
+def test_a_head_with_a_value_of_another_type_is_none(name: str, value: object, tmp_path: Path) -> None:
+    path = evaluate(suite(lengths=[32], depths=1), Lookup(IDS), tmp_path).path
+    head, *others = path.read_text().splitlines(keepends=True)
+    path.write_text(json.dumps({**json.loads(head), name: value}) + "\n" + "".join(others))
+    with pytest.raises(DataError, match="line 1 is no result record"):
+        read_result(path)
+
+
 def test_parts_behind_a_broken_one_are_dropped_too(tmp_path: Path) -> None:
     wanted = suite(lengths=[32], depths=1, samples=7, batch=2)
     path = evaluate(wanted, Lookup(IDS), tmp_path).path
@@ -331,7 +366,8 @@ def test_a_file_without_a_head_is_kept_aside(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_file_has_one_writer(tmp_path: Path) -> None:
-    head = {"provenance": {}, "format": 2, "model": {"name": "a"}, "depths": [], "settings_hash": "", "model_hash": ""}
+    about = {"provenance": {}, "model": {"name": "a"}, "depths": [], "settings_hash": "", "model_hash": ""}
+    head = {"format": 2, "suite": "needle", "settings": {}, "tasks": {}, "seed": 0, "lengths": [], **about}
     path = tmp_path / "needle.jsonl"
     with ResultFile(path, head):
         with pytest.raises(DataError) as error:

@@ -154,8 +154,25 @@ def test_the_command_compares_folders_suite_by_suite(tmp_path: Path) -> None:
 def test_two_names_stand_with_a_comma(tmp_path: Path) -> None:
     for word in ("compare=a,b/c", "compare=[a,b/c]", "compare=['a',b/c]"):
         assert read(ReportSettings, compose("report", [word])).compare == ("a", "b/c")
-    with pytest.raises(ConfigError, match=r"compare: 1 value given, 2 are needed|compare"):
-        read(ReportSettings, compose("report", ["compare=a"]))
+
+
+@pytest.mark.parametrize(
+    ("word", "given"),
+    [("compare=a", "1 value"), ("compare=[a]", "1 value"), ("compare=[]", "no value"), ("compare=a,b,c", "3 values")],
+)
+def test_other_than_two_are_refused_with_the_form_that_is_meant(word: str, given: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(ReportSettings, compose("report", [word]))
+    assert str(error.value) == f"compare: {given} given. Give two: compare=first,second."
+
+
+def test_one_result_needs_no_brackets() -> None:
+    for word in ("results=x/needle.jsonl", "results=[x/needle.jsonl]"):
+        assert read(ReportSettings, compose("report", [word])).results == ("x/needle.jsonl",)
+    assert read(ReportSettings, compose("report", ["results=[a,b]"])).results == ("a", "b")
+    for word in ("results=[]", "results=[1]", "results=3", "results=null", "compare=[a,1]", "compare=3"):
+        with pytest.raises(ConfigError):
+            read(ReportSettings, compose("report", [word]))
 
 
 def test_a_refusal_is_one_line_and_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

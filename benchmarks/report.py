@@ -17,8 +17,8 @@ from farfield.benchmarks.figures import pictures
 from farfield.benchmarks.grid import Grid, Rate, Series, grids, measures, remarks
 from farfield.benchmarks.page import page
 from farfield.benchmarks.results import Measured, Result
-from farfield.benchmarks.tables import Table, families, means
-from farfield.benchmarks.tasks.ruler.effective import effective_length, own_threshold, weighted_mean
+from farfield.benchmarks.tables import Table, families, means, thresholds
+from farfield.benchmarks.tasks.ruler.effective import effective_length, weighted_mean
 
 __all__ = ["summary", "write"]
 
@@ -115,14 +115,11 @@ def _effective(results: Sequence[Result], threshold: float) -> list[dict[str, An
             mine = [grid for grid in members if grid.name == model and grid.asked]
             by_length = means(mine)
             if len(mine) > 1 and by_length and not mine[0].labels:
-                published = {} if mine[0].scoring == "likelihood" else {"published": threshold}
-                thresholds = {**published, "own": own_threshold(by_length)}
-                lengths = {kind: effective_length(by_length, threshold=least) for kind, least in thresholds.items()}
+                above = thresholds(mine[0], by_length, threshold)
+                lengths = {kind: effective_length(by_length, threshold=least) for kind, least in above.items()}
                 told = [{"length": at, "mean": mean} for at, mean in by_length.items()]
                 weighted = {way: weighted_mean(by_length, rising=way == "rising") for way in ("rising", "falling")}
                 not_asked = [grid.task for grid in members if grid.name == model and not grid.asked]
                 about = {"suite": name, "model": model, "tasks": len(mine), "not_asked": not_asked}
-                found.append(
-                    {**about, "means": told, "weighted": weighted, "thresholds": thresholds, "lengths": lengths}
-                )
+                found.append({**about, "means": told, "weighted": weighted, "thresholds": above, "lengths": lengths})
     return found

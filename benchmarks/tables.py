@@ -19,7 +19,7 @@ from farfield.benchmarks.results import Measured, Result
 from farfield.benchmarks.tasks.ruler.effective import effective_length, own_threshold, weighted_mean
 from farfield.benchmarks.tasks.sample import Condition
 
-__all__ = ["Entry", "Row", "Table", "families", "means", "tables"]
+__all__ = ["Entry", "Row", "Table", "families", "means", "tables", "thresholds"]
 
 CHANCE = "chance"
 CHOSEN = (
@@ -110,6 +110,17 @@ def means(members: Sequence[Grid]) -> dict[int, float]:
         if scores and len(scores) == len(rates):
             found[length] = sum(scores) / len(scores)
     return found
+
+
+def thresholds(grid: Grid, found: Mapping[int, float], published: float) -> dict[str, float]:
+    """What one model's means by length have to exceed at an effective length, for suites of the kind of `grid`.
+
+    The published threshold is RULER's, of scores by its rule; the own one is any model's. One length has neither.
+    """
+    if len(found) < 2:
+        return {}
+    known = grid.suite == "ruler" and grid.scoring != "likelihood"
+    return {**({"published": published} if known else {}), "own": own_threshold(found)}
 
 
 def _places(grid: Grid, result: Result) -> Table:
@@ -220,15 +231,21 @@ def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float
         if lacking:
             yield f"{model}: not asked at any length, and in no mean: {', '.join(lacking)}."
     found = {model: means([grid for grid in members if grid.name == model]) for model in models}
-    there = {model: one for model, one in found.items() if one}
+    there = {model: one for model, one in found.items() if len(one) > 1}
     if there:
-        published = [f"{model} {_effective(one, threshold)}" for model, one in there.items()]
-        own = [f"{model} {_effective(one, own_threshold(one))}" for model, one in there.items()]
+        least = {model: thresholds(members[0], one, threshold) for model, one in there.items()}
         ways = {model: [100 * weighted_mean(one, rising=way) for way in (True, False)] for model, one in there.items()}
         weighted = [f"{model} {long:.1f} / {brief:.1f}" for model, (long, brief) in ways.items()]
-        if members[0].scoring != "likelihood":  # the published threshold is of the published rule
-            yield f"Effective length (mean over the tasks asked above {threshold:.1%}): {', '.join(published)}."
-        yield f"Effective length (above 85 % of the own mean on short texts): {', '.join(own)}."
+        titles = {
+            "published": f"mean over the tasks asked above {threshold:.1%}",
+            "own": "above 85 % of the own mean on short texts",
+        }
+        for kind, title in titles.items():
+            told = [
+                f"{model} {_effective(one, least[model][kind])}" for model, one in there.items() if kind in least[model]
+            ]
+            if told:
+                yield f"Effective length ({title}): {', '.join(told)}."
         yield f"Means weighted towards long / short texts: {', '.join(weighted)}."
 
 

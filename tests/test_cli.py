@@ -97,7 +97,7 @@ def test_a_page_of_help(capsys: pytest.CaptureFixture[str]) -> None:
         "  results=[results]  result files, folders that hold them at any depth, and folders of runs\n"
         "  compare=null       two result files or folders, first,second: paired tests instead, on the same samples\n"
         "  out=null           where pictures and page go; null: the first of results, and nowhere with compare\n"
-        "  threshold=0.856    what the mean over tasks exceeds at an effective length (as published for RULER)\n"
+        "  threshold=0.856    what RULER's mean over tasks exceeds at an effective length (as published)\n"
         f"\n{usage.OPTIONS}\n"
         "\n"
         "examples\n"

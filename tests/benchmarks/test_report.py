@@ -281,6 +281,29 @@ def test_the_effective_length_is_of_all_tasks(tmp_path: Path) -> None:
     assert told["weighted"]["rising"] == pytest.approx((0.9375 + 2 * 0.625) / 3)
 
 
+@pytest.mark.parametrize(
+    ("suite", "lengths", "said", "told"),
+    [
+        ("ruler", (256, 512), {"published": 512, "own": 512}, ("85.6%", "85 %", "weighted")),
+        ("needle", (256, 512), {"own": 512}, ("85 %", "weighted")),
+        ("ruler", (256,), {}, ()),
+        ("needle", (256,), {}, ()),
+    ],
+)
+def test_an_effective_length_is_of_several_and_the_published_one_of_ruler(
+    suite: str, lengths: tuple[int, ...], said: dict[str, int], told: tuple[str, ...], tmp_path: Path
+) -> None:
+    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
+    records = [cell(task, answers([1.0] * 4, length), length) for task in tasks for length in lengths]
+    found = write_result(tmp_path / f"{suite}.jsonl", head(suite, "m", tasks, lengths=list(lengths)), records)
+    notes = [note for note in tables([found], THRESHOLD)[0].notes if "ffective" in note or "weighted" in note]
+    assert len(notes) == len(told)
+    assert all(part in note for note, part in zip(notes, told, strict=True))
+    (one,) = summary([found], THRESHOLD)["effective"]
+    assert (one["lengths"], one["thresholds"].keys()) == (said, said.keys())
+    assert [entry["mean"] for entry in one["means"]] == [1.0] * len(lengths)
+
+
 def test_tasks_that_differ_in_a_number_stand_in_its_order(tmp_path: Path) -> None:
     (table,) = tables([recall(tmp_path, "small", 8)], THRESHOLD)
     assert table.title == "recall: mqar by pairs"
@@ -403,8 +426,9 @@ def test_where_there_is_one_length_tasks_stand_against_what_was_read(tmp_path: P
 def test_choices_by_likelihood_stand_apart_with_their_chance_and_without_a_published_name(tmp_path: Path) -> None:
     tasks = {name: {"scoring": "likelihood", "metric": "String_match_all"} for name in ("one", "two")}
     chances = {"one": [0.25, 0.25], "two": [0.5, 0.1]}
-    records = [cell(name, answers([1.0, 1.0], 256, chances=chances[name]), 256) for name in tasks]
-    chosen = write_result(tmp_path / "chosen" / "ruler.jsonl", head("ruler", "m", tasks, lengths=[256]), records)
+    lengths = [256, 512]
+    records = [cell(name, answers([1.0, 1.0], at, chances=chances[name]), at) for name in tasks for at in lengths]
+    chosen = write_result(tmp_path / "chosen" / "ruler.jsonl", head("ruler", "m", tasks, lengths=lengths), records)
     wrote = ruler(tmp_path, "m", 0.99, samples=2, tasks=("vt", "cwe"))
     written_table, table = tables([wrote, chosen], THRESHOLD)
     assert (written_table.title, table.title) == ("ruler: tasks by length", "ruler by likelihood: tasks by length")
@@ -418,7 +442,7 @@ def test_choices_by_likelihood_stand_apart_with_their_chance_and_without_a_publi
     assert not any("85.6" in note for note in table.notes)
     assert any("no published score" in note for note in table.notes)
     said = summary([chosen], THRESHOLD)
-    assert said["effective"][0]["lengths"] == {"own": 256}
+    assert said["effective"][0]["lengths"] == {"own": 512}
     assert said["results"][0]["metric"] == "choice accuracy"
     assert said["results"][0]["lengths"][0]["chance"] == 0.25
     assert "String_match_all" not in as_csv([chosen])

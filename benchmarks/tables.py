@@ -135,7 +135,7 @@ def _places(grid: Grid, result: Result) -> Table:
     notes = [f"{_titled(grid.metric)} in %.", WILSON]
     if grid.scoring == "likelihood":
         notes.append(CHOSEN)
-    if grid.trained is not None:
+    if grid.trained is not None and max(grid.lengths) > grid.trained:
         notes.append(f"* longer than trained ({short(grid.trained)}).")
     if naive:
         notes.append(f"Prefilled {prefilled:,} tokens instead of {naive:,}.")

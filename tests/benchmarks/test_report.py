@@ -100,6 +100,14 @@ def test_the_table_has_a_rate_and_an_interval_for_each_cell(tmp_path: Path) -> N
     assert notes in " ".join(text.split())
 
 
+def test_a_star_is_explained_where_one_is_shown(tmp_path: Path) -> None:
+    long, short_ones = result(tmp_path, name="long"), result(tmp_path, name="short", lengths=[24, 32])
+    for found, shown in ((long, True), (short_ones, False)):
+        (table,) = tables([found], THRESHOLD)
+        assert any("*" in column for column in table.columns) == shown
+        assert any("longer than trained" in note for note in table.notes) == shown
+
+
 def test_unfinished_and_skipped_cells_show_as_what_they_are(tmp_path: Path) -> None:
     whole = result(tmp_path)
     text = whole.path.read_text().splitlines(keepends=True)

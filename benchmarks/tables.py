@@ -264,15 +264,18 @@ def _values(suite: str, series: Sequence[Series], paths: tuple[str, ...]) -> Tab
     else:
         columns, rows = tuple(map(short, lengths)), _by_length(series, lengths, called)
     cells = [(one, at, got) for one in series for (_, at), got in one.cells.items()]
-    notes: dict[str, dict[str, None]] = {}
-    for one, at, got in cells:
-        for note in got.notes:
-            notes.setdefault(note, {})[f"{one.name}, {one.task} at {short(at)}"] = None
     skipped = {reason: None for one in series for reason in one.skipped.values()}
     spread = ["± half of the 95 % interval."] if any(got.half for *_, got in cells) else []
-    told = (f"{note} ({'; '.join(places)})" for note, places in notes.items())
-    said = (*spread, *told, *(f"Skipped: {reason.rstrip('.')}." for reason in skipped))
+    said = (*spread, *_told(cells), *(f"Skipped: {reason.rstrip('.')}." for reason in skipped))
     return Table(suite, f"{suite}: what was measured", ("measured", "model"), columns, tuple(rows), said, paths)
+
+
+def _told(cells: Sequence[tuple[Series, int, Measured]]) -> Iterator[str]:
+    """The notes of cells, each once, with the places it is of where these are not all."""
+    for note in dict.fromkeys(note for *_, got in cells for note in got.notes):
+        with_it = [(one, at) for one, at, got in cells if note in got.notes]
+        places = dict.fromkeys(f"{one.name}, {one.task} at {short(at)}" for one, at in with_it)
+        yield note if len(with_it) == len(cells) else f"{note} ({'; '.join(places)})"
 
 
 def _by_length(series: Sequence[Series], lengths: Sequence[int], called: Mapping[str, str]) -> Iterator[Row]:

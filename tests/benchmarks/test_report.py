@@ -336,7 +336,18 @@ def test_what_was_measured_is_a_table_of_values_with_their_intervals(tmp_path: P
         ("cost: state", "m"): ["0", "0", "", "", ""],
     }
     assert table.rows[0].entries[0].small == "±12"
-    assert table.notes == ("± half of the 95 % interval.", "Hot. (m, cost at 256; m, cost at 512)")
+    assert table.notes == ("± half of the 95 % interval.", "Hot.")
+
+
+def test_a_note_names_its_cells_where_these_are_not_all(tmp_path: Path) -> None:
+    got = {
+        (256, "full"): ["All.", "Two."],
+        (512, "full"): ["All.", "Two."],
+        (512, "memory_off"): ["All.", "Off."],
+    }
+    records = [measured("cost", Measured({"prefill": 1.0}, notes=notes), *place) for place, notes in got.items()]
+    (table,) = tables([write_result(tmp_path / "e.jsonl", head("e", "m", {"cost": {}}), records)], THRESHOLD)
+    assert table.notes == ("All.", "Two. (m, cost at 256; m, cost at 512)", "Off. (m, cost at 512)")
 
 
 def test_capped_and_unfilled_cells_are_noted(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from farfield.config import DataError
 __all__ = ["Comparison", "compared", "pairs", "plain", "table"]
 
 ALL = "all tasks"
+HEAD = 12  # characters of a column's head, so that a table fits into 80
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def compared(first: Result, second: Result) -> Comparison:
         tasks[ALL] = paired(before, after, limit=1)
     names = [first.name, second.name]
     if names[0] == names[1]:
-        names = [str(first.path.parent), str(second.path.parent)]
+        apart = first.path.parent != second.path.parent
+        names = [str(result.path.parent if apart else result.path) for result in (first, second)]
     left = set(first.cells) ^ set(second.cells) | set(first.measured) ^ set(second.measured)
     notes = (f"{len(left)} cells that only one of the two has are left out.",) if left else ()
     suite = str(first.head["suite"])
@@ -95,9 +97,14 @@ def table(comparison: Comparison) -> Table:
         "p: two-sided; Holm: corrected for the number of lines.",
         *comparison.notes,
     )
-    columns = (comparison.first, comparison.second, "difference", "95 % interval", "p", "Holm", "units")
-    title = f"{comparison.suite}: {comparison.second} against {comparison.first}{unit}"
-    return Table(comparison.suite, title, ("task",), columns, rows, notes)
+    names = (comparison.first, comparison.second)
+    legend: tuple[str, ...] = ()
+    if max(map(len, names)) > HEAD:
+        legend = tuple(f"{letter}: {name}" for letter, name in zip("AB", names, strict=True))
+        names = ("A", "B")
+    columns = (*names, "difference", "95 % interval", "p", "Holm", "units")
+    title = f"{comparison.suite}: {names[1]} against {names[0]}{unit}"
+    return Table(comparison.suite, title, ("task",), columns, rows, (*legend, *notes))
 
 
 def plain(comparison: Comparison) -> dict[str, Any]:

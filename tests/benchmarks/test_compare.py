@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from fake_results import answers, cell, head, perplexity, recall, retrieval, ruler, write
+from rich.console import Console
 
 from farfield import cli
 from farfield.benchmarks.commands import report_command
 from farfield.benchmarks.compare import compared, pairs, plain, table
 from farfield.benchmarks.paired import mcnemar, paired
-from farfield.benchmarks.results import Result
+from farfield.benchmarks.results import Result, read_result
+from farfield.benchmarks.terminal import drawn
 from farfield.compose import compose
 from farfield.config import ConfigError, DataError, read
 from farfield.settings import ReportSettings
@@ -75,6 +77,35 @@ def test_probabilities_are_corrected_over_the_tasks_and_not_over_their_sum(tmp_p
         "6",
     ]
     assert shown.rows[2].entries[5].text == ""
+
+
+def test_long_names_are_letters_with_a_legend(tmp_path: Path) -> None:
+    places = [tmp_path / "a_folder_of_a_long_name" / side for side in ("before_the_change", "after_the_change")]
+    scores = {("one", 256, 0.0): [0] * 6, ("two", 256, None): [1, 0] * 3}
+    for place in places:
+        made(place.parent, place.name, scores)
+        (place / "needle.jsonl").write_text((place / "needle.jsonl").read_text().replace(place.name, "model"))
+    shown = table(compared(*pairs(places)[0]))
+    assert shown.columns[:2] == ("A", "B")
+    assert shown.notes[:2] == (f"A: {places[0]}", f"B: {places[1]}")
+    assert shown.title == "needle: B against A, %"
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(drawn(shown))
+    lines = [line.replace(" ", "") for line in capture.get().splitlines()]
+    assert any(line.startswith("│two│50.0│50.0│+0.0│-34.6to│1.0000│1.0000│6│") for line in lines)
+    assert "…" not in capture.get()
+    short = table(compared(made(tmp_path, "a", scores), made(tmp_path, "b", scores)))
+    assert (short.columns[:2], short.title) == (("a", "b"), "needle: b against a, %")
+    assert not any(note.startswith("A: ") for note in short.notes)
+
+
+def test_two_files_of_one_folder_are_told_apart(tmp_path: Path) -> None:
+    first = made(tmp_path, "a", {("two", 256, None): [1]})
+    other = first.path.with_name("needle.1.jsonl")
+    other.write_bytes(first.path.read_bytes())
+    found = compared(first, read_result(other))
+    assert (found.first, found.second) == (str(first.path), str(other))
 
 
 def test_what_was_measured_is_compared_by_document(tmp_path: Path) -> None:

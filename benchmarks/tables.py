@@ -153,10 +153,27 @@ def _places(grid: Grid, result: Result) -> Table:
 
 def _chance(members: Sequence[Grid], lengths: Sequence[int], heads: tuple[str, ...]) -> list[Row]:
     """A row of what guessing gives, of grids of one task; none where nothing is chosen from."""
-    found = [[chance for grid in members if (chance := grid.chance(length)) is not None] for length in lengths]
-    if not any(found):
+    found = [_guessed(members, length) for length in lengths]
+    if all(chance is None for chance in found):
         return []
-    return [Row(heads, tuple(Entry(f"{100 * fmean(one):.1f}") if one else Entry() for one in found))]
+    return [Row(heads, tuple(Entry() if chance is None else Entry(f"{100 * chance:.1f}") for chance in found))]
+
+
+def _mean_chance(members: Sequence[Grid], lengths: Sequence[int]) -> list[Row]:
+    """A row of what guessing gives in the mean over tasks, marked where that is of fewer of them."""
+    tasks = dict.fromkeys(grid.task for grid in members if grid.asked)
+    found = [
+        [_guessed([grid for grid in members if grid.task == task], length) for task in tasks] for length in lengths
+    ]
+    if all(chance is None for of_length in found for chance in of_length):
+        return []
+    return [Row(("", CHANCE), tuple(map(_mean_share, found)))]
+
+
+def _guessed(members: Sequence[Grid], length: int) -> float | None:
+    """What guessing gives, the mean over models; None where nothing is chosen from."""
+    found = [chance for grid in members if (chance := grid.chance(length)) is not None]
+    return fmean(found) if found else None
 
 
 def _control(grid: Grid, condition: Condition, heads: tuple[str, ...]) -> Row:
@@ -181,6 +198,7 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
     notes = [f"{_titled(' / '.join(dict.fromkeys(grid.metric for grid in members)))} in %.", WILSON]
     if several and not members[0].labels:
         rows += _means(members, models, lengths)
+        rows += _mean_chance(members, lengths)
         notes += _mean_notes(members, models, threshold)
     rows += _control_rows(members, models, lengths, several)
     notes += [CHOSEN] if members[0].scoring == "likelihood" else []
@@ -365,10 +383,14 @@ def _rate(rate: Rate | None) -> Entry:
 
 def _mean(rates: Sequence[Rate | None]) -> Entry:
     """Of tasks, each with the same weight."""
-    found = [rate.score for rate in rates if rate is not None]
+    return _mean_share([None if rate is None else rate.score for rate in rates])
+
+
+def _mean_share(shares: Sequence[float | None]) -> Entry:
+    found = [share for share in shares if share is not None]
     if not found:
         return Entry()
-    return Entry(f"{100 * sum(found) / len(found):.1f}" + ("" if len(found) == len(rates) else FEWER))
+    return Entry(f"{100 * fmean(found):.1f}" + ("" if len(found) == len(shares) else FEWER))
 
 
 def _words(rate: Rate) -> str:

@@ -456,6 +456,7 @@ def test_choices_by_likelihood_stand_apart_with_their_chance_and_without_a_publi
     assert [(row.heads, row.entries[0].text) for row in table.rows][1::2] == [
         (("", "chance"), "25.0"),
         (("", "chance"), "30.0"),
+        (("", "chance"), "27.5"),
     ]
     assert any("above 85.6%)" in note for note in written_table.notes)
     assert not any("85.6" in note for note in table.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -53,11 +54,16 @@ def _open_hub(settings: EvaluateSettings, model: str, name: str) -> Subject:
 
 
 def _check_path(path: Path) -> None:
-    """Raises a ModelError where nothing is at `path` and the nearest of its neighbours is a Hugging Face model.
+    """Raises a ModelError where nothing is at `path` and it reads as an address without its beginning, or the nearest
+    of its neighbours is a Hugging Face model.
 
     The nearest run is told by what loads runs.
     """
-    if path.exists() or not path.parent.is_dir():
+    if path.exists():
+        return
+    if re.match(r"[\w.-]+:\d+(/|$)", str(path)):
+        raise ModelError(f"{path}: no such run or file. An endpoint's address begins with http:// or https://.")
+    if not path.parent.is_dir():
         return
     models = {one.parent.name for kind in (HUB_CONFIG, RUN_CONFIG) for one in path.parent.glob(f"*/{kind}")}
     near = nearest(path.name, models)

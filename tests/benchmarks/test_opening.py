@@ -39,6 +39,14 @@ def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureF
     [
         (["model=models/tniy"], "models/tniy: no such run or file. Did you mean 'models/tiny'?"),
         (
+            ["model=127.0.0.1:8140/v1"],
+            "127.0.0.1:8140/v1: no such run or file. An endpoint's address begins with http:// or https://.",
+        ),
+        (
+            ["model=localhost:8000"],
+            "localhost:8000: no such run or file. An endpoint's address begins with http:// or https://.",
+        ),
+        (
             ["model=models/tiny", "hf.chat=true"],
             "hf.chat: true given, but the tokenizer has no chat template. Take chat=false.",
         ),

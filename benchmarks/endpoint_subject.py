@@ -181,7 +181,7 @@ class EndpointSubject:
         if chat and (found is None or (found == "" and choice.get("finish_reason") == "length")):
             return None
         if not isinstance(found, str):
-            raise self._nonsense(route, f"has {type(found).__name__} for {place}, a text is needed")
+            raise self._nonsense(route, f"has {_kind(found)} for {place}, a text is needed")
         return found
 
     def _likelihood(self, text: str, choice: str) -> float:
@@ -208,6 +208,12 @@ class EndpointSubject:
 
     def _nonsense(self, route: str, what: str) -> ModelError:
         return ModelError(f"{self.client.url}/{route}: the answer {what}.")
+
+
+def _kind(value: object) -> str:
+    """What kind of JSON value it is."""
+    kinds = {type(None): "null", bool: "true or false", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")
 
 
 def _rows(prefilled: Prefilled) -> NDArray[np.int64]:

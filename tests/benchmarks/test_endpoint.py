@@ -165,7 +165,11 @@ NONSENSE: dict[str, tuple[Answer, str]] = {
     "empty choices": ((200, {"choices": []}), "the answer has no choices."),
     "choices of another type": ((200, {"choices": ["a"]}), "the answer has no choices."),
     "no text": ((200, {"choices": [{}]}), "the answer has no choices[0].text."),
-    "a number": (says(7), "the answer has int for choices[0].text, a text is needed."),
+    "a number": (says(7), "the answer has a number for choices[0].text, a text is needed."),
+    "a number with a point": (says(7.5), "the answer has a number for choices[0].text, a text is needed."),
+    "null": (says(None), "the answer has null for choices[0].text, a text is needed."),
+    "true": (says(True), "the answer has true or false for choices[0].text, a text is needed."),
+    "an object": (says({}), "the answer has an object for choices[0].text, a text is needed."),
     "another path": ((404, b"not here"), "404 Not Found"),
     "another model": ((404, {"error": {"message": "no model small"}}), "404 Not Found: no model small"),
 }
@@ -186,7 +190,10 @@ def test_nonsense_is_told_in_one_line(case: str) -> None:
     [
         ({"choices": [{"text": "a"}]}, "has no choices[0].message.content."),
         ({"choices": [{"message": "a"}]}, "has no choices[0].message.content."),
-        ({"choices": [{"message": {"content": ["a"]}}]}, "has list for choices[0].message.content, a text is needed."),
+        (
+            {"choices": [{"message": {"content": ["a"]}}]},
+            "has a list for choices[0].message.content, a text is needed.",
+        ),
     ],
 )
 def test_nonsense_in_a_chat(answer: dict[str, Any], line: str) -> None:

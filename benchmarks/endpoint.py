@@ -36,7 +36,7 @@ BROKEN = (OSError, http.client.HTTPException)  # of a connection; urllib.error.U
 
 @dataclass
 class Usage:
-    """What was asked, and the tokens that the endpoint says it took."""
+    """What was asked, whatever came of it, and the tokens that the endpoint says it took."""
 
     requests: int = 0
     retries: int = 0
@@ -117,6 +117,8 @@ class Client:
         Raises:
             TemporaryError: it failed for a while each time. Refused: for its content. ModelError: all else.
         """
+        with self._lock:
+            self.usage.requests += 1
         for attempt in range(self.settings.retries + 1):
             try:
                 found = self._send(route, body)
@@ -136,7 +138,6 @@ class Client:
         told = found.get("usage")
         counts = told if isinstance(told, dict) else {}
         with self._lock:
-            self.usage.requests += 1
             for name in ("prompt_tokens", "completion_tokens"):
                 count = counts.get(name)
                 setattr(self.usage, name, getattr(self.usage, name) + (count if isinstance(count, int) else 0))

@@ -129,6 +129,7 @@ def test_what_fails_for_a_while_is_asked_again(status: int) -> None:
         with pytest.raises(TemporaryError, match=rf"/completions: {status} .*, 4 times\."):
             asked.generate(asked.prefill(ids("x")), 9)
     assert waited == [0.5, 1, 2]
+    assert (asked.usage()["requests"], asked.usage()["retries"]) == (1, 3)
 
 
 def test_a_timeout_and_a_broken_connection_are_temporary() -> None:
@@ -154,7 +155,7 @@ def test_a_prompt_that_is_refused_is_a_reason_to_skip() -> None:
         asked = subject(server.url)
         with pytest.raises(Refused, match=r"refuses it: 400 Bad Request: This model's maximum context length is 4096"):
             asked.generate(asked.prefill(ids("x")), 9)
-    assert len(server.bodies) == 1
+    assert len(server.bodies) == asked.usage()["requests"] == 1
 
 
 NONSENSE: dict[str, tuple[Answer, str]] = {

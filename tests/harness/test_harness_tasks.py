@@ -148,6 +148,10 @@ def test_every_suite_that_asks_is_a_task() -> None:
             {"tokenizer": "bytes", "needle": {"lenghts": [3]}},
             "suite: unknown key 'lenghts'. Did you mean 'lengths'? Known: ",
         ),
+        (
+            {"tokenizer": "bytes", "needel": {"lengths": [256]}},
+            "metadata: unknown suite 'needel'. Did you mean 'needle'? Known: ",
+        ),
         ({"tokenizer": "bytes", "needle": 3}, "metadata.needle: 3 given, a mapping of settings is needed."),
     ],
 )
@@ -155,6 +159,11 @@ def test_mistakes_are_one_line(place: Path, metadata: dict[str, Any], line: str)
     with pytest.raises(ConfigError) as error:
         SuiteTask({"task": "farfield_needle", "metadata": {"suite": "needle", **metadata}})
     assert str(error.value).startswith(line)
+
+
+def test_mappings_that_are_the_models_arguments_are_let_be(place: Path) -> None:
+    given = {"suite": "needle", "tokenizer": "bytes", "needle": GRID, "quantization_config": {"bits": 4}, "ruler": {}}
+    assert SuiteTask({"task": "farfield_needle", "metadata": given}).asked
 
 
 LOCAL = """

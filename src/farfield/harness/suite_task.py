@@ -35,7 +35,7 @@ from farfield.benchmarks.questions import samples_of, scoring_of
 from farfield.benchmarks.settings import Suite
 from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.benchmarks.tasks.sample import IGNORED, Ids, LackingError, Sample, Scoring, Task
-from farfield.config import Config, ConfigError, DataError, read
+from farfield.config import Config, ConfigError, DataError, nearest, read, unknown
 from farfield.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = ["SuiteTask", "asking"]
@@ -167,8 +167,9 @@ def _suite(given: Mapping[str, Any]) -> AskedSuite:
     """The suite of `metadata`, which holds the arguments of the model too, with the settings below its name.
 
     Raises:
-        ConfigError: a setting is unknown or of the wrong type, or the suite asks nothing.
+        ConfigError: a setting or a suite is unknown or of the wrong type, or the suite asks nothing.
     """
+    _refuse_misspelt(given)
     name = str(given["suite"])
     settings = given.get(name, {})
     if not isinstance(settings, Mapping):
@@ -179,11 +180,30 @@ def _suite(given: Mapping[str, Any]) -> AskedSuite:
     return suite
 
 
+def _refuse_misspelt(given: Mapping[str, Any]) -> None:
+    """Settings below a name that is nearly a suite's are meant for it.
+
+    Others are let be: the arguments of the model, which may be mappings too, are in `metadata` with ours.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    known = _kinds()
+    for name, value in given.items():
+        if isinstance(value, Mapping) and name not in known and nearest(name, known):
+            raise ConfigError("metadata: " + unknown("unknown suite", name, known))
+
+
+def _kinds() -> dict[str, type[Config]]:
+    """All suites, by name."""
+    union = get_args(get_args(Suite)[0]) or get_args(Suite)
+    kinds = [kind for kind in union if isinstance(kind, type) and issubclass(kind, Config)]
+    return {str(kind.model_fields["kind"].default): kind for kind in kinds}
+
+
 def asking() -> dict[str, type[AskedSuite]]:
     """The suites that ask, by name."""
-    union = get_args(get_args(Suite)[0]) or get_args(Suite)
-    kinds = [kind for kind in union if isinstance(kind, type) and issubclass(kind, AskedSuite)]
-    return {str(kind.model_fields["kind"].default): kind for kind in kinds}
+    return {name: kind for name, kind in _kinds().items() if issubclass(kind, AskedSuite)}
 
 
 def _tokenizer(given: Mapping[str, Any]) -> Tokenizer:

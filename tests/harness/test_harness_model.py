@@ -196,6 +196,31 @@ def test_mistakes_are_told_in_one_line(places: tuple[Path, Path], tmp_path: Path
         ours.generate_until(asked("generate_until", ("The", {"until": [], "num_beams": 4})))
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "path={run},precison=fp64",
+            "model_args: unknown key 'precison'. Did you mean 'precision'? Known: batch_size, ",
+        ),
+        ("precision=fp64", "model_args: no model. Add path=<a run's folder>."),
+        ("path={run},batch_size=x", "batch_size: x given, a whole number above 0 or auto is needed."),
+        ("path={run},batch_size=0", "batch_size: 0 given, a whole number above 0 or auto is needed."),
+        ("path={run},max_gen_toks=x", "max_gen_toks: x given, a whole number above 0 is needed."),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told_in_one_line(places: tuple[Path, Path], words: str, line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        FarfieldLM.create_from_arg_string(words.format(run=places[0]), {"batch_size": 1, "device": None})
+    assert str(error.value).startswith(line)
+
+
+def test_an_argument_counts_more_than_the_option_of_its_name(places: tuple[Path, Path]) -> None:
+    words = f"path={places[0]},batch_size=3"
+    assert FarfieldLM.create_from_arg_string(words, {"batch_size": 1, "device": "cpu"}).batch_size == 3
+    assert FarfieldLM.create_from_arg_string(f"path={places[0]}", {"batch_size": "2"}).batch_size == 2
+
+
 def test_it_tells_lm_eval_who_it_is(places: tuple[Path, Path]) -> None:
     ours = FarfieldLM(str(places[0]), batch_size="auto:4")
     assert ours.batch_size > 1

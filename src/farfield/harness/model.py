@@ -15,6 +15,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,12 +25,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 from torch import Tensor
 
 from farfield.api import load, open_model, place
 from farfield.benchmarks.model_subject import ModelSubject
-from farfield.config import ConfigError, ModelError, read
+from farfield.config import ConfigError, ModelError, read, unknown
 from farfield.generation import GenerationConfig, TextModel, generate, prefill
 from farfield.settings import DeviceConfig
 from farfield.tokenizers import fingerprint
@@ -40,6 +41,7 @@ LOG = logging.getLogger("farfield.harness")
 
 PIECE = 2048  # tokens that are prefilled in one call
 BATCH = 16  # rows, where lm-eval is told to find out by itself
+ANSWER = 256  # tokens, where a task does not say
 LENGTH = 2048  # of windows, where the model's training does not say
 LOGITS = 1 << 26  # that are held at once
 
@@ -52,14 +54,15 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
 
     def __init__(
         self,
-        path: str | TextModel,
+        path: str | TextModel | None = None,
         precision: str = "fp32",
         memory: str | None = None,
         max_length: int | None = None,
-        max_gen_toks: int = 256,
+        max_gen_toks: int = ANSWER,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
+        **others: object,
     ) -> None:
         """A run's folder or a file in one, or a model that is already there.
 
@@ -71,15 +74,34 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
             max_gen_toks: of an answer whose task does not say.
             batch_size: rows that are read together. max_batch_size: taken for lm-eval's sake, and not needed.
             device: "cpu", or anything else: a GPU if there is one.
+            others: what is none of these, which lm-eval hands over as it was written; refused.
 
         Raises:
             ModelError: nothing there, or it cannot be used. ConfigError: a setting does not fit.
         """
         super().__init__()
+        for name in others:
+            known = [one for one in inspect.signature(FarfieldLM).parameters if one != "others"]
+            raise ConfigError("model_args: " + unknown("unknown key", name, known))
+        if path is None:
+            raise ConfigError("model_args: no model. Add path=<a run's folder>.")
         self.model = path if isinstance(path, TextModel) else _opened(str(path), precision, memory, device)
-        self.path, self.cut_to, self.generated = str(path), _whole("max_length", max_length), int(max_gen_toks)
-        self.rows = BATCH if str(batch_size).startswith("auto") else int(batch_size)
+        self.path, self.generated = str(path), _whole("max_gen_toks", max_gen_toks)
+        self.cut_to = None if max_length is None else _whole("max_length", max_length)
+        self.rows = BATCH if str(batch_size).startswith("auto") else _rows(batch_size)
         self._device = self.model.device
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> FarfieldLM:
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> FarfieldLM:
+        """The model of `--model_args`; what is said there too counts more than an option of the command line."""
+        options = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**{**options, **arg_dict})
 
     @property
     def eot_token_id(self) -> int:
@@ -261,10 +283,15 @@ def _opened(path: str, precision: str, memory: str | None, device: str | None) -
     return load(path, place(settings), memory=memory).to(settings.dtype)
 
 
-def _whole(name: str, value: object) -> int | None:
-    """A number above 0, or None."""
-    if value is None:
-        return None
+def _rows(value: object) -> int:
+    """A number above 0 that may be written as a text."""
+    if not str(value).isdecimal() or int(str(value)) < 1:
+        raise ConfigError(f"batch_size: {value} given, a whole number above 0 or auto is needed.")
+    return int(str(value))
+
+
+def _whole(name: str, value: object) -> int:
+    """A number above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name}: {value} given, a whole number above 0 is needed.")
     return value

@@ -190,6 +190,10 @@ class PerplexitySuite(MeasuredSuite):
         reach = self.reach or self.lengths[-1]
         rows = [row for row in costs.nats if len(row) >= reach]
         curves = {"nats_by_position": _by_position(rows, reach, "nats a token")} if rows else {}
+        windows = [_window_means(row, cell.length) for row in costs.nats if len(row) >= cell.length]
+        if cell.task == "block" and windows:
+            inside = _by_position(windows, cell.length, "nats a token")
+            curves["nats_by_window_position"] = replace(inside, x_name="position in the window, tokens")
         return Measured(
             **_values(costs, documents),
             curves=curves,
@@ -329,9 +333,16 @@ def _by_position(rows: Sequence[Floats], reach: int, called: str) -> Curve:
         x=middles(reach),
         y=[float(np.mean(some)) for some in means],
         half=[half for half in halves if half is not None],
-        x_name="position, tokens",
+        x_name="position in the document, tokens",
         y_name=called,
     )
+
+
+def _window_means(row: Floats, length: int) -> Floats:
+    """What each place of a window costs, of a document's (n,) costs: (length,) means over its whole windows."""
+    whole = row[: len(row) // length * length]
+    means: Floats = whole.reshape(-1, length).mean(0)
+    return means
 
 
 def _first(document: Document, length: int) -> Document:

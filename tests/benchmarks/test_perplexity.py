@@ -254,9 +254,24 @@ def test_curves_are_of_the_same_documents_in_every_bucket(tmp_path: Path) -> Non
     assert len(curve.x) == len(curve.half) == 4
     assert curve.half == pytest.approx([0] * 4, abs=1e-12)
     assert "the curve is of 2 of at least 200 tokens" in found[Cell("block", 32)].notes[0]
+    assert curve.x_name == "position in the document, tokens"
     none = measured(tmp_path / "none", suite(tmp_path, reach=400), Remembering(Begun()))
-    assert not none[Cell("block", 32)].curves
+    assert set(none[Cell("block", 32)].curves) == {"nats_by_window_position"}
+    assert not none[Cell("sliding", 32)].curves
     assert "none for a curve by position" in none[Cell("block", 32)].notes[0]
+
+
+def test_blocks_have_a_curve_within_the_window_too(tmp_path: Path) -> None:
+    """By position in the document blocks show nothing but their edges; within a window, what its context is worth."""
+    texts(tmp_path, 333, 90)
+    found = measured(tmp_path, suite(tmp_path, lengths=[64]), Remembering(Begun(), memory=1000))
+    curves = {cell.task: got.curves for cell, got in found.items()}
+    inside = curves["block"]["nats_by_window_position"]
+    wanted = remembering(range(1, 65), 1000)
+    assert inside.y == pytest.approx([np.mean(wanted[:32]), np.mean(wanted[32:])])
+    assert inside.half == pytest.approx([0, 0], abs=1e-12)
+    assert (len(inside.x), inside.x_name) == (2, "position in the window, tokens")
+    assert [task for task, some in curves.items() if "nats_by_window_position" in some] == ["block"]
 
 
 def test_the_gain_is_what_the_far_past_saves(tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ def _same_for_all() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _absl_closes_no_capture() -> Iterator[None]:
+    """What absl took for standard error when it was imported is a capture here: Hydra would have it closed."""
+    yield
+    absl = sys.modules.get("absl.logging")
+    if absl is not None:
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Names the kind of each contract case for the count, and makes `-m contract_full` the whole suite, fast cases too.

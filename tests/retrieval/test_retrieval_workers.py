@@ -156,7 +156,13 @@ def test_stopped_from_outside_it_leaves_no_process_and_what_is_stored(
         finally:
             connection.close()
 
-    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True) as run:
+    # Whoever runs this test in the background ignores Ctrl-C, which processes that are started inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with run:
         assert eventually(begun)
         (os.killpg if stop == signal.SIGINT else os.kill)(run.pid, stop)
         said = (run.communicate()[1]).splitlines()

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
 from farfield.benchmarks.tasks.recall.strings import check_ids
 from farfield.benchmarks.tasks.sample import (
     IGNORED,
@@ -56,14 +57,13 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Automata:
+class Automata(OneAnIndex):
     """One automaton a row. `ids` counts the vocabulary without the end."""
 
     ids: int
 
     name: str = "automata"
     metric: str = "accepted"
-    placed: bool = False
     scorings: tuple[Scoring, ...] = ("read",)
     stop: tuple[str, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
@@ -76,12 +76,6 @@ class Automata:
         check_ids(self.name, self.ids, 1 + SYMBOLS)
         if length < 2:
             raise TooShortError(f"recall: {self.name} needs 2 tokens or more, {length} is given. Give longer lengths.")
-
-    def generate(
-        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
-    ) -> list[Sample]:
-        self.check(seed, length, n, split)
-        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return [_accepted(sample, output) for sample, output in zip(samples, outputs, strict=True)]

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
 from farfield.benchmarks.tasks.recall.strings import check_ids, draw_string, exact, share, short_of
 from farfield.benchmarks.tasks.sample import (
     IGNORED,
@@ -45,7 +46,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Copying:
+class Copying(OneAnIndex):
     """A string, once more. `ids` counts the vocabulary without the end; `written` asks for generation."""
 
     ids: int
@@ -53,7 +54,6 @@ class Copying:
 
     name: str = "copying"
     metric: str = "accuracy"
-    placed: bool = False
     stop: tuple[str, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
 
@@ -69,12 +69,6 @@ class Copying:
         check_ids(self.name, self.ids, FIRST + ALPHABET)
         if length < 4:
             raise TooShortError(f"recall: {self.name} needs 4 tokens or more, {length} is given. Give longer lengths.")
-
-    def generate(
-        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
-    ) -> list[Sample]:
-        self.check(seed, length, n, split)
-        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return exact(samples, outputs) if self.written else share(samples, outputs)
@@ -107,7 +101,7 @@ class Copying:
 
 
 @dataclass(frozen=True)
-class SelectiveCopying:
+class SelectiveCopying(OneAnIndex):
     """Scattered symbols, in their order. `tokens` symbols in a row."""
 
     ids: int
@@ -115,7 +109,6 @@ class SelectiveCopying:
 
     name: str = "selective_copying"
     metric: str = "accuracy"
-    placed: bool = False
     scorings: tuple[Scoring, ...] = ("read",)
     stop: tuple[str, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
@@ -131,12 +124,6 @@ class SelectiveCopying:
                 f"recall: {self.name} needs {2 * self.tokens} tokens or more for {self.tokens} symbols and their "
                 f"markers, {length} is given. Give longer lengths or fewer tokens."
             )
-
-    def generate(
-        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
-    ) -> list[Sample]:
-        self.check(seed, length, n, split)
-        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return share(samples, outputs)

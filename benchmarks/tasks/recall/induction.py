@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
 from farfield.benchmarks.tasks.recall.strings import check_ids, draw_string, share
 from farfield.benchmarks.tasks.sample import (
     IGNORED,
@@ -34,14 +35,13 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Induction:
+class Induction(OneAnIndex):
     """One question a row. `ids` counts the vocabulary without the end."""
 
     ids: int
 
     name: str = "induction"
     metric: str = "accuracy"
-    placed: bool = False
     scorings: tuple[Scoring, ...] = ("read", "generate", "likelihood")
     stop: tuple[str, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
@@ -54,12 +54,6 @@ class Induction:
         check_ids(self.name, self.ids, 1 + SYMBOLS)
         if length < 5:
             raise TooShortError(f"recall: {self.name} needs 5 tokens or more, {length} is given. Give longer lengths.")
-
-    def generate(
-        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
-    ) -> list[Sample]:
-        self.check(seed, length, n, split)
-        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return share(samples, outputs)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.recall.copying import ALPHABET, BEGIN, BREAK, FIRST
+from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
 from farfield.benchmarks.tasks.recall.strings import check_ids, draw_string, exact, share
 from farfield.benchmarks.tasks.sample import (
     IGNORED,
@@ -42,7 +43,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Ngram:
+class Ngram(OneAnIndex):
     """One question a row. `ids` counts the vocabulary without the end; `written` asks for generation."""
 
     ids: int
@@ -50,7 +51,6 @@ class Ngram:
     written: bool = False
 
     metric: str = "accuracy"
-    placed: bool = False
     stop: tuple[str, ...] = ()
     labels: Mapping[str, float] = field(default_factory=dict)
 
@@ -73,12 +73,6 @@ class Ngram:
             raise TooShortError(
                 f"recall: {self.name} needs {least} tokens or more, {length} is given. Give longer lengths."
             )
-
-    def generate(
-        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
-    ) -> list[Sample]:
-        self.check(seed, length, n, split)
-        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return exact(samples, outputs) if self.written else share(samples, outputs)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.haystack import Haystack
 from farfield.benchmarks.tasks.recall.ngram import NAMED, places
+from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
 from farfield.benchmarks.tasks.recall.strings import draw_string, short_of
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
@@ -44,7 +45,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
-class CopyingText:
+class CopyingText(OneAnIndex):
     """One text a row."""
 
     tokenizer: Tokenizer
@@ -53,7 +54,6 @@ class CopyingText:
 
     name: str = "copying"
     metric: str = "accuracy"
-    placed: bool = False
     scorings: tuple[Scoring, ...] = ("generate", "likelihood")
     stop: tuple[str, ...] = ()
 
@@ -76,12 +76,6 @@ class CopyingText:
                 f"recall: {self.name} needs {least} tokens or more for a text three times, {length} is given. Give "
                 "longer lengths."
             )
-
-    def generate(
-        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
-    ) -> list[Sample]:
-        self.check(seed, length, n, split)
-        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         written = (self.tokenizer.decode(list(output)).strip() for output in outputs)
@@ -114,7 +108,7 @@ class CopyingText:
 
 
 @dataclass(frozen=True, eq=False)
-class NgramText:
+class NgramText(OneAnIndex):
     """One question a list."""
 
     tokenizer: Tokenizer
@@ -122,7 +116,6 @@ class NgramText:
 
     name: str = "ngram_suffix"
     metric: str = "accuracy"
-    placed: bool = False
     scorings: tuple[Scoring, ...] = ("generate", "likelihood")
     stop: tuple[str, ...] = ("\n",)
 
@@ -160,12 +153,6 @@ class NgramText:
             raise TooShortError(
                 f"recall: {self.name} needs {least} tokens or more, {length} is given. Give longer lengths."
             )
-
-    def generate(
-        self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
-    ) -> list[Sample]:
-        self.check(seed, length, n, split)
-        return [self._draw(seed, length, index, split) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         written = (self.tokenizer.decode(list(output)).replace(",", " ").split() for output in outputs)

@@ -399,14 +399,22 @@ def _words(rate: Rate) -> str:
 
 
 def _reasons(members: Iterable[Grid]) -> list[str]:
-    """Why cells are skipped; once where it is the same but for the task's name, with the other tasks behind it."""
+    """Why cells are skipped; once where it is the same but for the task's name, with the other tasks behind it.
+
+    Reasons that only controls have say which.
+    """
     reasons: dict[str, dict[str, str]] = {}
+    beside: dict[str, dict[str, None]] = {}
     for grid in members:
-        for why in (*grid.skipped.values(), *grid.lacking.values()):
+        places = [("", why) for why in grid.skipped.values()]
+        for condition, why in places + [(CONDITIONS[at], why) for (at, _), why in grid.lacking.items()]:
             nameless = re.sub(rf"(?<!\w){re.escape(grid.task)}(?!\w)", "\0", why)
             reasons.setdefault(nameless, {}).setdefault(grid.task if nameless != why else "", why)
+            beside.setdefault(nameless, {}).setdefault(condition)
     said = []
-    for first, *others in list(map(dict.items, reasons.values()))[:REASONS]:
+    for nameless, tasks in list(reasons.items())[:REASONS]:
+        (_, first), *others = tasks.items()
         likewise = f" ({', '.join(task for task, _ in others)} likewise)" if others else ""
-        said.append(f"Skipped: {first[1].rstrip('.')}{likewise}.")
+        controls = "" if "" in beside[nameless] else f" {', '.join(beside[nameless])}"
+        said.append(f"Skipped{controls}: {first.rstrip('.')}{likewise}.")
     return said + [f"Skipped for {len(reasons) - REASONS} more reasons: see report.csv."] * (len(reasons) > REASONS)

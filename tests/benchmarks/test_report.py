@@ -594,3 +594,9 @@ def test_a_reason_of_many_tasks_is_told_once_and_has_no_picture(
     names = ["recall_by_likelihood_heat_map.png", "recall_by_likelihood_by_length.png"]
     assert [path.name for path in made] == names == list(panels)
     assert panels[names[1]] == ["copying"]
+
+
+def test_a_reason_of_controls_alone_says_which(tmp_path: Path) -> None:
+    suite = NeedleSuite(lengths=(64,), depths=2, samples=2)
+    made = read_result(evaluate(suite, Lookup(IDS), tmp_path).path)
+    assert "Skipped memory off, memory shuffled: needs a model that has an external memory." in printed([made])

@@ -10,16 +10,17 @@ from typing import Any
 
 from rich.console import Console
 
-from farfield.benchmarks import report, training_curves
-from farfield.benchmarks.collected import collected
-from farfield.benchmarks.compare import compared, pairs, plain, table
-from farfield.benchmarks.endpoint_subject import USAGE, EndpointSubject, add_usage
-from farfield.benchmarks.opening import open_subject, sharing
-from farfield.benchmarks.results import Result, read_result
-from farfield.benchmarks.runner import Outcome
-from farfield.benchmarks.runner import evaluate as run
-from farfield.benchmarks.tables import Table, tables
-from farfield.benchmarks.terminal import drawn
+from farfield.benchmarks import training_curves
+from farfield.benchmarks.reports import report
+from farfield.benchmarks.reports.collected import collected
+from farfield.benchmarks.reports.compare import compared, pairs, plain, table
+from farfield.benchmarks.reports.tables import Table, tables
+from farfield.benchmarks.reports.terminal import drawn
+from farfield.benchmarks.running.results import Result, read_result
+from farfield.benchmarks.running.runner import Outcome
+from farfield.benchmarks.running.runner import evaluate as run
+from farfield.benchmarks.subjects.endpoint_subject import USAGE, EndpointSubject, add_usage
+from farfield.benchmarks.subjects.opening import open_subject, sharing
 from farfield.settings import EvaluateSettings, ReportSettings
 
 __all__ = ["evaluate", "evaluate_together", "report_command"]

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.subjects import Lacking, Prefilled, Subject
+from farfield.benchmarks.subjects.subject import Lacking, Prefilled, Subject
 from farfield.benchmarks.tasks.long_text import Document, Window, inputs
 from farfield.benchmarks.tasks.sample import Tokenizer
 

@@ -27,10 +27,10 @@ from rich.table import Table
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.benchmarks.memories.perplexity import train_model
 from farfield.benchmarks.memories.pictures import finish, line, new_figure
-from farfield.benchmarks.model_subject import ModelSubject
 from farfield.benchmarks.provenance import provenance
-from farfield.benchmarks.results import Cell, read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import Cell, read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.suites.recall import RecallSuite
 from farfield.config import Config, ConfigError, DataError, FarfieldError, read, unknown
 from farfield.model import ModelConfig

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from farfield.api import build
-from farfield.benchmarks.grid import short
 from farfield.benchmarks.provenance import provenance
+from farfield.benchmarks.reports.grid import short
 from farfield.generation import GenerationConfig, TextModel, generate, prefill
 from farfield.progress import Bar
 from farfield.sessions import Reply, Sessions, SessionsConfig, open_sessions

@@ -6,7 +6,13 @@ from typing import Annotated, TypeAlias
 
 import pydantic
 
-from farfield.benchmarks.subject_settings import EndpointConfig, HuggingFaceConfig, kind_of, url_mistake, url_name
+from farfield.benchmarks.subjects.subject_settings import (
+    EndpointConfig,
+    HuggingFaceConfig,
+    kind_of,
+    url_mistake,
+    url_name,
+)
 from farfield.benchmarks.suites.babilong import BabilongSuite
 from farfield.benchmarks.suites.efficiency import EfficiencySuite
 from farfield.benchmarks.suites.longdoc import LongdocSuite

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from farfield.benchmarks.grid import short
 from farfield.benchmarks.memories.cost import Cost
 from farfield.benchmarks.memories.perplexity import Read
 from farfield.benchmarks.memories.recall import NEEDLES, Found
 from farfield.benchmarks.memories.search import Searched
+from farfield.benchmarks.reports.grid import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

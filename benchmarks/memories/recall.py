@@ -15,9 +15,9 @@ from pathlib import Path
 
 from farfield.benchmarks.memories.perplexity import train_model
 from farfield.benchmarks.memories.plan import WHOLE, Variant, checked, memory_of, variants
-from farfield.benchmarks.model_subject import ModelSubject
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.config import read
 from farfield.generation import TextModel

@@ -16,13 +16,13 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from farfield.benchmarks.results import Cell, Measured
-from farfield.benchmarks.spread import median_half
+from farfield.benchmarks.reports.spread import median_half
+from farfield.benchmarks.running.results import Cell, Measured
 from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
 from farfield.benchmarks.tasks.sample import generator
 
 if TYPE_CHECKING:
-    from farfield.benchmarks.subjects import Capability, Subject
+    from farfield.benchmarks.subjects.subject import Capability, Subject
 
 __all__ = ["EfficiencySuite"]
 

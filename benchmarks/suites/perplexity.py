@@ -20,9 +20,9 @@ import pydantic
 from numpy.typing import NDArray
 
 from farfield.benchmarks.long_reading import Costs, Streaming, begin_of, prefix_of, streamed, windowed
-from farfield.benchmarks.results import Cell, Curve, Measured
-from farfield.benchmarks.spread import mean_half, ratio_half
-from farfield.benchmarks.subjects import Lacking
+from farfield.benchmarks.reports.spread import mean_half, ratio_half
+from farfield.benchmarks.running.results import Cell, Curve, Measured
+from farfield.benchmarks.subjects.subject import Lacking
 from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
 from farfield.benchmarks.tasks.long_text import (
     Document,
@@ -38,7 +38,7 @@ from farfield.benchmarks.tasks.sample import Tokenizer
 from farfield.config import ConfigError
 
 if TYPE_CHECKING:
-    from farfield.benchmarks.subjects import Capability, Subject
+    from farfield.benchmarks.subjects.subject import Capability, Subject
     from farfield.data.files import Collection
 
 __all__ = ["PerplexitySuite"]

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
 
-from farfield.benchmarks.results import Cell, Measured
-from farfield.benchmarks.retrieval_subject import RetrievalSubject
-from farfield.benchmarks.spread import mean_half
+from farfield.benchmarks.reports.spread import mean_half
+from farfield.benchmarks.running.results import Cell, Measured
+from farfield.benchmarks.subjects.retrieval_subject import RetrievalSubject
 from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
 from farfield.config import ConfigError
 
 if TYPE_CHECKING:
     from farfield.benchmarks.retrieval_quality.collection import Collection
-    from farfield.benchmarks.subjects import Capability, Subject
+    from farfield.benchmarks.subjects.subject import Capability, Subject
 
 __all__ = ["RetrievalSuite"]
 

@@ -16,8 +16,8 @@ from farfield.benchmarks.tasks.sample import Condition, Scoring, Split, Task, To
 from farfield.config import Config, ConfigError, unknown
 
 if TYPE_CHECKING:
-    from farfield.benchmarks.results import Cell, Measured
-    from farfield.benchmarks.subjects import Capability, Subject
+    from farfield.benchmarks.running.results import Cell, Measured
+    from farfield.benchmarks.subjects.subject import Capability, Subject
 
 __all__ = ["AskedSuite", "Count", "Lengths", "MeasuredSuite", "Suite", "chosen"]
 
@@ -140,4 +140,4 @@ class MeasuredSuite(Suite):
 
     @abstractmethod
     def measure(self, subject: Subject, cell: Cell) -> Measured:
-        """What the cell gives. Raises `farfield.benchmarks.asking.Lacking` where it has no meaning for the subject."""
+        """What the cell gives. Raises `Lacking` of `benchmarks.subjects` where it has no meaning for the subject."""

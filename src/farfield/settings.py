@@ -169,7 +169,8 @@ def _check_sets(data: FactsData, memory: MemoryConfig | None, training: Training
 class EvaluateSettings(Config):
     """`farfield evaluate`. Without a name, results are called as the model is.
 
-    The model is one of Farfield's, of Hugging Face, an endpoint's, or none: see `farfield.benchmarks.subject_settings`.
+    The model is one of Farfield's, of Hugging Face, an endpoint's, or none: see
+    `farfield.benchmarks.subjects.subject_settings`.
     A `memory` that is given, none included, stands in the place of the one that the model was trained with.
     """
 

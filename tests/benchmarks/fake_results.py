@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from farfield.benchmarks.results import FORMAT, Answers, Curve, Measured, Result, identity, read_result, record_of
+from farfield.benchmarks.running.results import (
+    FORMAT,
+    Answers,
+    Curve,
+    Measured,
+    Result,
+    identity,
+    read_result,
+    record_of,
+)
 
 RULER = (
     *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),

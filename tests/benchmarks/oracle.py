@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.subjects import Capability, Prefilled, Written
+from farfield.benchmarks.subjects.subject import Capability, Prefilled, Written
 from farfield.benchmarks.tasks.pairs import Pairs
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.config import read
 from farfield.generation import TextModel
 from farfield.model import LanguageModel, ModelConfig

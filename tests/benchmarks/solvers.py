@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.subjects import Capability, Prefilled, Reading, Written
+from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading, Written
 from farfield.benchmarks.tasks.sample import Ids, Tokenizer
 from farfield.benchmarks.tasks.wording import noise_sentences
 from farfield.tokenizers.bpe import BpeTokenizer, train_bpe

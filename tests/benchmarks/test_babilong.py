@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Bytes, Lookup, Numbers
 
-from farfield.benchmarks.grid import grids, remarks
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.reports.grid import grids, remarks
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.babilong import BabilongSuite
 from farfield.benchmarks.tasks.babilong.prompts import EXAMPLES, texts_of
 from farfield.benchmarks.tasks.babilong.stories import LABELS, PLACES, Story, find_stories, read_stories

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fake_results import needle, recall, ruler
 
-from farfield.benchmarks.collected import collected
 from farfield.benchmarks.commands import evaluate_together, report_command
+from farfield.benchmarks.reports.collected import collected
 from farfield.config import DataError
 from farfield.settings import ReportSettings
 

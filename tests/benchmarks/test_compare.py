@@ -9,10 +9,10 @@ from rich.console import Console
 
 from farfield import cli
 from farfield.benchmarks.commands import report_command
-from farfield.benchmarks.compare import compared, pairs, plain, table
-from farfield.benchmarks.paired import mcnemar, paired
-from farfield.benchmarks.results import Result, read_result
-from farfield.benchmarks.terminal import drawn
+from farfield.benchmarks.reports.compare import compared, pairs, plain, table
+from farfield.benchmarks.reports.paired import mcnemar, paired
+from farfield.benchmarks.reports.terminal import drawn
+from farfield.benchmarks.running.results import Result, read_result
 from farfield.compose import compose
 from farfield.config import ConfigError, DataError, read
 from farfield.settings import ReportSettings

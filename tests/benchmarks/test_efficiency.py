@@ -16,10 +16,10 @@ from oracle import Bytes, Lookup
 import farfield
 from farfield.benchmarks import measuring
 from farfield.benchmarks.measuring import held
-from farfield.benchmarks.model_subject import ModelSubject
-from farfield.benchmarks.results import Cell, Measured, read_result
-from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.subjects import Prefilled, Subject, Written
+from farfield.benchmarks.running.results import Cell, Measured, read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.model_subject import ModelSubject
+from farfield.benchmarks.subjects.subject import Prefilled, Subject, Written
 from farfield.benchmarks.suites.efficiency import EfficiencySuite
 from farfield.config import ConfigError, read
 

@@ -13,10 +13,10 @@ import pytest
 from endpoint_server import Answer, Answering, serving
 
 from farfield import cli
-from farfield.benchmarks.endpoint import Client
-from farfield.benchmarks.endpoint_subject import EndpointSubject, open_endpoint
-from farfield.benchmarks.subject_settings import EndpointConfig
-from farfield.benchmarks.subjects import Refused, TemporaryError
+from farfield.benchmarks.subjects.endpoint import Client
+from farfield.benchmarks.subjects.endpoint_subject import EndpointSubject, open_endpoint
+from farfield.benchmarks.subjects.subject import Refused, TemporaryError
+from farfield.benchmarks.subjects.subject_settings import EndpointConfig
 from farfield.config import ConfigError, DataError, FarfieldError, ModelError
 from farfield.tokenizers import BytesTokenizer, train_bpe
 

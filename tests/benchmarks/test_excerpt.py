@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farfield.benchmarks.excerpt import BESIDE, CLOSE, END, LONGEST, OPEN, excerpt
+from farfield.benchmarks.running.excerpt import BESIDE, CLOSE, END, LONGEST, OPEN, excerpt
 
 
 def numbers(ids: list[int]) -> str:

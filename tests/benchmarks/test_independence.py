@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import farfield
-from farfield.benchmarks.model_subject import ModelSubject
-from farfield.benchmarks.questions import Questions
-from farfield.benchmarks.results import Cell, Result, read_result, record_about
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.questions import Questions
+from farfield.benchmarks.running.results import Cell, Result, read_result, record_about
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.suites.needle import NeedleSuite
 
 ARCHITECTURES = ("attention", "retnet", "mamba2", "gated_deltanet", "longformer+knn")

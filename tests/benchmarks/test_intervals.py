@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farfield.benchmarks.intervals import mean_interval, wilson
+from farfield.benchmarks.reports.intervals import mean_interval, wilson
 
 
 @given(n=st.integers(0, 10_000), share=st.floats(0, 1))

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Bytes, Lookup, Numbers
 
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.subjects import Written
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.subject import Written
 from farfield.benchmarks.suites.longdoc import LongdocSuite, PassageFinder
 from farfield.benchmarks.tasks.longdoc.catalogue import BENCHMARKS, document_tasks
 from farfield.benchmarks.tasks.longdoc.cutting import cut, placed

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from oracle import Bytes, Lookup, Numbers
 from solvers import Solver, small_bpe
 
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.lost_in_the_middle import LostInTheMiddleSuite
 from farfield.benchmarks.tasks.bm25 import Bm25
 from farfield.benchmarks.tasks.found_documents import DOCUMENTS, FoundDocuments, subspan_match

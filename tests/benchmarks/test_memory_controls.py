@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from recaller import recaller
 
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.compose import option
 

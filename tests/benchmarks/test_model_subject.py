@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import farfield
-from farfield.benchmarks import model_subject
-from farfield.benchmarks.model_subject import ModelSubject
-from farfield.benchmarks.prefixes import Walk
+from farfield.benchmarks.running.prefixes import Walk
+from farfield.benchmarks.subjects import model_subject
+from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.tasks.sample import Ids
 
 # A softmax, a recurrence, a delta rule, a window, and a window with a memory.

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from oracle import Bytes, Numbers
 from solvers import Solver, small_bpe
 
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.tasks.associations import FAMILIES
 from farfield.benchmarks.tasks.haystack import load_haystack

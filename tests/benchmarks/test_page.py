@@ -16,9 +16,9 @@ import pytest
 from fake_results import answers, cell, head, needle, perplexity, recall, ruler
 from fake_results import write as write_result
 
-from farfield.benchmarks.page import page
-from farfield.benchmarks.results import Result
-from farfield.benchmarks.tables import tables
+from farfield.benchmarks.reports.page import page
+from farfield.benchmarks.reports.tables import tables
+from farfield.benchmarks.running.results import Result
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farfield.benchmarks.paired import holm, mcnemar, paired, sign_flips
+from farfield.benchmarks.reports.paired import holm, mcnemar, paired, sign_flips
 
 
 def binomial(k: int, n: int) -> float:

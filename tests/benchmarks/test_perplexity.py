@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from oracle import Bytes, Numbers
 
 import farfield
-from farfield.benchmarks.hf_subject import HubSubject
 from farfield.benchmarks.long_reading import Streaming, begin_of, prefix_of, streamed, windowed
-from farfield.benchmarks.model_subject import ModelSubject
-from farfield.benchmarks.results import Cell, Measured, read_result
-from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.subject_settings import HuggingFaceConfig
-from farfield.benchmarks.subjects import Capability, Prefilled, Reading, Subject, Written
+from farfield.benchmarks.running.results import Cell, Measured, read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.hf_subject import HubSubject
+from farfield.benchmarks.subjects.model_subject import ModelSubject
+from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading, Subject, Written
+from farfield.benchmarks.subjects.subject_settings import HuggingFaceConfig
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
 from farfield.benchmarks.tasks.long_text import Document, blocks, rolling, sliding, tokenised
 from farfield.benchmarks.tasks.sample import Ids

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Lookup, Numbers
 
-from farfield.benchmarks.prefixes import BLOCK, LEAST, Walk
-from farfield.benchmarks.subjects import Prefilled
+from farfield.benchmarks.running.prefixes import BLOCK, LEAST, Walk
+from farfield.benchmarks.subjects.subject import Prefilled
 from farfield.benchmarks.tasks.sample import Ids
 
 Known = dict[tuple[int, int], Ids]

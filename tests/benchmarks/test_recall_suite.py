@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from oracle import Bytes, Lookup, Numbers
 
-from farfield.benchmarks.results import Cell, read_result
-from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.subjects import Capability, Prefilled, Reading
+from farfield.benchmarks.running.results import Cell, read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading
 from farfield.benchmarks.suites.recall import RecallSuite
 from farfield.config import ConfigError, DataError, FarfieldError, read
 

@@ -29,16 +29,16 @@ from fake_results import write as write_result
 from oracle import Bytes, Lookup, Numbers
 from rich.console import Console
 
-from farfield.benchmarks.exports import as_csv, as_markdown
-from farfield.benchmarks.figures import by_depth, by_label, by_length, heat_map, pictures
-from farfield.benchmarks.grid import Grid, grids, short
-from farfield.benchmarks.intervals import mean_interval, wilson
-from farfield.benchmarks.report import summary, write
-from farfield.benchmarks.results import Measured, Result, read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.reports.exports import as_csv, as_markdown
+from farfield.benchmarks.reports.figures import by_depth, by_label, by_length, heat_map, pictures
+from farfield.benchmarks.reports.grid import Grid, grids, short
+from farfield.benchmarks.reports.intervals import mean_interval, wilson
+from farfield.benchmarks.reports.report import summary, write
+from farfield.benchmarks.reports.tables import Table, tables
+from farfield.benchmarks.reports.terminal import drawn
+from farfield.benchmarks.running.results import Measured, Result, read_result
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
-from farfield.benchmarks.tables import Table, tables
-from farfield.benchmarks.terminal import drawn
 from farfield.config import read
 
 IDS = Numbers(128)
@@ -407,13 +407,13 @@ def test_text_and_token_results_stand_in_one_report(tmp_path: Path) -> None:
 
 def test_importing_tasks_runner_and_report_loads_neither_torch_nor_matplotlib() -> None:
     script = (
-        "import sys, farfield.benchmarks.runner, farfield.benchmarks.report\n"
+        "import sys, farfield.benchmarks.running.runner, farfield.benchmarks.reports.report\n"
         "print([name for name in ('torch', 'matplotlib', 'lightning', 'hydra') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     script = script.replace(
-        "farfield.benchmarks.runner, farfield.benchmarks.report", "farfield.benchmarks.tasks.needle"
+        "farfield.benchmarks.running.runner, farfield.benchmarks.reports.report", "farfield.benchmarks.tasks.needle"
     )
     script = script.replace("'hydra'", "'hydra', 'rich', 'farfield.progress'")
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from farfield.benchmarks.results import Cell, Measured, read_result
 from farfield.benchmarks.retrieval_quality.collection import beir
-from farfield.benchmarks.retrieval_subject import RetrievalSubject
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import Cell, Measured, read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.retrieval_subject import RetrievalSubject
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
 from farfield.benchmarks.suites.retrieval import RetrievalSuite

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from oracle import Bytes, Lookup, Numbers
 from ruler_solver import hotpot_entries, solve, write_hotpot, write_squad
 
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
-from farfield.benchmarks.subjects import Prefilled, Written
+from farfield.benchmarks.reports.tables import tables
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
+from farfield.benchmarks.subjects.subject import Prefilled, Written
 from farfield.benchmarks.suites.ruler import RulerSuite
-from farfield.benchmarks.tables import tables
 from farfield.benchmarks.tasks.ruler.catalogue import NAMES, Sources, text_tasks
 from farfield.benchmarks.tasks.ruler.documents import Collection, read_hotpot, read_squad
 from farfield.benchmarks.tasks.ruler.effective import effective_length, own_threshold, weighted_mean

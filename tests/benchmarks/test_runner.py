@@ -15,12 +15,12 @@ import pytest
 from numpy.typing import NDArray
 from oracle import Bytes, Lookup, Numbers
 
-from farfield.benchmarks import asking
-from farfield.benchmarks.patience import Patient
-from farfield.benchmarks.result_file import ResultFile
-from farfield.benchmarks.results import Answers, Cell, read_result
-from farfield.benchmarks.runner import Outcome, evaluate
-from farfield.benchmarks.subjects import Prefilled, TemporaryError
+from farfield.benchmarks.running import asking
+from farfield.benchmarks.running.patience import Patient
+from farfield.benchmarks.running.result_file import ResultFile
+from farfield.benchmarks.running.results import Answers, Cell, read_result
+from farfield.benchmarks.running.runner import Outcome, evaluate
+from farfield.benchmarks.subjects.subject import Prefilled, TemporaryError
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.tasks.needle import TokenNeedle
 from farfield.benchmarks.tasks.pairs import Pairs
@@ -237,7 +237,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from oracle import Lookup, Numbers
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
 
 def kill(subject):

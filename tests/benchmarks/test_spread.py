@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from farfield.benchmarks.spread import mean_half, median_half, quantile, ratio_half
+from farfield.benchmarks.reports.spread import mean_half, median_half, quantile, ratio_half
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 20, 99])

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from oracle import Lookup, Numbers
 
-from farfield.benchmarks.results import Answers, Cell, read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import Answers, Cell, read_result
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.config import ConfigError, read
 
@@ -116,7 +116,7 @@ import signal, sys, time
 from functools import partial
 from pathlib import Path
 from oracle import Lookup, Numbers
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
 
 def slow(subject):

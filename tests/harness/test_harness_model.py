@@ -15,8 +15,8 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
-from farfield.benchmarks.model_subject import ModelSubject
-from farfield.benchmarks.results import Cell
+from farfield.benchmarks.running.results import Cell
+from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
 from farfield.config import ConfigError, ModelError, read
 from farfield.harness.model import FarfieldLM

@@ -29,7 +29,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from torch import Tensor
 
 from farfield.api import load, open_model, place
-from farfield.benchmarks.model_subject import ModelSubject
+from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.config import ConfigError, ModelError, read, unknown
 from farfield.generation import GenerationConfig, TextModel, generate, prefill
 from farfield.settings import DeviceConfig

@@ -31,7 +31,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
 import farfield.harness.model as _registered  # noqa: F401  so that a file of ours among the tasks brings the model
-from farfield.benchmarks.questions import samples_of, scoring_of
+from farfield.benchmarks.running.questions import samples_of, scoring_of
 from farfield.benchmarks.settings import Suite
 from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.benchmarks.tasks.sample import IGNORED, Ids, LackingError, Sample, Scoring, Task

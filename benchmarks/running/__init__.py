@@ -1,0 +1,1 @@
+"""How subjects are asked: cells, batches, shared beginnings, retries, processes, and the files of results."""

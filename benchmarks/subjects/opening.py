@@ -1,0 +1,73 @@
+"""What the settings of an evaluation name, opened as something that the runner can ask."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from farfield.api import open_model, place
+from farfield.benchmarks.subjects.endpoint_subject import open_endpoint
+from farfield.benchmarks.subjects.hf_loading import load_hub
+from farfield.benchmarks.subjects.model_subject import ModelSubject
+from farfield.benchmarks.subjects.subject import Subject
+from farfield.benchmarks.subjects.subject_settings import HUB_CONFIG, RUN_CONFIG
+from farfield.config import ModelError, nearest
+from farfield.settings import EvaluateSettings
+
+__all__ = ["open_subject", "sharing"]
+
+
+def sharing(settings: EvaluateSettings) -> EvaluateSettings:
+    """The settings of one of several processes: its share of the threads."""
+    threads = settings.device.threads or torch.get_num_threads()
+    device = settings.device.model_copy(update={"threads": max(1, threads // settings.processes)})
+    return settings.model_copy(update={"device": device})
+
+
+def open_subject(settings: EvaluateSettings) -> Subject:
+    """The model that is to be evaluated, of whatever kind; or what the suite measures where it asks none.
+
+    Raises:
+        ModelError: nothing there, or it cannot be used.
+        ConfigError: a setting does not fit it.
+    """
+    name = settings.folder.name
+    if settings.model is None:
+        return settings.suite.subject()
+    match settings.kind:
+        case "endpoint":
+            return open_endpoint(settings.model, settings.endpoint, name)
+        case "huggingface":
+            return _open_hub(settings, settings.model, name)
+        case "farfield":
+            _check_path(Path(settings.model).expanduser())
+            return ModelSubject(open_model(settings.model, settings.device, settings.remembered), name)
+
+
+def _open_hub(settings: EvaluateSettings, model: str, name: str) -> Subject:
+    loaded = load_hub(model, settings.device.dtype, place(settings.device), settings.hf.online)
+    from farfield.benchmarks.subjects.hf_subject import (
+        HubSubject,  # needs transformers, which `load_hub` has looked for
+    )
+
+    return HubSubject(*loaded, name, settings.hf)
+
+
+def _check_path(path: Path) -> None:
+    """Raises a ModelError where nothing is at `path` and it reads as an address without its beginning, or the nearest
+    of its neighbours is a Hugging Face model.
+
+    The nearest run is told by what loads runs.
+    """
+    if path.exists():
+        return
+    if re.match(r"[\w.-]+:\d+(/|$)", str(path)):
+        raise ModelError(f"{path}: no such run or file. An endpoint's address begins with http:// or https://.")
+    if not path.parent.is_dir():
+        return
+    models = {one.parent.name for kind in (HUB_CONFIG, RUN_CONFIG) for one in path.parent.glob(f"*/{kind}")}
+    near = nearest(path.name, models)
+    if near is not None and not (path.parent / near / RUN_CONFIG).is_file():
+        raise ModelError(f"{path}: no such run or file. Did you mean '{path.parent / near}'?")

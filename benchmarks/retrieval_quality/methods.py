@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from farfield.api import ingest, open_index
-from farfield.benchmarks.ranking_metrics import hit, ndcg, recall, reciprocal_rank
 from farfield.benchmarks.retrieval_quality.collection import Collection, Question
+from farfield.benchmarks.tasks.ranking_metrics import hit, ndcg, recall, reciprocal_rank
 from farfield.retrieval import (
     Answer,
     ChunkConfig,

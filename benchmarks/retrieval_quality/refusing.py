@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from farfield.benchmarks.ranking_metrics import area, decided, kept_share
 from farfield.benchmarks.retrieval_quality.collection import Collection
 from farfield.benchmarks.retrieval_quality.methods import METHODS, opened
+from farfield.benchmarks.tasks.ranking_metrics import area, decided, kept_share
 
 __all__ = ["Refusal", "refused"]
 

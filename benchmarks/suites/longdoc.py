@@ -20,7 +20,7 @@ import pydantic
 
 from farfield.benchmarks.suites.hub import fetch
 from farfield.benchmarks.suites.suite import AskedSuite, Control, Count, Lengths, chosen
-from farfield.benchmarks.tasks.longdoc.catalogue import BENCHMARKS, chosen_sets, document_tasks
+from farfield.benchmarks.tasks.longdoc.catalogue import BENCHMARKS, chosen_sets, document_tasks, notes_of
 from farfield.benchmarks.tasks.longdoc.nolima import HOPS, HUB, NOLIMA, PATTERNS, nolima_tasks
 from farfield.benchmarks.tasks.needle import spread
 from farfield.benchmarks.tasks.sample import Condition, Task, Tokenizer
@@ -75,8 +75,9 @@ class LongdocSuite(AskedSuite):
             return ()
         benchmark = BENCHMARKS[self.benchmark]
         whole = not self.named and self.source == "hub"  # then all files are there
-        asked = benchmark.data_sets if whole else chosen_sets(benchmark, self.named, self._folder())
-        return tuple(f"{self.benchmark}_{one.name}: {one.differs}." for one in asked if one.differs)
+        folder = None if whole else self._folder()
+        asked = chosen_sets(benchmark, self.named, folder) if folder else benchmark.data_sets
+        return notes_of(benchmark, asked, folder)
 
     def tasks(self, tokenizer: Tokenizer) -> Sequence[Task]:
         if tokenizer.kind == "ids":

@@ -158,7 +158,7 @@ def _closed(judged: int, asked: int) -> Iterator[str]:
 
 def _judged(ranking: Sequence[str], relevant: Mapping[str, int], depth: int) -> dict[str, float]:
     """The values of one question, the first one nDCG."""
-    from farfield.benchmarks.ranking_metrics import average_precision, ndcg, recall, reciprocal_rank
+    from farfield.benchmarks.tasks.ranking_metrics import average_precision, ndcg, recall, reciprocal_rank
 
     top = min(TOP, depth)
     return {

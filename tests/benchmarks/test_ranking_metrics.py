@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from farfield.benchmarks.ranking_metrics import (
+from farfield.benchmarks.tasks.ranking_metrics import (
     area,
     average_precision,
     decided,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from farfield.benchmarks.tasks.longdoc.data_set import Benchmark, DataSet, Question, merged
+from farfield.benchmarks.tasks.longdoc.data_set import Benchmark, DataSet, Questions, merged
 from farfield.benchmarks.tasks.longdoc.helmet import HELMET
 from farfield.benchmarks.tasks.longdoc.hotpotqa import HOTPOTQA
 from farfield.benchmarks.tasks.longdoc.infinitebench import INFINITEBENCH
@@ -19,7 +19,7 @@ from farfield.benchmarks.tasks.sample import Tokenizer
 from farfield.benchmarks.tasks.wording_file import Wording
 from farfield.config import DataError
 
-__all__ = ["BENCHMARKS", "chosen_sets", "document_tasks", "questions_of"]
+__all__ = ["BENCHMARKS", "chosen_sets", "document_tasks", "notes_of", "questions_of"]
 
 BENCHMARKS: dict[str, Benchmark] = {
     one.name: one for one in (LONGBENCH_V1, LONGBENCH_V2, LOOGLE, LEVAL, INFINITEBENCH, ZERO_SCROLLS, HELMET, HOTPOTQA)
@@ -39,7 +39,7 @@ def chosen_sets(benchmark: Benchmark, names: Sequence[str], folder: Path) -> lis
     return found
 
 
-def questions_of(data_set: DataSet, folder: Path) -> list[Question]:
+def questions_of(data_set: DataSet, folder: Path) -> Questions:
     """The questions of a data set whose file lies in `folder`.
 
     Raises:
@@ -49,7 +49,27 @@ def questions_of(data_set: DataSet, folder: Path) -> list[Question]:
     questions = merged([question for row in rows(place) for question in data_set.load(row)])
     if not questions:
         raise DataError(f"{place}: no question of {data_set.name} in it.")
-    return questions
+    beside = data_set.beside
+    if beside is None:
+        return questions
+    second = require(folder, beside.file) if beside.needed else find(folder, beside.file)
+    return beside.put(questions, list(rows(second))) if second else questions
+
+
+def notes_of(benchmark: Benchmark, sets: Sequence[DataSet], folder: Path | None) -> tuple[str, ...]:
+    """What tells the scores of these data sets from published ones, a line for each reason.
+
+    folder: where a second file may be missing; None where all files are there
+    """
+    found: dict[str, list[str]] = {}
+    for one in sets:
+        name = f"{benchmark.name}_{one.name}"
+        if one.differs:
+            found.setdefault(one.differs, []).append(name)
+        if folder and one.beside and find(folder, one.beside.file) is None:
+            reason = f"no examples stand before its questions, for {one.beside.file} is not in the folder"
+            found.setdefault(reason, []).append(name)
+    return tuple(f"{', '.join(names)}: {reason}." for reason, names in found.items())
 
 
 def document_tasks(

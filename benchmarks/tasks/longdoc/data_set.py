@@ -1,19 +1,32 @@
 """What a published data set is: questions about documents, and how they are put, cut and judged.
 
 file of a row each  ->  Row  ->  `load`  ->  Question  ->  (`texts`, `budget`, `cut`)  ->  a prompt
-                                                └─────  `rule`(what was written, Question)  ->  0 to 1
+a second file       ->  Row  ->  `beside`  ->──┤
+                                               └─────  `rule`(what was written, Question)  ->  0 to 1
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from farfield.benchmarks.tasks import scoring
 from farfield.benchmarks.tasks.longdoc.rows import Row
 
-__all__ = ["Benchmark", "Cut", "DataSet", "Loader", "Question", "Rule", "merged", "over", "texts"]
+__all__ = [
+    "Benchmark",
+    "Beside",
+    "Cut",
+    "DataSet",
+    "Loader",
+    "Question",
+    "Questions",
+    "Rule",
+    "merged",
+    "over",
+    "texts",
+]
 
 # What is left out of a document that is too long: its middle, its end, or its beginning.
 Cut = Literal["middle", "end", "start"]
@@ -30,6 +43,8 @@ class Question:
     query:     what retrieval looks for
     mark:      what stands in the place of what is cut away
     key:       questions of one data set with the same key that is not empty are one, with the answers of all
+    topic:     what examples before it must not be about, and by which they are drawn; "": its document
+    examples:  of each example before it, what the text `example` is filled with
     reference: whatever else the rule needs
     """
 
@@ -42,11 +57,43 @@ class Question:
     query: str = ""
     mark: str = ""
     key: str = ""
+    topic: str = ""
+    examples: tuple[Mapping[str, str], ...] = ()
     reference: object = None
 
 
 Loader = Callable[[Row], Iterator[Question]]
 Rule = Callable[[str, Question], float]
+
+
+class Questions(Protocol):
+    """A list of questions, or what makes each when it is looked at, where all at once would fill the memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Question: ...
+
+    def __iter__(self) -> Iterator[Question]: ...
+
+
+class Beside(Protocol):
+    """What a second file adds to the questions of a data set: examples before them, or their documents."""
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def needed(self) -> bool:
+        """Whether there are no questions without it; else they stand without what it adds, and a note says so."""
+        ...
+
+    def put(self, questions: Sequence[Question], rows: Sequence[Row]) -> Questions:
+        """The questions with what the rows of the file add.
+
+        Raises:
+            DataError: the rows have another schema.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,10 +102,12 @@ class DataSet:
 
     file:    its file's name, or the end of its path
     rule:    the score of what was written; `metric` is its name, "automatic" where the paper has judges
-    texts:   `introduction` before the document, `question` after it, `closed` in both their places without a document
+    texts:   `introduction` before the document, `question` after it, `closed` in both their places without a document,
+             `example` for each of the examples, which stand where a text says {examples}
     budget:  tokens to be written
     compare: whether a base model can choose the answer among those to other questions
     labels:  numbers that tell it from its kin
+    beside:  what a second file adds to its questions
     differs: where its rule is not the published one, "" if it is
     """
 
@@ -74,6 +123,7 @@ class DataSet:
     compare: bool = True
     chinese: bool = False
     labels: Mapping[str, float] = field(default_factory=dict)
+    beside: Beside | None = None
     differs: str = ""
 
 

@@ -15,7 +15,7 @@ from farfield.benchmarks.tasks.longdoc.data_set import Benchmark, DataSet, Quest
 from farfield.benchmarks.tasks.longdoc.rows import Row
 from farfield.benchmarks.tasks.rouge import rouge_l_sum
 
-__all__ = ["INFINITEBENCH"]
+__all__ = ["INFINITEBENCH", "asked_row", "chosen_row"]
 
 HIDDEN = texts("Something important is hidden in this text. Find it and remember it.\n\n", "\n\n{input}")
 PAIRS = texts("Here is a JSON object.\n\n", "\n\n{input}\nThe value is:")
@@ -35,12 +35,13 @@ SUM = texts(
 )
 
 
-def _asked(row: Row) -> Iterator[Question]:
+def asked_row(row: Row) -> Iterator[Question]:
+    """`input` about `context`."""
     asked = row.text("input")
     yield Question(row.text("context"), {"input": asked}, row.texts("answer"), query=asked)
 
 
-def _chosen(row: Row) -> Iterator[Question]:
+def chosen_row(row: Row) -> Iterator[Question]:
     """One of four `options`; `answer` is its text, or a list of its text, or of text and letter."""
     options, answer = row.texts("options"), row.texts("answer")
     if len(options) != 4:
@@ -68,7 +69,7 @@ def _chosen(row: Row) -> Iterator[Question]:
 
 def _results(row: Row) -> Iterator[Question]:
     """`answer` is a list of integers, and all of them count."""
-    for question in _asked(row):
+    for question in asked_row(row):
         try:
             numbers = [int(number) for number in question.answers]
         except ValueError:
@@ -101,7 +102,7 @@ def _summed(output: str, answer: str) -> float:
 
 
 def _set(name: str, rule: Rule, metric: str, prompt: dict[str, str], budget: int) -> DataSet:
-    return DataSet(name, f"{name}.jsonl", _asked, rule, metric, prompt, budget)
+    return DataSet(name, f"{name}.jsonl", asked_row, rule, metric, prompt, budget)
 
 
 INFINITEBENCH = Benchmark(
@@ -111,14 +112,14 @@ INFINITEBENCH = Benchmark(
         _set("number_string", over(scoring.first_integer), "accuracy", HIDDEN, 12),
         _set("kv_retrieval", over(scoring.whole_token), "accuracy", PAIRS, 50),
         replace(_set("longbook_sum_eng", over(_summed), "ROUGE-Lsum", SUMMARY, 1200), compare=False),
-        replace(_set("longbook_choice_eng", _choice, "accuracy", CHOICE, 40), load=_chosen),
+        replace(_set("longbook_choice_eng", _choice, "accuracy", CHOICE, 40), load=chosen_row),
         _set("longbook_qa_eng", over(scoring.token_f1), "F1", BOOK, 40),
         _set("longbook_qa_chn", over(scoring.character_f1), "F1", CHINESE, 40),
         _set("longdialogue_qa_eng", _name, "accuracy", SCRIPT, 40),
         _set("math_find", over(scoring.first_number), "accuracy", LIST, 3),
         replace(_set("math_calc", _leading, "share", SUM, 30_000), load=_results, compare=False),
         _set("code_run", over(scoring.last_word_integer), "accuracy", RUN, 5),
-        replace(_set("code_debug", _debug, "accuracy", DEBUG, 5), load=_chosen),
+        replace(_set("code_debug", _debug, "accuracy", DEBUG, 5), load=chosen_row),
     ),
     "xinrongzhang2022/InfiniteBench",
     ("*.jsonl",),

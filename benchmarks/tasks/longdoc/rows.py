@@ -3,12 +3,13 @@
     for row in rows(find(folder, "hotpotqa.jsonl")):
         row.text("input"), row.texts("answers")
 
-A file is JSON lines, or one JSON list, alone or under "data"; it lies in a folder at any depth, or in a zip archive
-there.
+A file is JSON lines, or one JSON list, alone or under "data" or "demos", or comma-separated values under a line of
+their names; it lies in a folder at any depth, or in a zip archive there. A name that ends in `.*` is of any of these.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import zipfile
@@ -21,6 +22,8 @@ from farfield.config import DataError, nearest
 
 __all__ = ["Place", "Row", "find", "require", "rows"]
 
+SUFFIXES = (".jsonl", ".json", ".csv")
+LISTS = ("data", "demos")
 KINDS: dict[type, str] = {
     str: "a text",
     bool: "a truth value",
@@ -124,6 +127,8 @@ class Row:
 
 def find(folder: Path, name: str) -> Place | None:
     """The file below `folder` whose path ends in `name`, the least deep of several, or in an archive there."""
+    if name.endswith(".*"):
+        return next(filter(None, (find(folder, name[:-2] + suffix) for suffix in SUFFIXES)), None)
     if folder.is_file():
         return Place(folder) if _ends(folder.as_posix(), name) else None
     wanted = PurePosixPath(name).name
@@ -149,19 +154,20 @@ def require(folder: Path, name: str) -> Place:
     """
     place = find(folder, name)
     if place is None:
-        raise DataError(f"suite.source: {folder} has no {name}, neither as a file nor in a zip archive.")
+        wanted = f"{name[:-2]}{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}" if name.endswith(".*") else name
+        raise DataError(f"suite.source: {folder} has no {wanted}, neither as a file nor in a zip archive.")
     return place
 
 
 def rows(place: Place) -> Iterator[Row]:
-    """The rows of a file of JSON lines, or of a JSON list.
+    """The rows of a file of JSON lines, of a JSON list, or of comma-separated values.
 
     Raises:
-        DataError: a line is no JSON object.
+        DataError: a line is no JSON object, or has more or fewer values than there are names.
     """
     text = place.read()
-    if str(place).endswith(".json"):
-        yield from _listed(place, text)
+    if str(place).endswith((".json", ".csv")):
+        yield from (_listed if str(place).endswith(".json") else _separated)(place, text)
         return
     for number, line in enumerate(io.StringIO(text), start=1):
         if not line.strip():
@@ -186,13 +192,27 @@ def _listed(place: Place, text: str) -> Iterator[Row]:
         value = json.loads(text)
     except ValueError as error:
         raise DataError(f"{place}: no JSON: {error}.") from None
-    entries = value.get("data") if isinstance(value, dict) else value
+    under = next((name for name in LISTS if name in value), LISTS[0]) if isinstance(value, dict) else ""
+    entries = value.get(under) if isinstance(value, dict) else value
     if not isinstance(entries, list):
-        raise DataError(f"{place}: {kind(value)}, a list of objects is needed, alone or under 'data'.")
+        names = " or ".join(f"'{name}'" for name in LISTS)
+        raise DataError(f"{place}: {kind(value)}, a list of objects is needed, alone or under {names}.")
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
             raise DataError(f"{place}: row {number}: {kind(entry)}, an object is needed.")
         yield Row(f"{place}: row {number}", entry)
+
+
+def _separated(place: Place, text: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for values in reader:
+            where = f"{place}: line {reader.line_num}"
+            if None in values or None in values.values():
+                raise DataError(f"{where}: not as many values as the first line has names.")
+            yield Row(where, values)
+    except csv.Error as error:
+        raise DataError(f"{place}: line {reader.reader.line_num}: {error}.") from None
 
 
 def _ends(path: str, name: str) -> bool:

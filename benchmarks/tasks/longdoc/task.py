@@ -23,7 +23,7 @@ import numpy as np
 
 from farfield.benchmarks.tasks.longdoc.chinese import check_words
 from farfield.benchmarks.tasks.longdoc.cutting import Cutting, cut, located, passage_ids, placed
-from farfield.benchmarks.tasks.longdoc.data_set import DataSet, Question
+from farfield.benchmarks.tasks.longdoc.data_set import DataSet, Question, Questions
 from farfield.benchmarks.tasks.sample import (
     Condition,
     Ids,
@@ -81,7 +81,7 @@ class DocumentTask:
         self,
         benchmark: str,
         data_set: DataSet,
-        questions: Sequence[Question],
+        questions: Questions,
         tokenizer: Tokenizer,
         wording: Wording,
         finder: Finder | None = None,
@@ -89,11 +89,18 @@ class DocumentTask:
         self.name = f"{benchmark}_{data_set.name}"
         self.data_set, self.questions, self.tokenizer = data_set, questions, tokenizer
         self.wording, self.finder = wording, finder
-        self.groups: dict[str, list[int]] = {}
+        self.groups: dict[str, list[int]] = {}  # by a digest: to keep all documents may be too much
+        self.group: list[str] = []
+        answers: dict[str, None] = {}
+        self.optional = True
         for place, question in enumerate(questions):
-            self.groups.setdefault(question.document, []).append(place)
-        self.answers = tuple(dict.fromkeys(question.answers[0] for question in questions))
+            self.group.append(hashlib.blake2b(question.document.encode(errors="surrogatepass")).hexdigest())
+            self.groups.setdefault(self.group[-1], []).append(place)
+            answers[question.answers[0]] = None
+            self.optional &= bool(question.options)
+        self.answers = tuple(answers)
         self._encoded = functools.lru_cache(maxsize=4)(self._encode)
+        self._frame = functools.lru_cache(maxsize=None)(self._framed)
         self._sized = functools.lru_cache(maxsize=None)(self._longest)
         self._marked = functools.lru_cache(maxsize=None)(self._evidence)
 
@@ -111,9 +118,7 @@ class DocumentTask:
 
     @property
     def scorings(self) -> tuple[Scoring, ...]:
-        compared = all(question.options for question in self.questions) or (
-            self.data_set.compare and len(self.answers) > 1
-        )
+        compared = self.optional or (self.data_set.compare and len(self.answers) > 1)
         return ("generate", "likelihood") if compared else ("generate",)
 
     def available(self, length: int, split: Split) -> int:
@@ -125,6 +130,8 @@ class DocumentTask:
         content = hashlib.sha256()
         for question in self.questions:
             content.update(repr((question.document, question.fields, question.answers)).encode())
+            if question.examples:
+                content.update(repr(question.examples).encode())
         found = self.finder.fingerprint if self.finder else "none"
         settings = f"{self.data_set.budget} {self.data_set.cut} {self.wording.fingerprint} {found}"
         return f"{self.name} {VERSION} {self.tokenizer.kind} {settings} {content.hexdigest()[:16]}"
@@ -134,8 +141,7 @@ class DocumentTask:
             raise ConfigError(f"{self.name}: its questions are for testing. Take split=test.")
         if self.data_set.chinese:
             check_words(self.name)
-        asked = [self.questions[place] for place in self._order(seed)[:n]]
-        least = max(self._frame(question) for question in asked) + LEAST
+        least = max(self._frame(place) for place in self._order(seed)[:n]) + LEAST
         if length < least:
             raise TooShortError(
                 f"{self.name}: a length of {length} tokens is too short for the question and the answer of up to "
@@ -161,19 +167,19 @@ class DocumentTask:
         groups = list(self.groups.values())
         return [place for group in generator("facts", seed).permutation(len(groups)) for place in groups[group]]
 
-    def _frame(self, question: Question) -> int:
+    def _framed(self, place: int) -> int:
         """Tokens of everything but the document, for the longest question about it."""
-        introduction = self._text("introduction", question)
-        return len(introduction) + self._sized(question.document) + self.data_set.budget
+        introduction = self._text("introduction", self.questions[place])
+        return len(introduction) + self._sized(self.group[place]) + self.data_set.budget
 
-    def _longest(self, document: str) -> int:
-        return max(len(self._text("question", self.questions[place])) for place in self.groups[document])
+    def _longest(self, group: str) -> int:
+        return max(len(self._text("question", self.questions[place])) for place in self.groups[group])
 
     def _sample(self, seed: int, length: int, place: int) -> Sample:
         question, budget = self.questions[place], self.data_set.budget
         introduction, asked = self._text("introduction", question), self._text("question", question)
         document, mark = self._encoded(question.document), self._encode(question.mark)
-        room = length - self._frame(question)
+        room = length - self._frame(place)
         # The published rule cuts whole prompts: half of the length before the cut, half of it behind.
         cutting = cut(len(document), room, self.data_set.cut, (length - budget) // 2 - len(introduction), len(mark))
         body = np.concatenate([introduction, cutting.apply(document, mark)])
@@ -263,7 +269,8 @@ class DocumentTask:
         return tuple(list(kept.values())[at] for at in shuffled), (int(np.flatnonzero(shuffled == 0)[0]),)
 
     def _text(self, name: str, question: Question) -> Ids:
-        return self._encode(self.wording[name].format(**question.fields))
+        examples = "".join(self.wording["example"].format(**fields) for fields in question.examples)
+        return self._encode(self.wording[name].format(**{"examples": examples, **question.fields}))
 
     def _encode(self, text: str) -> Ids:
         return np.array(self.tokenizer.encode(text) if text else [], dtype=np.int32)

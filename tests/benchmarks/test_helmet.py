@@ -22,7 +22,7 @@ from farfield.benchmarks.runner import evaluate
 from farfield.benchmarks.suites.longdoc import LongdocSuite
 from farfield.benchmarks.tasks.longdoc.catalogue import BENCHMARKS, document_tasks
 from farfield.benchmarks.tasks.longdoc.data_set import DataSet, Question
-from farfield.benchmarks.tasks.longdoc.helmet.citing import named_share, recall_of_five, without_citations
+from farfield.benchmarks.tasks.longdoc.helmet.citing import listed, named_share, without_citations
 from farfield.benchmarks.tasks.longdoc.helmet.icl import balanced
 from farfield.benchmarks.tasks.longdoc.helmet.outputs import said
 from farfield.benchmarks.tasks.longdoc.helmet.reranking import ranked
@@ -96,8 +96,7 @@ def test_every_size_has_its_published_file_and_budget() -> None:
         "ruler_niah_mv": 50,
         **{f"kilt_{name}": 20 for name in ("nq", "triviaqa", "hotpotqa", "popqa")},
         "msmarco_rerank_psg": 200,
-        "alce_asqa": 300,
-        "alce_qampari": 300,
+        **{f"alce_{name}": 300 for name in ("asqa", "qampari", "qampari_precision", "qampari_f1")},
         "narrativeqa": 100,
         "infbench_qa_eng": 10,
         "infbench_choice_eng": 10,
@@ -152,12 +151,9 @@ def test_passages_stand_behind_two_examples_of_other_questions(tmp_path: Path) -
     )
     alone = only(tmp_path)
     assert text_of(alone.generate(0, 4096, 1, "test")[0]).count("Question:") == 1
-    # Rows of one question are one example at most; question 0 is never its own.
-    put(
-        tmp_path,
-        "kilt/nq-train-multikilt_1000_k3_dep6.jsonl",
-        [kilt_row(at, gold) for at in range(4) for gold in (0, 1)],
-    )
+    # Rows of one question are one example at most, and question 2 is never its own.
+    train = [kilt_row(at, gold) for at in range(2, 9) for gold in (0, 1, 2, 0, 1, 2)]
+    put(tmp_path, "kilt/nq-train-multikilt_1000_k3_dep6.jsonl", train)
     task = only(tmp_path)
     assert task.fingerprint != alone.fingerprint
     shown = {}
@@ -171,7 +167,7 @@ def test_passages_stand_behind_two_examples_of_other_questions(tmp_path: Path) -
         assert first < second < text.rindex(question.document)
         assert text.endswith(f"\n\nQuestion: {question.fields['question']}\nAnswer:")
         assert BYTES.decode(sample.prompts["no_context"].tolist()).count("Question:") == 1
-    assert len(set(map(tuple, shown.values()))) > 1
+    assert shown["q0"] != shown["q1"]
     row = kilt_row(5)
     assert question_of("kilt_nq_20", row).evidence == (f"Passage (T1): {row['ctxs'][1]['text']}",)
     assert [judged("kilt_nq_20", row, text) for text in ("It is name5!", "It is Name")] == [1, 0]
@@ -207,6 +203,7 @@ def ranking_row(number: int, grades: Sequence[int] = (0, 3, 1, 2), words: int = 
     [
         (" 3 > 1 > 2", ["3", "1", "2"]),
         ("Ranking: [ID: 3] > ID1>[2]", ["3", "1", "2"]),
+        ("ID: 3 > ID: 1", ["3", "1"]),
         ("of 12 passages, 3 > 1 is best", ["3", "1"]),
         ("3 > 1 > 3 > 2", ["3", "1", "2"]),
         ("3 > > 1", ["3"]),
@@ -250,7 +247,7 @@ def test_passages_to_be_ranked_have_ids_and_rankings_before_them(tmp_path: Path)
     for sample in task.generate(0, 8192, 2, "test"):
         text, question = text_of(sample), asked(sample)
         assert text.index("[ID: ") < text.index("Ranking: ", 200) < text.index(question.document)
-        assert question.fields["query"] not in {one["query"] for one in question.examples}
+        assert len({one["query"] for one in question.examples} - {question.fields["query"]}) == 2
         assert all(f"Query: {one['query']}\nRanking: {one['ranking']}\n\n" in text for one in question.examples)
         assert text.endswith(f"\n\nQuery: {question.fields['query']}\nRanking:")
     # The passages lose their end, and neither the examples nor the query do.
@@ -349,6 +346,18 @@ def test_a_tenth_of_nlu_is_asked(tmp_path: Path) -> None:
     assert set(split["test"]["text"]) == tested
 
 
+def test_five_hundred_of_more_questions_are_there(tmp_path: Path) -> None:
+    put(tmp_path, "trec/train.jsonl", trec(60, 0))
+    put(tmp_path, "trec/test.jsonl", trec(700, 1000))
+    task = only(tmp_path, "icl_trec_coarse_200")
+    texts = [task.questions[place].fields["text"] for place in range(task.available(4096, "test"))]
+    assert len(set(texts)) == 500
+    assert texts == [f"text number {1000 + at}" for at in np.random.default_rng(42).permutation(700)[:500]]
+    datasets = pytest.importorskip("datasets")
+    shuffled = datasets.Dataset.from_list(trec(700, 1000)).shuffle(seed=42).select(range(500))
+    assert list(shuffled["text"]) == texts
+
+
 def test_files_of_classes_in_another_schema_are_told_by_line(tmp_path: Path) -> None:
     put(tmp_path, "trec/test.jsonl", trec(2, 0))
     with pytest.raises(DataError, match=r"has no trec/train.jsonl, .json or .csv, neither as a file nor in a zip"):
@@ -398,25 +407,34 @@ def test_asqa_counts_the_meanings_that_are_answered(output: str, score: float) -
 
 
 @pytest.mark.parametrize(
-    ("output", "score"),
+    ("output", "recall_5", "precision", "f1"),
     [
-        ("Alpha [1], Beta [2], Gamma, Delta, Epsilon [12].", 1),
-        ("alpha, the Alpha", 1 / 5),
-        ("Alpha, Beta, Gamma, Delta, Epsilon, Zeta", 1),
-        ("The answers are Alpha, Beta", 1 / 5),
-        ("Alpha Beta", 0),
-        (" , ,", 0),
-        ("", 0),
+        ("Alpha [1], Beta [2], Gamma, Delta, Epsilon [12].", 1, 1, 10 / 11),
+        ("alpha, the Alpha, Omega", 1 / 5, 2 / 3, 4 / 15),
+        ("Alpha, Beta, Gamma, Delta, Epsilon, Zeta", 1, 1, 1),
+        ("The answers are Alpha, Beta", 1 / 5, 1 / 2, 1 / 4),
+        ("Alpha Beta", 0, 0, 0),
+        (" , ,", 0, 0, 0),
+        ("", 0, 0, 0),
     ],
 )
-def test_qampari_counts_five_answers(output: str, score: float) -> None:
-    assert judged("alce_qampari_8", QAMPARI, output) == pytest.approx(score)
+def test_qampari_counts_five_answers(output: str, recall_5: float, precision: float, f1: float) -> None:
+    assert judged("alce_qampari_8", QAMPARI, output) == pytest.approx(recall_5)
+    assert judged("alce_qampari_precision_8", QAMPARI, output) == pytest.approx(precision)
+    assert judged("alce_qampari_f1_8", QAMPARI, output) == pytest.approx(f1)
+
+
+def test_lists_are_judged_otherwise_by_name_alone(tmp_path: Path) -> None:
+    put(tmp_path, "alce/qampari_eval_gtr_top2000.json", [QAMPARI])  # type: ignore[arg-type]
+    usual = document_tasks(HELMET, [], tmp_path, BYTES, None, None)
+    assert [task.name for task in usual] == [f"helmet_alce_qampari_{k}" for k in (8, 30, 75, 165, 345, 700)]
+    assert only(tmp_path, "alce_qampari_f1_30").metric == "f1"
 
 
 def test_fewer_answers_than_five_are_all() -> None:
-    assert recall_of_five("A1, B1,", (("a1",), ("b1", "b2"))) == 1
-    assert recall_of_five("B2.", (("a1",), ("b1", "b2"))) == 0.5
-    assert recall_of_five("a, the", (("an",),)) == 0  # nothing is left of them without articles
+    assert listed("A1, B1,", (("a1",), ("b1", "b2"))) == (1, 1, 1)
+    assert listed("B2.", (("a1",), ("b1", "b2"))) == (1, 0.5, 0.5)
+    assert listed("a, the", (("an",),)) == (0, 0, 0)  # nothing is left of them without articles
     assert named_share("b2", (("a1",), ("b1", "b2"))) == 0.5
     assert without_citations("So [1][12]. And\n\n| [3] |") == "So. And"
 
@@ -502,6 +520,7 @@ CHOICE: dict[str, Any] = {**BOOK, "answer": ["Ann"], "options": ["Ann", "Bob", "
     [
         ("infbench_qa_eng", BOOK, "One two, three four", 1),
         ("infbench_qa_eng", BOOK, "two one four", 4 / 7),
+        ("infbench_qa_eng", BOOK, "three four\none two", 2 / 3),
         ("infbench_qa_eng", BOOK, "five", 0),
         ("infbench_choice_eng", CHOICE, " A", 1),
         ("infbench_choice_eng", CHOICE, "(a)", 1),
@@ -516,6 +535,7 @@ CHOICE: dict[str, Any] = {**BOOK, "answer": ["Ann"], "options": ["Ann", "Bob", "
         ("infbench_choice_eng", CHOICE, "", 0),
         ("infbench_sum_eng", BOOK, "Summary: one two three four\nand five", 1),
         ("infbench_sum_eng", BOOK, "one two", 2 / 3),
+        ("infbench_sum_eng", BOOK, "three four\none two", 1),
         ("infbench_sum_eng", BOOK, "six", 0),
         ("multi_lexsum", {"sources": ["a", "b"], "summary/short": "one two"}, "one two", 1),
         ("multi_lexsum", {"sources": ["a", "b"], "summary/short": "one two"}, "three", 0),

@@ -37,7 +37,7 @@ def judged(benchmark: str, name: str, row: Mapping[str, Any], output: str) -> fl
     return set_of(benchmark, name).rule(output, question)
 
 
-LONGBENCH = {"input": "Which?", "context": "A text.", "answers": ["cat", "a dog"], "all_classes": None}
+LONGBENCH = {"input": "Which?", "context": "A text.", "answers": ["cat", "a dog"], "all_classes": None, "length": 9000}
 
 
 def longbench(**changed: object) -> dict[str, object]:
@@ -49,10 +49,10 @@ def test_every_data_set_has_a_name_of_its_own_and_its_published_budget() -> None
         names = [one.name for one in benchmark.data_sets]
         assert len(set(names)) == len(names)
     budgets = {one.name: one.budget for one in BENCHMARKS["longbench_v1"].data_sets}
-    assert len(budgets) == 21 + 13
+    assert len(budgets) == 21 + 3 * 13
     by_budget: dict[int, set[str]] = {}
     for name, budget in budgets.items():
-        if not name.endswith("_e"):
+        if "_e_" not in name:
             by_budget.setdefault(budget, set()).add(name)
     assert by_budget == {
         128: {"narrativeqa", "qasper", "dureader", "samsum"},
@@ -90,7 +90,7 @@ def test_every_data_set_has_a_name_of_its_own_and_its_published_budget() -> None
         ("passage_retrieval_en", longbench(answers=["Paragraph 12"]), "Paragraph 12", 1),
         ("passage_retrieval_zh", longbench(answers=["段落12"]), "段落12", 1),
         ("lcc", longbench(answers=["return x"]), "\n# so\nreturn x\nreturn", 1),
-        ("lcc_e", longbench(answers=["return x"]), "return x", 1),
+        ("lcc_e_8000", longbench(answers=["return x"]), "return x", 1),
     ],
 )
 def test_longbench_v1_is_judged_as_published(name: str, row: Mapping[str, Any], output: str, score: float) -> None:
@@ -105,7 +105,8 @@ def test_a_rule_that_is_not_the_published_one_is_told(tmp_path: Path) -> None:
         return [note.split(": ")[0] for note in read(LongdocSuite, {"source": str(tmp_path), **given}).notes(BYTES)]
 
     assert notes() == notes(tasks=["trec"]) == ["longbench_v1_trec"]
-    assert notes(source="hub") == ["longbench_v1_trec, longbench_v1_lsht, longbench_v1_trec_e"]
+    (named,) = notes(source="hub")
+    assert named.split(", longbench_v1_") == ["longbench_v1_trec", "lsht", "trec_e_0", "trec_e_4000", "trec_e_8000"]
     assert notes(tasks=["hotpotqa"]) == notes(scoring="likelihood") == notes(benchmark="nolima") == []
 
 
@@ -145,14 +146,44 @@ V2: dict[str, object] = {
 
 
 def test_longbench_v2_chooses_by_its_sentence() -> None:
-    (question,) = questions("longbench_v2", "short", V2)
-    assert questions("longbench_v2", "long", V2) == []
+    (question,) = questions("longbench_v2", "short_easy", V2)
+    assert questions("longbench_v2", "long_easy", V2) == questions("longbench_v2", "short_hard", V2) == []
     assert question.right == (2,)
     assert question.options[2] == "The correct answer is (C)"
-    assert judged("longbench_v2", "short", V2, "The correct answer is (C).") == 1
-    assert judged("longbench_v2", "short", V2, "C") == 0
+    assert judged("longbench_v2", "short_easy", V2, "The correct answer is (C).") == 1
+    assert judged("longbench_v2", "short_easy", V2, "C") == 0
     with pytest.raises(DataError, match=r"file: line 1: 'answer' is 'E', one of A, B, C, D is needed\."):
-        questions("longbench_v2", "short", {**V2, "answer": "E"})
+        questions("longbench_v2", "short_easy", {**V2, "answer": "E"})
+
+
+def test_longbench_v2_is_told_apart_by_length_and_difficulty(tmp_path: Path) -> None:
+    kinds = [("short", "easy"), ("short", "hard"), ("long", "hard"), ("long", "hard")]
+    rows = [{**V2, "length": length, "difficulty": difficulty} for length, difficulty in kinds]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+
+    def counts(*names: str) -> dict[str, int]:
+        tasks = document_tasks(BENCHMARKS["longbench_v2"], names, tmp_path, BYTES, None, None)
+        return {task.name.split("_v2_")[1]: task.available(1024, "test") for task in tasks}
+
+    # What has no question is left out, but where it is asked for.
+    assert counts() == {"short_easy": 1, "short_hard": 1, "long_hard": 2}
+    with pytest.raises(DataError, match=r"data.json: no question of medium_easy in it\."):
+        counts("short_easy", "medium_easy")
+    (tmp_path / "data.json").write_text("[]")
+    with pytest.raises(DataError, match=r"data.json: no question of short_easy in it\."):
+        counts()
+
+
+def test_ranges_of_length_of_longbench_e(tmp_path: Path) -> None:
+    lengths = (3999, 4000, 7999, 8000, 50_000, 0)
+    rows = [longbench(input=str(length), length=length) for length in lengths]
+    (tmp_path / "trec_e.jsonl").write_text("\n".join(json.dumps({**row, "all_classes": ["cat"]}) for row in rows))
+    tasks = document_tasks(BENCHMARKS["longbench_v1"], [], tmp_path, BYTES, None, None)
+    found = {task.labels["words from"]: [int(one.fields["input"]) for one in task.questions] for task in tasks}
+    assert found == {0: [3999, 0], 4000: [4000, 7999], 8000: [8000, 50_000]}
+    assert [task.name for task in tasks] == [f"longbench_v1_trec_e_{low}" for low in (0, 4000, 8000)]
+    with pytest.raises(DataError, match=r"file: line 1: 'length' is a text, a whole number is needed"):
+        questions("longbench_v1", "trec_e_0", longbench(length="4k"))
 
 
 def leval_row(*pairs: tuple[str, str], evaluation: str = "exam") -> dict[str, object]:

@@ -26,13 +26,20 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
+class NoQuestionError(DataError):
+    """A file that is there, with no question of the data set."""
+
+
 def chosen_sets(benchmark: Benchmark, names: Sequence[str], folder: Path) -> list[DataSet]:
     """The data sets of these names; without names, all whose files are in `folder`.
 
     Raises:
         DataError: there is no file of any.
     """
-    found = [one for one in benchmark.data_sets if one.name in names or (not names and find(folder, one.file))]
+    usual = [one for one in benchmark.data_sets if not one.apart]
+    found = [one for one in benchmark.data_sets if one.name in names] or (
+        [] if names else [one for one in usual if find(folder, one.file)]
+    )
     if not found:
         files = ", ".join(dict.fromkeys(one.file for one in benchmark.data_sets[:4]))
         raise DataError(f"suite.source: {folder} has no file of {benchmark.name}. It looks for {files}, ...")
@@ -48,7 +55,7 @@ def questions_of(data_set: DataSet, folder: Path) -> Questions:
     place = require(folder, data_set.file)
     questions = merged([question for row in rows(place) for question in data_set.load(row)])
     if not questions:
-        raise DataError(f"{place}: no question of {data_set.name} in it.")
+        raise NoQuestionError(f"{place}: no question of {data_set.name} in it.")
     beside = data_set.beside
     if beside is None:
         return questions
@@ -80,17 +87,24 @@ def document_tasks(
     wording: str | None,
     finder: Finder | None,
 ) -> list[DocumentTask]:
-    """A task for each data set that is chosen."""
+    """A task for each data set that is chosen.
+
+    Where none is chosen, a data set whose file has rows of others alone is left out.
+    """
     sets = chosen_sets(benchmark, names, folder)
     sections = [f"{benchmark.name}_{one.name}" for one in benchmark.data_sets]
-    return [
-        DocumentTask(
-            benchmark.name,
-            one,
-            questions_of(one, folder),
-            tokenizer,
-            Wording.of(f"{benchmark.name}_{one.name}", one.texts, wording, sections),
-            finder,
-        )
-        for one in sets
-    ]
+    made: list[DocumentTask] = []
+    empty: list[tuple[str, NoQuestionError]] = []
+    for one in sets:
+        try:
+            questions = questions_of(one, folder)
+        except NoQuestionError as nothing:
+            empty.append((one.file, nothing))
+            continue
+        texts = Wording.of(f"{benchmark.name}_{one.name}", one.texts, wording, sections)
+        made.append(DocumentTask(benchmark.name, one, questions, tokenizer, texts, finder))
+    there = {task.data_set.file for task in made}
+    for file, error in empty:
+        if names or file not in there:
+            raise error
+    return made

@@ -109,6 +109,7 @@ class DataSet:
     labels:  numbers that tell it from its kin
     beside:  what a second file adds to its questions
     differs: where its rule is not the published one, "" if it is
+    apart:   whether it is asked only where it is named: it asks what another does, and judges it in another way
     """
 
     name: str
@@ -125,6 +126,7 @@ class DataSet:
     labels: Mapping[str, float] = field(default_factory=dict)
     beside: Beside | None = None
     differs: str = ""
+    apart: bool = False
 
 
 @dataclass(frozen=True)

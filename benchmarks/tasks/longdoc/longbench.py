@@ -1,11 +1,14 @@
 """LongBench v1 (21 data sets, five of them Chinese, two of code) and v2 (503 questions of four choices).
 
 https://github.com/THUDM/LongBench. What is too long loses its middle. Of trec, triviaqa, samsum and lsht only the first
-line that is written counts. `<name>_e` are LongBench-E's files of 13 of them, evenly spread over lengths.
+line that is written counts. LongBench-E has 13 of them in files of their own, evenly spread over lengths: a data set
+for each of its three ranges, `<name>_e_0`, `<name>_e_4000`, `<name>_e_8000`, by the words from which it is, as the rows
+count them. A data set of v2 is a length and a difficulty, as `short_easy`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -142,15 +145,32 @@ SETS = (
     replace(_set("lcc", over(scoring.code_similarity), "similarity", CODE, 64), load=_code),
     replace(_set("repobench-p", over(scoring.code_similarity), "similarity", CODE, 64), load=_code),
 )
+
+
+def _even(one: DataSet, low: int, high: float) -> DataSet:
+    """The rows of LongBench-E's file whose `length` is in a range."""
+
+    def load(row: Row) -> Iterator[Question]:
+        if low <= row.number("length") < high:
+            yield from one.load(row)
+
+    labels = {"words from": low}
+    return replace(one, name=f"{one.name}_e_{low}", file=f"{one.name}_e.jsonl", load=load, labels=labels)
+
+
 EVEN_SETS = tuple(
-    replace(one, name=f"{one.name}_e", file=f"{one.name}_e.jsonl") for name in EVEN for one in SETS if one.name == name
+    _even(one, low, high)
+    for name in EVEN
+    for one in SETS
+    if one.name == name
+    for low, high in ((0, 4000), (4000, 8000), (8000, math.inf))
 )
 LONGBENCH_V1 = Benchmark("longbench_v1", SETS + EVEN_SETS, "THUDM/LongBench", ("data.zip",))
 
 
-def _choices(wanted: str, row: Row) -> Iterator[Question]:
-    """A question of four choices, if its text is `short`, `medium` or `long` as wanted."""
-    if row.text("length") != wanted:
+def _choices(length: str, difficulty: str, row: Row) -> Iterator[Question]:
+    """A question of four choices, if its text is as long, and it is as difficult, as wanted."""
+    if (row.text("length"), row.text("difficulty")) != (length, difficulty):
         return
     answer = row.text("answer")
     if answer not in tuple("ABCD"):
@@ -171,8 +191,10 @@ def _letter(output: str, question: Question) -> float:
 LONGBENCH_V2 = Benchmark(
     "longbench_v2",
     tuple(
-        DataSet(length, "data.json", partial(_choices, length), _letter, "accuracy", CHOICE, 128)
+        DataSet(f"{length}_{difficulty}", "data.json", load, _letter, "accuracy", CHOICE, 128)
         for length in ("short", "medium", "long")
+        for difficulty in ("easy", "hard")
+        for load in (partial(_choices, length, difficulty),)
     ),
     "THUDM/LongBench-v2",
     ("data.json",),

@@ -4,21 +4,24 @@
 stand before, of HELMET's prompt files `asqa_revised.json` and `qampari_revised.json` (in its folder `prompts`; copy
 them beside the data); their fields are those of the files of the same kind in its repository, for these two could not
 be looked at. How well citations fit what they stand behind is judged there by a model of 11 billion weights that
-infers (T5 XXL), and is left out.
+infers (T5 XXL), and is left out. QAMPARI's lists are judged by the recall of five answers, as HELMET reports it;
+`alce_qampari_precision_8` and `alce_qampari_f1_8`, which ask the same, are there by name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from farfield.benchmarks.tasks.longdoc.data_set import DataSet, Question, Rule, texts
 from farfield.benchmarks.tasks.longdoc.examples import Example, Examples
 from farfield.benchmarks.tasks.longdoc.rows import Row
 from farfield.benchmarks.tasks.scoring import normalised
 
-__all__ = ["CITING", "named_share", "recall_of_five", "without_citations"]
+__all__ = ["CITING", "Listed", "listed", "named_share", "without_citations"]
 
 ASQA = (
     "Answer the question from the passages below, some of which may be of no use. Write a short and exact text, and "
@@ -34,6 +37,20 @@ FIVE = 5
 NO_JUDGE = "how well citations fit (their precision and recall) is left out, for a large model judges it there"
 
 
+class Listed(NamedTuple):
+    """Shares of the entries that are answers, of the answers that are entries, and of five of these."""
+
+    precision: float
+    recall: float
+    recall_5: float
+
+    @property
+    def f1(self) -> float:
+        """Of the precision and of the recall of all answers."""
+        both = self.precision + self.recall
+        return 2 * self.precision * self.recall / both if both else 0.0
+
+
 def without_citations(output: str) -> str:
     """One line without [1] and other brackets' ends, and without " |", as published."""
     line = re.sub(r"\n+", " ", output)
@@ -46,15 +63,17 @@ def named_share(output: str, wanted: tuple[tuple[str, ...], ...]) -> float:
     return sum(any(normalised(form) in text for form in forms) for forms in wanted) / len(wanted)
 
 
-def recall_of_five(output: str, wanted: tuple[tuple[str, ...], ...]) -> float:
-    """The share of five answers, or of all if there are fewer, that a list with commas has (ALCE's QAMPARI).
+def listed(output: str, wanted: tuple[tuple[str, ...], ...]) -> Listed:
+    """A list with commas against answers of several forms each (ALCE's QAMPARI).
 
-    An answer has several forms, and one of them must be a whole entry, both in SQuAD's form.
+    One of its forms must be a whole entry of the list, both in SQuAD's form.
     """
-    line = without_citations(output).rstrip().rstrip(".").rstrip(",")
-    given = {normalised(entry) for entry in line.split(",")} - {""}
-    found = sum(not given.isdisjoint(map(normalised, forms)) for forms in wanted)
-    return min(FIVE, found) / min(FIVE, len(wanted))
+    given = [entry for entry in map(normalised, without_citations(output).split(",")) if entry]
+    answers = [{normalised(form) for form in forms} for forms in wanted]
+    known = set[str]().union(*answers)
+    found = sum(not forms.isdisjoint(given) for forms in answers)
+    precision = sum(entry in known for entry in given) / len(given) if given else 0.0
+    return Listed(precision, found / len(answers), min(FIVE, found) / min(FIVE, len(answers)))
 
 
 def _asked(count: int, row: Row, answers: tuple[tuple[str, ...], ...]) -> Question:
@@ -108,8 +127,8 @@ def _texts(instruction: str) -> dict[str, str]:
 
 def _set(
     name: str, load: Callable[[int, Row], Iterator[Question]], rule: Rule, metric: str, prompt: str
-) -> list[DataSet]:
-    return [
+) -> tuple[DataSet, ...]:
+    return tuple(
         DataSet(
             f"alce_{name}_{count}",
             f"alce/{name}_eval_gtr_top2000.json",
@@ -125,10 +144,20 @@ def _set(
             differs=NO_JUDGE,
         )
         for count in COUNTS
-    ]
+    )
 
 
+LISTS = _set("qampari", _several, _rule(lambda output, wanted: listed(output, wanted).recall_5), "recall-5", QAMPARI)
+OTHERWISE = {
+    "precision": _rule(lambda output, wanted: listed(output, wanted).precision),
+    "f1": _rule(lambda output, wanted: listed(output, wanted).f1),
+}
 CITING = (
     *_set("asqa", _ambiguous, _rule(named_share), "str-EM", ASQA),
-    *_set("qampari", _several, _rule(recall_of_five), "recall-5", QAMPARI),
+    *LISTS,
+    *(
+        replace(one, name=one.name.replace("qampari", f"qampari_{name}"), rule=rule, metric=name, apart=True)
+        for name, rule in OTHERWISE.items()
+        for one in LISTS
+    ),
 )

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Bytes, Lookup
 
-from farfield.benchmarks.results import read_result
-from farfield.benchmarks.runner import evaluate
+from farfield.benchmarks.running.results import read_result
+from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.longdoc import LongdocSuite
 from farfield.benchmarks.tasks.longdoc.catalogue import BENCHMARKS, document_tasks
 from farfield.benchmarks.tasks.longdoc.data_set import DataSet, Question

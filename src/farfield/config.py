@@ -43,6 +43,8 @@ __all__ = [
     "unknown",
 ]
 
+MANY = 40  # names in one message
+
 
 class FarfieldError(Exception):
     """A mistake that the user can mend. Its text is one line; the command line prints it and exits with 2."""
@@ -99,7 +101,22 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = nearest(given, names)
     hint = f" Did you mean '{near}'?" if near else ""
-    return f"{what} '{given}'.{hint} Known: {', '.join(names) or 'none'}."
+    return f"{what} '{given}'.{hint} Known: {', '.join(_folded(names)) or 'none'}."
+
+
+def _folded(names: Sequence[str]) -> Sequence[str]:
+    """Sorted names; of many, those that differ in a number at their end as one: `nq_{20, 50, 105}`."""
+    if len(names) <= MANY:
+        return names
+    numbers: dict[str, list[str]] = {}
+    for name in names:
+        found = re.fullmatch(r"(.*_)(\d+)", name)
+        stem, last = (found[1], [found[2]]) if found else (name, [])
+        numbers.setdefault(stem, []).extend(last)
+    return [
+        f"{stem}{{{', '.join(sorted(last, key=int))}}}" if len(last) > 1 else stem + "".join(last)
+        for stem, last in numbers.items()
+    ]
 
 
 def printable(text: str) -> str:

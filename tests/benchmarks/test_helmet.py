@@ -29,7 +29,7 @@ from farfield.benchmarks.tasks.longdoc.helmet.reranking import ranked
 from farfield.benchmarks.tasks.longdoc.rows import Row
 from farfield.benchmarks.tasks.longdoc.task import DocumentTask
 from farfield.benchmarks.tasks.sample import Sample
-from farfield.config import DataError, read
+from farfield.config import ConfigError, DataError, read
 
 BYTES = Bytes()
 HELMET = BENCHMARKS["helmet"]
@@ -636,3 +636,12 @@ def test_data_sets_that_gpt4_judges_say_so() -> None:
     judged_there = {one.name for one in HELMET.data_sets if "GPT-4 judges it" in one.differs}
     assert judged_there == {"narrativeqa", "infbench_sum_eng", "multi_lexsum"}
     assert all(isinstance(one, DataSet) for one in HELMET.data_sets)
+
+
+def test_a_name_that_is_misspelt_is_told_with_the_sizes_together(tmp_path: Path) -> None:
+    suite = read(LongdocSuite, {"benchmark": "helmet", "source": str(tmp_path), "tasks": ["kilt_nk_20"]})
+    with pytest.raises(ConfigError, match=r"has no task 'kilt_nk_20'\. Did you mean 'kilt_nq_20'\? Known: ") as caught:
+        suite.tasks(BYTES)
+    names = str(caught.value).split("Known: ")[1]
+    assert "kilt_nq_{20, 50, 105, 220, 440, 1000}, " in names
+    assert "multi_lexsum, narrativeqa, ruler_niah_mk_2_{4096, " in names

@@ -362,6 +362,9 @@ def test_files_of_classes_in_another_schema_are_told_by_line(tmp_path: Path) -> 
     put(tmp_path, "trec/test.jsonl", trec(2, 0))
     with pytest.raises(DataError, match=r"has no trec/train.jsonl, .json or .csv, neither as a file nor in a zip"):
         only(tmp_path, "icl_trec_fine_200")
+    (tmp_path / "trec/train.csv").write_text("text,fine_label\n")
+    with pytest.raises(DataError, match=r"suite.source: trec/train.\* has no row for an example\. Give the whole file"):
+        only(tmp_path, "icl_trec_fine_200")
     put(tmp_path, "trec/train.csv", [{"text": "a", "label": 1}])
     with pytest.raises(DataError, match=r"train.csv: line 2: 'fine_label' is missing\. Did you mean 'label'\?"):
         only(tmp_path, "icl_trec_fine_200")

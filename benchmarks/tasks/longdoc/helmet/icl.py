@@ -30,6 +30,7 @@ from farfield.benchmarks.tasks.longdoc.examples import number_of
 from farfield.benchmarks.tasks.longdoc.helmet.outputs import said
 from farfield.benchmarks.tasks.longdoc.rows import Row
 from farfield.benchmarks.tasks.sample import generator
+from farfield.config import DataError
 
 __all__ = ["ICL", "balanced"]
 
@@ -125,6 +126,8 @@ class Shots:
             order = np.random.default_rng(SEED).permutation(len(shown))
             size = math.ceil(HELD_OUT * len(shown))
             asked, shown = [shown[place] for place in order[:size]], [shown[place] for place in order[size:]]
+        if not shown:
+            raise DataError(f"suite.source: {self.file} has no row for an example. Give the whole file.")
         if len(asked) > MOST:
             asked = [asked[place] for place in np.random.default_rng(SEED).permutation(len(asked))[:MOST]]
         places = balanced([label for _, label in shown], self.count, generator("facts", SEED))

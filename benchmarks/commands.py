@@ -53,7 +53,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 def evaluate_together(jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One report of what the jobs of a sweep have written, in the folder that all of theirs are in."""
     written = [Path(path) for job in jobs for path in job.get("written", []) if path.endswith(".jsonl")]
-    errors = [f"failed: {job['error']}" for job in jobs if "error" in job]
+    errors = [f"failed: {job['job']}: {job['error']}" for job in jobs if "error" in job]
     files = list(dict.fromkeys(path for path in written if path.name != USAGE))
     if not files:
         return {"text": "\n".join(errors)}

@@ -15,7 +15,7 @@ import pytest
 
 import farfield
 from farfield import cli, usage
-from farfield.config import Config, TrainingError
+from farfield.config import Config, ModelError, TrainingError
 
 HEAVY = {"torch", "lightning", "pytorch_lightning", "faiss", "transformers", "matplotlib", "tensorboard", "tokenizers"}
 
@@ -217,8 +217,8 @@ def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(
     assert json.loads(out) == {
         "jobs": [
             {"name": f"{name}0", "seed": 0},
-            {"name": f"{name}1", "error": "seed 1 is unlucky"},
-            {"name": f"{name}2", "error": refused},
+            {"name": f"{name}1", "job": f"{name}1", "error": "seed 1 is unlucky"},
+            {"name": f"{name}2", "job": f"{name}2", "error": refused},
             {"name": f"{name}3", "seed": 3},
         ]
     }
@@ -227,6 +227,18 @@ def test_a_sweep_runs_every_combination_and_goes_on_after_a_failure(
         f"farfield: job 3: {name}2\nfarfield: {refused}\nfarfield: job 4: {name}3\n"
     )
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["multirun.yaml"]
+
+
+def test_a_failed_evaluation_of_a_sweep_says_which_it_was(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    def evaluate(settings: Any) -> dict[str, Any]:
+        raise ModelError("nothing there")
+
+    work("evaluate", evaluate)
+    words = ["evaluate", "-m", "model=runs/a,runs/b", "suite=needle,recall", "memory=knn"]
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert "job: model=runs/b suite=recall memory=knn\n    error: nothing there\n" in out
+    assert "farfield: job 2: model=runs/a suite=recall memory=knn\n" in err
 
 
 def test_a_sweep_is_checked_before_its_first_job(work: Work, capsys: pytest.CaptureFixture[str]) -> None:

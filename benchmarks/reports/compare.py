@@ -82,7 +82,8 @@ def compared(first: Result, second: Result) -> Comparison:
         apart = first.path.parent != second.path.parent
         names = [str(result.path.parent if apart else result.path) for result in (first, second)]
     left = set(first.cells) ^ set(second.cells) | set(first.measured) ^ set(second.measured)
-    notes = (f"{len(left)} cells that only one of the two has are left out.",) if left else ()
+    count = "1 cell" if len(left) == 1 else f"{len(left)} cells"
+    notes = (f"Left out: {count} that only one of the two has.",) if left else ()
     suite = str(first.head["suite"])
     return Comparison(suite, names[0], names[1], bool(tasks), tasks | measured, by_name, notes)
 

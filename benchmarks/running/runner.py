@@ -177,7 +177,7 @@ class _Questions:
     def head(self) -> dict[str, Any]:
         suite = self.questions.suite
         head = _head(suite, self.questions.subject, self.questions.described())
-        notes = list(suite.notes(self.questions.subject.tokenizer))
+        notes = list(suite.told(self.questions.subject.tokenizer))
         return head | {"depths": list(suite.places()), "notes": notes}
 
     def run(self, sink: _Sink) -> None:

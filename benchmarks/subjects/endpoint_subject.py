@@ -90,6 +90,7 @@ class EndpointSubject:
             "url": self.client.url,
             "model": self.model,
             "chat": self.client.settings.chat,
+            "body": self.client.settings.body,
             "extra_tokens": self.client.settings.extra_tokens,
             "tokenizer": fingerprint(self.tokenizer),
             "trained_length": None,
@@ -171,6 +172,7 @@ class EndpointSubject:
         }
         if stop:
             body["stop"] = list(stop[:STOPS])
+        body = {name: value for name, value in (body | self.client.settings.body).items() if value is not None}
         route = "chat/completions" if chat else "completions"
         choice = self._choice(route, self.client.post(route, body))
         written = choice.get("message") if chat else choice

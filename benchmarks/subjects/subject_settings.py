@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -42,6 +42,7 @@ class EndpointConfig(Config):
     key:          the environment variable that holds the API key; null: no key is sent
     chat:         /chat/completions, with the model's own template, in the place of /completions
     tokenizer:    a folder with the model's tokenizer, to count tokens as the model does; null: a token is a byte
+    body:         fields of a request in the place of ours or beside them; a null leaves one out: {temperature: null}
     extra_tokens: room for thoughts beyond what an answer may take; answers are cut to what is judged all the same
     logprobs:     likelihoods by `echo`, which few endpoints answer
     concurrency:  requests that are on their way at once
@@ -53,6 +54,7 @@ class EndpointConfig(Config):
     key: str | None = None
     chat: bool = False
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    body: dict[str, Any] = Field(default_factory=dict)
     extra_tokens: int = Field(0, ge=0)
     logprobs: bool = False
     concurrency: int = Field(4, ge=1, le=256)

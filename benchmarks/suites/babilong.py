@@ -61,9 +61,14 @@ class BabilongSuite(AskedSuite):
         return named
 
     def notes(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        drawn = ("Stories of our own, where BABILong's are bAbI's (suite.facts=<folder>): not comparable with it.",)
+        noise = (
+            "Noise of our own, where BABILong's text is of books (suite.haystack=<text>): not comparable with it.",
+        )
+        told = (*(drawn if self.facts is None else ()), *(noise if self.haystack == "noise" else ()))
         if self.scoring == "likelihood" or not self._counts():
-            return ()
-        return ("qa7: none is right where it is the answer, where the published rule finds one in it, too.",)
+            return told
+        return (*told, "qa7: none is right where it is the answer, where the published rule finds one in it, too.")
 
     def _counts(self) -> bool:
         """Whether qa7 is asked."""

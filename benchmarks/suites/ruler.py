@@ -47,10 +47,13 @@ class RulerSuite(AskedSuite):
             return ("Single ids in the place of RULER's texts: not comparable with published numbers.",)
         names = chosen("ruler", self.named, NAMES)
         noisy = [name for name in names if name in SPECS and SPECS[name].haystack == "essay"]
-        if self.essay is not None or not noisy:
-            return ()
-        told = "sentences of noise of our own (suite.essay=<text> for another): not comparable with published numbers"
-        return (f"The essay of {', '.join(noisy)}: {told}.",)
+        told = []
+        if self.essay is None and noisy:
+            noise = "sentences of noise of our own (suite.essay=<text> for another)"
+            told.append(f"The essay of {', '.join(noisy)}: {noise}: not comparable with published numbers.")
+        if self.words is None and "cwe" in names:
+            told.append("cwe: words of our own (suite.words=<file> for others): not comparable with published numbers.")
+        return tuple(told)
 
     def tasks(self, tokenizer: Tokenizer) -> Sequence[Task]:
         names = chosen("ruler", self.named, NAMES)

@@ -26,6 +26,9 @@ Control = Literal["no_context", "gold_only", "memory_off", "memory_shuffled"]
 CONTROLS: tuple[Control, ...] = ("no_context", "gold_only", "memory_off", "memory_shuffled")
 
 
+WORDED = "Prompts are worded by us (suite.wording=<file> for others): compare with models that were asked the same."
+
+
 def rising(lengths: tuple[int, ...]) -> tuple[int, ...]:
     """Raises ValueError unless there is a length, and each is longer than the one before."""
     if not lengths or list(lengths) != sorted(set(lengths)):
@@ -108,6 +111,12 @@ class AskedSuite(Suite):
     def notes(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """What a reader of its tables should know, one sentence each: above all where it is not what was published."""
         return ()
+
+    def told(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """The notes, with one on whose wording the prompts have."""
+        if self.wording is not None or tokenizer.kind == "ids":
+            return self.notes(tokenizer)
+        return (*self.notes(tokenizer), WORDED)
 
     @abstractmethod
     def tasks(self, tokenizer: Tokenizer) -> Sequence[Task]:

@@ -200,7 +200,7 @@ def _sweep(line: argparse.Namespace) -> int:
     waiting: list[Job] = []
 
     def here(mapping: dict[str, Any]) -> None:
-        print(f"farfield: job {len(results) + 1}: {mapping.get('name') or line.verb}", file=sys.stderr)
+        print(f"farfield: job {len(results) + 1}: {_job(mapping) or line.verb}", file=sys.stderr)
         results.append(_done(Job(line, mapping)))
 
     def later(mapping: dict[str, Any]) -> None:
@@ -243,7 +243,17 @@ def _done(job: Job) -> dict[str, Any]:
         if text is None:
             raise
         print(f"farfield: {text}", file=sys.stderr)
-        return {"name": name, "error": text}
+        return {"name": name, "job": _job(job.mapping), "error": text}
+
+
+def _job(mapping: Mapping[str, Any]) -> str:
+    """What tells a combination from the others: its name; of an evaluation, which has none, what is asked of what."""
+    words = [mapping.get("name")]
+    if "suite" in mapping:
+        kinds = {key: one.get("name") or one.get("kind") for key, one in mapping.items() if isinstance(one, dict)}
+        told = {"model": mapping.get("model"), "suite": kinds.get("suite"), "memory": kinds.get("memory")}
+        words += [f"{key}={value}" for key, value in told.items() if value]
+    return " ".join(str(word) for word in words if word)
 
 
 def _settings(line: argparse.Namespace, mapping: dict[str, Any]) -> Config:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
@@ -53,7 +53,12 @@ def _name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_name)]
+def _spelled(name: object) -> object:
+    """A name that reads as a number, 2026, is a name."""
+    return str(name) if type(name) is int else name
+
+
+Name = Annotated[str, BeforeValidator(_spelled), AfterValidator(_name)]
 Text = Annotated[str, Field(min_length=1)]
 
 

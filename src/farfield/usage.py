@@ -55,7 +55,7 @@ VERBS = {
         (
             "farfield evaluate model=runs/retnet-tiny-needle suite=needle",
             "farfield evaluate model=models/stories260k suite=needle suite.lengths=[256,512]",
-            "farfield evaluate -m model=runs/longformer,runs/retnet suite=needle,recall memory=none,knn",
+            "farfield evaluate -m model=runs/longformer,runs/attention suite=needle,recall memory=none,knn",
             "farfield evaluate model=http://localhost:8000/v1 endpoint.key=API_KEY endpoint.chat=true suite=needle",
         ),
         "EvaluateSettings",

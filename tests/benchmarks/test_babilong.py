@@ -238,10 +238,14 @@ def test_a_rule_that_is_not_the_published_one_is_told(tmp_path: Path) -> None:
     def notes(**given: Any) -> tuple[str, ...]:
         return read(BabilongSuite, given).notes(BYTES)
 
-    assert notes() == notes(tasks=["qa1", "qa7"]) == (told,)
-    assert notes(tasks=["qa1"]) == notes(scoring="likelihood") == notes(facts=str(tmp_path)) == ()
+    books = {"facts": str(tmp_path), "haystack": str(tmp_path)}
+    assert notes()[2:] == notes(tasks=["qa1", "qa7"])[2:] == (told,)
+    assert notes(tasks=["qa1"])[2:] == notes(scoring="likelihood")[2:] == notes(**books) == ()
+    stories, noise = notes(tasks=["qa1"])
+    assert stories.startswith("Stories of our own")
+    assert noise.startswith("Noise of our own")
     (tmp_path / "qa7_x_train.txt").write_text(FILE)
-    assert notes(facts=str(tmp_path)) == (told,)
+    assert notes(**books) == (told,)
     suite = read(BabilongSuite, {"tasks": ["qa7"], "lengths": [1024], "samples": 1, "controls": []})
     (grid,) = grids(read_result(evaluate(suite, Solver(BYTES), tmp_path / "out").path))
     assert told in remarks([grid])
@@ -325,7 +329,7 @@ def test_no_question_is_counted_twice(tmp_path: Path) -> None:
     result = read_result(evaluate(read(BabilongSuite, given), Solver(BYTES), tmp_path / "out").path)
     assert {cell.length: answers.count for cell, answers in result.cells.items()} == {1024: 8, 4096: 9}
     (grid,) = grids(result)
-    assert remarks([grid]) == ["All questions that there are of babilong_qa1: 8 at 1k, 9 at 4k tokens."]
+    assert remarks([grid])[-1:] == ["All questions that there are of babilong_qa1: 8 at 1k, 9 at 4k tokens."]
 
 
 class Solver(Lookup):

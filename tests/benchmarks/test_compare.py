@@ -55,7 +55,7 @@ def test_cells_that_only_one_has_are_left_out_and_counted(tmp_path: Path) -> Non
     second = made(tmp_path, "b", {("two", 256, None): [1, 0]})
     found = compared(first, second)
     assert found.tasks["two"].n == 2
-    assert found.notes == ("1 cells that only one of the two has are left out.",)
+    assert found.notes == ("Left out: 1 cell that only one of the two has.",)
 
 
 def test_probabilities_are_corrected_over_the_tasks_and_not_over_their_sum(tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ def test_an_answer_of_thoughts_alone_is_empty_and_told() -> None:
         roomy = subject(server.url, chat=True, extra_tokens=45)
         written = roomy.generate(roomy.prefill(ids("x")), 5)
     assert server.bodies[-1]["max_tokens"] == 50
+    assert server.bodies[-1]["temperature"] == 0
     assert (BytesTokenizer().decode(written.ids[0]), written.silent) == ("seven", frozenset())
     for content, ended, silent in ((None, "stop", {0}), ("", "length", {0}), ("", "stop", set())):
         choice = {"message": {"content": content}, "finish_reason": ended}
@@ -228,6 +229,21 @@ def test_an_answer_of_thoughts_alone_is_empty_and_told() -> None:
             asked = subject(server.url, chat=True)
             written = asked.generate(asked.prefill(ids("x")), 9)
             assert (written.ids, written.silent) == ([[]], silent)
+
+
+def test_fields_of_a_request_are_the_users() -> None:
+    """Models that think refuse max_tokens and temperature."""
+    with serving(thoughtful_elsewhere) as server:
+        asked = subject(
+            server.url, chat=True, body={"temperature": None, "max_tokens": None, "max_completion_tokens": 9}
+        )
+        asked.generate(asked.prefill(ids("x")), 5)
+    assert server.bodies[-1].keys() == {"model", "messages", "seed", "max_completion_tokens"}
+    assert asked.describe()["body"] == {"temperature": None, "max_tokens": None, "max_completion_tokens": 9}
+
+
+def thoughtful_elsewhere(route: str, body: dict[str, Any], count: int) -> Answer:
+    return 200, {"choices": [{"message": {"content": "seven"}, "finish_reason": "stop"}]}
 
 
 def test_the_command_line_counts_answers_without_text(

@@ -152,6 +152,10 @@ def test_every_suite_that_asks_is_a_task() -> None:
             {"tokenizer": "bytes", "needel": {"lengths": [256]}},
             "metadata: unknown suite 'needel'. Did you mean 'needle'? Known: ",
         ),
+        (
+            {"tokenizer": "bytes", "lengths": [256], "needle": {}},
+            "metadata.lengths: settings of a suite stand below its name: needle.lengths.",
+        ),
         ({"tokenizer": "bytes", "needle": 3}, "metadata.needle: 3 given, a mapping of settings is needed."),
     ],
 )
@@ -210,6 +214,8 @@ def test_our_command_line_hands_over_to_lm_evals(
         seen.append(sys.argv[1:])
         if "--broken" in sys.argv:
             raise ConfigError("one\n  line")
+        if "--tasks=nowhere_to_be_found" in sys.argv:
+            raise ValueError("Tasks not found: nowhere_to_be_found")
 
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", taken)
     for words in (["run", "--tasks", "a"], ["run", "--tasks", "a", "--include_path", "mine"], ["ls", "tasks"], ["run"]):
@@ -220,6 +226,16 @@ def test_our_command_line_hands_over_to_lm_evals(
     assert seen[1] == ["run", "--tasks", "a", "--include_path", "mine"]
     assert seen[2] == ["ls", "tasks", *ours]
     assert seen[3] == ["run"]
-    monkeypatch.setattr(sys, "argv", ["farfield.harness", "run", "--broken"])
-    assert __main__.main() == 2
-    assert capsys.readouterr().err == "farfield: one line\n"
+    for words, line in (
+        (["--broken"], "one line"),
+        (
+            ["--tasks", "arc_easy,farfield_nedle"],
+            "--tasks: unknown task 'farfield_nedle'. Did you mean 'farfield_needle'?",
+        ),
+        (["--tasks=nowhere_to_be_found"], "Tasks not found: nowhere"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["farfield.harness", "run", *words])
+        assert __main__.main() == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"farfield: {line}")
+        assert err.count("\n") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from farfield.config import FarfieldError
+from farfield.config import ConfigError, FarfieldError, unknown
 from farfield.harness import TASKS
 
 
@@ -20,19 +20,40 @@ def main() -> int:
             raise
         sys.stderr.write("farfield: lm-eval is not installed: pip install 'farfield[harness]'.\n")
         return 2
-    sys.argv = _with_tasks(sys.argv)
     try:
+        _check_tasks(sys.argv)
+        sys.argv = _with_tasks(sys.argv)
         cli_evaluate()
+    except ValueError as error:
+        if not str(error).startswith("Tasks not found"):
+            raise
+        sys.stderr.write(f"farfield: {' '.join(str(error).split())} `lm_eval ls tasks` lists lm-eval's.\n")
+        return 2
     except FarfieldError as error:
         sys.stderr.write(f"farfield: {' '.join(str(error).split())}\n")
         return 2
     return 0
 
 
+def _check_tasks(words: list[str]) -> None:
+    """Raises a ConfigError where a task reads as one of ours, and is none."""
+    known = [file.stem for file in TASKS.glob("*.yaml")]
+    given = [after for word, after in zip(words, [*words[1:], ""], strict=True) if word in ("--tasks", "-t")]
+    given += [word.split("=", 1)[1] for word in words if word.startswith("--tasks=")]
+    for name in ",".join(given).split(","):
+        ours = name.startswith("farfield") and not name.endswith(".yaml")
+        if ours and name not in known and not _included(words):
+            raise ConfigError("--tasks: " + unknown("unknown task", name, known))
+
+
+def _included(words: list[str]) -> bool:
+    """Whether the user names a folder of tasks."""
+    return any(word.split("=")[0] == "--include_path" for word in words)
+
+
 def _with_tasks(words: list[str]) -> list[str]:
     """The words with the folder of our tasks, unless the user names another one."""
-    named = any(word.split("=")[0] == "--include_path" for word in words)
-    return words if named or len(words) < 3 else [*words, "--include_path", str(TASKS)]
+    return words if _included(words) or len(words) < 3 else [*words, "--include_path", str(TASKS)]
 
 
 if __name__ == "__main__":

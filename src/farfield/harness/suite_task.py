@@ -177,6 +177,10 @@ def _suite(given: Mapping[str, Any]) -> AskedSuite:
     suite = read(_One, {"suite": {"kind": name, **settings}}).suite
     if not isinstance(suite, AskedSuite):
         raise ConfigError(f"suite: {name} asks nothing, it measures. Run it by farfield evaluate.")
+    fields = {field.alias or own for own, field in type(suite).model_fields.items()} - {"kind"}
+    misplaced = sorted(fields & set(given) - {"seed"})  # lm-eval hands its own seed on
+    if misplaced:
+        raise ConfigError(f"metadata.{misplaced[0]}: settings of a suite stand below its name: {name}.{misplaced[0]}.")
     return suite
 
 

@@ -14,7 +14,8 @@ READY := $(VENV)/.ready
 APART := $(VENV)/apart
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# Two test processes with two threads each would fight for the same cores.
+# Two test processes with two threads each would fight for the same cores. Each has a half of the tests at first, so that
+# what a file makes once is made once, and takes from the others when its own are done.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 FAST := tests/test_layout.py tests/test_settings.py tests/test_compose.py tests/test_config_errors.py tests/test_cli.py
@@ -29,7 +30,7 @@ demo: $(READY)  ## train small models, run the needle grid, ask questions about 
 	$(BIN)/python -m farfield.demo
 
 test: $(APART)/.ready  ## run the tests
-	$(PYTEST) --numprocesses auto $(ARGS)
+	$(PYTEST) --numprocesses auto --dist worksteal $(ARGS)
 
 check: $(READY)  ## format, lint, types, import directions and the fast tests
 	$(BIN)/ruff format --check
@@ -42,7 +43,7 @@ bench: $(READY)  ## measure tokens per second, memory and state against length
 	$(BIN)/farfield speed $(ARGS)
 
 contract: $(READY)  ## run the whole contract suite: every mixer with every clause
-	$(PYTEST) --numprocesses auto -m "contract_full" $(ARGS)
+	$(PYTEST) --numprocesses auto --dist worksteal -m "contract_full" $(ARGS)
 
 clean:  ## remove the environment, build outputs and caches; runs, results and indexes stay
 	rm -rf $(VENV) build dist src/*.egg-info .coverage htmlcov

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -37,6 +38,26 @@ def _absl_closes_no_capture() -> Iterator[None]:
     absl = sys.modules.get("absl.logging")
     if absl is not None:
         absl.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Cases that are marked contract_full, three quarters of all, are made only where they may run."""
+    if "not contract_full" not in metafunc.config.getoption("markexpr"):
+        return
+    markers = metafunc.definition.own_markers
+    for place, mark in enumerate(markers):
+        if mark.name == "parametrize" and isinstance(mark.args[-1], list):
+            names, cases = mark.args
+            fast = [case for case in cases if not any(m.name == "contract_full" for m in getattr(case, "marks", ()))]
+            if fast:  # a test without a case would be a skipped one
+                markers[place] = pytest.mark.parametrize(names, fast, **mark.kwargs).mark
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays until the end: without this, every later garbage collection would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from farfield.benchmarks.measuring import tensors
 from farfield.benchmarks.memories.plan import WHOLE, Variant, checked, variants
 from farfield.compose import option
 from farfield.config import read
@@ -68,8 +68,7 @@ class Moved(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        taken = [leaf for leaf in pytree.tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
-        made = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        taken, made = list(tensors((args, kwargs))), list(tensors(out))
         held = {tensor.untyped_storage().data_ptr() for tensor in taken}
         fresh = [tensor for tensor in made if tensor.untyped_storage().data_ptr() not in held]
         if fresh or func._schema.is_mutable:  # a view moves nothing

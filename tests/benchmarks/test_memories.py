@@ -209,19 +209,20 @@ def test_the_search_is_timed_beside_what_it_needs(tmp_path: Path, capsys: pytest
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--memories", "kn"]) == 2
     assert capsys.readouterr().err.startswith("farfield: --memories: unknown memory 'kn'. Did you mean 'knn'?")
+    knn = ["--memories", "knn"]
     for words, message in (
         (["search", "--sizes", "16"], "--sizes: 16 tokens given, and the best 32 are to be found. At least 32."),
         (["search", "--repeats", "0"], "--repeats: 0 given. At least 1."),
         (["cost", "--memories", "xl", "--sizes", "-5"], "--sizes: -5 given. At least 1."),
-        (["recall", "--set", "top"], "--set: 'top' given, KEY=VALUE is needed."),
-        (["recall", "--set", "capacity=5"], "--set: capacity is set by the comparison. Use --sizes or --window."),
-        (["recall", "--memories", "knn", "--set", "topp=3"], "--set: unknown setting of memory 'knn' 'topp'. Did you"),
+        (["recall", *knn, "--set", "top"], "--set: 'top' given, KEY=VALUE is needed."),
+        (["recall", *knn, "--set", "capacity=5"], "--set: capacity is set by the comparison. Use --sizes or --window."),
+        (["recall", *knn, "--set", "topp=3"], "--set: unknown setting of memory 'knn' 'topp'. Did you"),
         (["recall", "--memories", "landmark", "--sizes", "70"], "landmark 70: memory.capacity: 70 is no multiple of"),
         (["cost", "--memories", "landmark", "--sizes", "70"], "landmark 70: memory.capacity: 70 is no multiple of"),
     ):
         assert main([*words, "--out", str(tmp_path / "untouched")]) == 2
         assert capsys.readouterr().err.startswith(f"farfield: {message}")
     assert not (tmp_path / "untouched").exists()
-    words = ["perplexity", "--books", str(tmp_path / "no"), "--documents", str(tmp_path), "--out", str(tmp_path)]
+    words = ["perplexity", *knn, "--books", str(tmp_path / "no"), "--documents", str(tmp_path), "--out", str(tmp_path)]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith(f"farfield: data.path: '{tmp_path}/no' does not exist.")

@@ -83,11 +83,11 @@ def test_9_rows_of_a_state_are_picked_repeated_reordered(
     mixer, (x, _) = subject.build(dtype), sample(3, length + MORE, subject.width, dtype)
     with torch.no_grad():
         state, rest = prefilled(mixer, x[:, :length], ragged)
-        for picked in (torch.tensor([2, 0, 0, 1]), torch.tensor([1])):
-            selected = state.select(picked)
-            for sizes in ([1], [MORE]):
-                expected, _ = through(mixer, x[:, length:], cut(rest, sizes), state)
-                found, _ = through(mixer, x[picked, length:], cut(rest[picked], sizes), selected)
+        selected = [(picked, state.select(picked)) for picked in (torch.tensor([2, 0, 0, 1]), torch.tensor([1]))]
+        for sizes in ([1], [MORE]):
+            expected, _ = through(mixer, x[:, length:], cut(rest, sizes), state)
+            for picked, of_them in selected:
+                found, _ = through(mixer, x[picked, length:], cut(rest[picked], sizes), of_them)
                 assert_close(found, expected[picked], TOLERANCE[dtype])
 
 

@@ -12,6 +12,7 @@ import torch
 from farfield.api import load, open_index
 from farfield.config import ConfigError, IndexingError
 from farfield.embedding.hidden import HiddenStates
+from farfield.model import LanguageModel
 from farfield.retrieval import EmbedderConfig, HiddenConfig, IngestResult, RerankConfig, RetrievalConfig
 from farfield.retrieval.embedders import unit
 from farfield.retrieval.rerank import maxsim
@@ -23,9 +24,8 @@ LONG = ["Who signs the leave?", "", "x", "Lions sleep for twenty hours a day. " 
 
 
 @torch.no_grad()
-def middle(folder: Path, ids: list[int], layer: int) -> np.ndarray:
+def middle(model: LanguageModel, ids: list[int], layer: int) -> np.ndarray:
     """The output of a layer for one document: the layers under it, and nothing else."""
-    model = load(folder).model
     layers = list(model.decoder.layers)
     outputs = []
     hook = layers[layer - 1].register_forward_hook(lambda module, given, found: outputs.append(found[0]))
@@ -39,11 +39,11 @@ def middle(folder: Path, ids: list[int], layer: int) -> np.ndarray:
 def test_a_vector_is_the_mean_over_a_texts_parts(architecture: str, layer: int | None, run: Run) -> None:
     folder = run(0, architecture=architecture)
     states = HiddenStates(HiddenConfig(model=str(folder), layer=layer, tokens=63, batch=130))
-    tokenizer = load(folder).tokenizer
+    read = load(folder)
     expected = np.zeros((len(LONG), 32))
     for row, text in zip(expected, LONG, strict=True):
-        ids = tokenizer.encode(text)
-        parts = [middle(folder, ids[first : first + 63], layer or 2) for first in range(0, len(ids), 63)]
+        ids = read.tokenizer.encode(text)
+        parts = [middle(read.model, ids[first : first + 63], layer or 2) for first in range(0, len(ids), 63)]
         if parts:
             row[:] = np.concatenate(parts).mean(axis=0)
     np.testing.assert_allclose(states.vectors(LONG), expected, atol=1e-5)

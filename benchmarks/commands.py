@@ -14,7 +14,8 @@ from farfield.benchmarks import training_curves
 from farfield.benchmarks.reports import report
 from farfield.benchmarks.reports.collected import collected
 from farfield.benchmarks.reports.compare import compared, pairs, plain, table
-from farfield.benchmarks.reports.tables import Table, tables
+from farfield.benchmarks.reports.table import Table
+from farfield.benchmarks.reports.tables import tables
 from farfield.benchmarks.reports.terminal import drawn
 from farfield.benchmarks.running.results import Result, read_result
 from farfield.benchmarks.running.runner import Outcome

@@ -14,8 +14,9 @@ from typing import Any
 
 from farfield.benchmarks.reports.collected import collected
 from farfield.benchmarks.reports.grid import differing, short
+from farfield.benchmarks.reports.measured_tables import decimals, figure
 from farfield.benchmarks.reports.paired import Paired, holm, paired
-from farfield.benchmarks.reports.tables import Entry, Row, Table, decimals, figure
+from farfield.benchmarks.reports.table import Entry, Row, Table
 from farfield.benchmarks.running.results import Cell, Result
 from farfield.config import DataError
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean as mean
 
 from farfield.benchmarks.reports.grid import Rate, source
-from farfield.benchmarks.reports.tables import Entry, Table
+from farfield.benchmarks.reports.table import Entry, Table
 from farfield.benchmarks.running.results import Answers, Cell, Measured, Result
 
 __all__ = ["COLUMNS", "as_csv", "as_markdown", "plain_cells"]
 
 COLUMNS = (
     *("model", "suite", "task", "metric", "scoring", "condition", "length", "depth", "labels"),
-    *("value_name", "unit", "value", "low", "high", "chance", "samples", "hits", "nulls", "ties", "capped", "unfilled"),
-    *("prefilled", "naive", "seconds", "skipped", "commit", "seed", "settings_hash", "path"),
+    *("value_name", "unit", "value", "low", "high", "chance", "samples", "hits", "nulls", "silent", "ties", "capped"),
+    *("unfilled", "prefilled", "naive", "seconds", "skipped", "commit", "seed", "settings_hash", "path"),
 )
 
 
@@ -83,6 +83,7 @@ def _answered(answers: Answers) -> Mapping[str, object]:
         "samples": len(answers.scores),
         "hits": answers.hits,
         "nulls": answers.nulls,
+        "silent": answers.silent,
         "ties": answers.ties,
         "capped": answers.capped,
         "unfilled": answers.unfilled,

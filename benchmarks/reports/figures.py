@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from farfield.benchmarks.reports.canvas import DASHES, Canvas, against_length, line, tidy
+from farfield.benchmarks.reports.effective import families, means
 from farfield.benchmarks.reports.grid import CONDITIONS, Grid, Rate, grids, measures, percent, short, source
 from farfield.benchmarks.reports.measured_figures import measured_pictures
-from farfield.benchmarks.reports.tables import families, means
 from farfield.benchmarks.running.results import Result
 from farfield.benchmarks.tasks.sample import Condition
 

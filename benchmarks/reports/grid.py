@@ -195,7 +195,7 @@ def measures(result: Result) -> list[Series]:
 
 
 def remarks(members: Sequence[Grid]) -> list[str]:
-    """What is to be known of suites and of single cells: ties, empty answers, cells closed early or not filled."""
+    """What is to be known of suites and single cells: ties, answers without text, cells closed early or not filled."""
     said = list(dict.fromkeys(note for grid in members for note in grid.notes))
     for name in dict.fromkeys(grid.name for grid in members):
         mine = [grid for grid in members if grid.name == name]
@@ -208,6 +208,8 @@ def remarks(members: Sequence[Grid]) -> list[str]:
         if empty:
             asked = sum(len(one.outputs) for one in every if one.scoring == "generate")
             said.append(f"{name}: {empty} of {asked} answers say nothing.")
+        if silent := sum(one.silent for one in every):
+            said.append(f"{name}: {silent} answers never came: thoughts took their room (endpoint.extra_tokens).")
         if capped:
             said.append(f"{name}: {capped} of {len(every)} cells were closed early, their time was over.")
     unfilled: dict[str, set[int]] = {}

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from farfield.benchmarks.reports.effective import doubt, families, means, thresholds
 from farfield.benchmarks.reports.exports import as_csv, as_markdown
 from farfield.benchmarks.reports.figures import pictures
 from farfield.benchmarks.reports.grid import Grid, Rate, Series, grids, measures, remarks
 from farfield.benchmarks.reports.page import page
-from farfield.benchmarks.reports.tables import Table, families, means, thresholds
+from farfield.benchmarks.reports.table import Table
 from farfield.benchmarks.running.results import Measured, Result
 from farfield.benchmarks.tasks.ruler.effective import effective_length, weighted_mean
 
@@ -115,11 +116,12 @@ def _effective(results: Sequence[Result], threshold: float) -> list[dict[str, An
             mine = [grid for grid in members if grid.name == model and grid.asked]
             by_length = means(mine)
             if len(mine) > 1 and by_length and not mine[0].labels:
-                above = thresholds(mine[0], by_length, threshold)
+                above = thresholds(mine, by_length, threshold)
                 lengths = {kind: effective_length(by_length, threshold=least) for kind, least in above.items()}
                 told = [{"length": at, "mean": mean} for at, mean in by_length.items()]
                 weighted = {way: weighted_mean(by_length, rising=way == "rising") for way in ("rising", "falling")}
                 not_asked = [grid.task for grid in members if grid.name == model and not grid.asked]
                 about = {"suite": name, "model": model, "tasks": len(mine), "not_asked": not_asked}
+                about["doubt"] = doubt(mine, by_length)
                 found.append({**about, "means": told, "weighted": weighted, "thresholds": above, "lengths": lengths})
     return found

@@ -8,17 +8,16 @@ value by length       of suites that measure
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean
 
+from farfield.benchmarks.reports.effective import all_lengths, families, mean_notes
 from farfield.benchmarks.reports.grid import (
     CONDITIONS,
     Grid,
     Rate,
-    Series,
     differing,
     grids,
     measures,
@@ -26,11 +25,12 @@ from farfield.benchmarks.reports.grid import (
     remarks,
     short,
 )
-from farfield.benchmarks.running.results import Measured, Result
-from farfield.benchmarks.tasks.ruler.effective import effective_length, own_threshold, weighted_mean
+from farfield.benchmarks.reports.measured_tables import measured_table
+from farfield.benchmarks.reports.table import Entry, Row, Table
+from farfield.benchmarks.running.results import Result
 from farfield.benchmarks.tasks.sample import Condition
 
-__all__ = ["Entry", "Row", "Table", "families", "means", "tables", "thresholds"]
+__all__ = ["tables"]
 
 CHANCE = "chance"
 CHOSEN = (
@@ -43,36 +43,6 @@ WILSON = (
     "Below each number its 95 % interval (Wilson's; Student's of a mean where scores are fractions); "
     "depths of a text and questions about it are one draw."
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A number, and its interval in small."""
-
-    text: str = ""
-    small: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line; `begins` a new part of the table."""
-
-    heads: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    begins: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """`heads` are the names of the columns before the numbers, `columns` of those with numbers."""
-
-    suite: str
-    title: str
-    heads: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-    files: tuple[str, ...] = field(default=())
 
 
 def tables(results: Sequence[Result], threshold: float) -> list[Table]:
@@ -90,48 +60,10 @@ def tables(results: Sequence[Result], threshold: float) -> list[Table]:
             made += [_tasks(family, members, threshold, paths) for family, members in families(every).items()]
         series = [one for result in mine for one in measures(result)]
         if series:
-            made.append(_values(suite, series, paths))
+            made.append(measured_table(suite, series, paths))
         if other:
             made[-1] = replace(made[-1], notes=(*made[-1].notes, f"Not all were asked the same: {other}."))
     return made
-
-
-def families(every: Iterable[Grid]) -> dict[str, list[Grid]]:
-    """Grids whose tasks stand in one table, by its name.
-
-    Those of a suite, and apart those that differ in a label, and those that are judged by likelihood.
-    """
-    found: dict[str, list[Grid]] = {}
-    for grid in every:
-        stem = re.sub(r"[\W_]*\d+$", "", grid.task)
-        name = f"{grid.shelf}: {stem} by {' and '.join(grid.labels)}" if grid.labels else grid.shelf
-        found.setdefault(name, []).append(grid)
-    return {
-        name: sorted(members, key=lambda grid: tuple(grid.labels.values())) if members[0].labels else members
-        for name, members in found.items()
-    }
-
-
-def means(members: Sequence[Grid]) -> dict[int, float]:
-    """Of one model: the means over tasks, 0 to 1, by length, where all tasks were asked that were asked at any."""
-    found: dict[int, float] = {}
-    for length in _lengths(members):
-        rates = [grid.rate(length) for grid in members if grid.asked]
-        scores = [rate.score for rate in rates if rate is not None]
-        if scores and len(scores) == len(rates):
-            found[length] = sum(scores) / len(scores)
-    return found
-
-
-def thresholds(grid: Grid, found: Mapping[int, float], published: float) -> dict[str, float]:
-    """What one model's means by length have to exceed at an effective length, for suites of the kind of `grid`.
-
-    The published threshold is RULER's, of scores by its rule; the own one is any model's. One length has neither.
-    """
-    if len(found) < 2:
-        return {}
-    known = grid.suite == "ruler" and grid.scoring != "likelihood"
-    return {**({"published": published} if known else {}), "own": own_threshold(found)}
 
 
 def _places(grid: Grid, result: Result) -> Table:
@@ -197,7 +129,7 @@ def _control(grid: Grid, condition: Condition, heads: tuple[str, ...]) -> Row:
 
 def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[str, ...]) -> Table:
     """Tasks or labels downwards, the models of each side by side, then means and controls."""
-    lengths, models = _lengths(members), list(dict.fromkeys(grid.name for grid in members))
+    lengths, models = all_lengths(members), list(dict.fromkeys(grid.name for grid in members))
     rows: list[Row] = []
     for task in dict.fromkeys(grid.task for grid in members):
         mine = [grid for grid in members if grid.task == task]
@@ -210,7 +142,7 @@ def _tasks(name: str, members: Sequence[Grid], threshold: float, paths: tuple[st
     if several and not members[0].labels:
         rows += _means(members, models, lengths)
         rows += _mean_chance(members, lengths)
-        notes += _mean_notes(members, models, threshold)
+        notes += mean_notes(members, models, threshold)
     rows += _control_rows(members, models, lengths, several)
     notes += [CHOSEN] if members[0].scoring == "likelihood" else []
     if any(entry.text.endswith(FEWER) for row in rows for entry in row.entries):
@@ -253,120 +185,12 @@ def _control_rows(
             begins = False
 
 
-def _mean_notes(members: Sequence[Grid], models: Sequence[str], threshold: float) -> Iterator[str]:
-    """What is in no mean, and the effective lengths and weighted means of each model."""
-    for model in models:
-        lacking = [grid.task for grid in members if grid.name == model and not grid.asked]
-        if lacking:
-            yield f"{model}: not asked at any length, and in no mean: {', '.join(lacking)}."
-    found = {model: means([grid for grid in members if grid.name == model]) for model in models}
-    there = {model: one for model, one in found.items() if len(one) > 1}
-    if there:
-        least = {model: thresholds(members[0], one, threshold) for model, one in there.items()}
-        ways = {model: [100 * weighted_mean(one, rising=way) for way in (True, False)] for model, one in there.items()}
-        weighted = [f"{model} {long:.1f} / {brief:.1f}" for model, (long, brief) in ways.items()]
-        titles = {
-            "published": f"mean over the tasks asked above {threshold:.1%}",
-            "own": "above 85 % of the own mean on short texts",
-        }
-        for kind, title in titles.items():
-            told = [
-                f"{model} {_effective(one, least[model][kind])}" for model, one in there.items() if kind in least[model]
-            ]
-            if told:
-                yield f"Effective length ({title}): {', '.join(told)}."
-        yield f"Means weighted towards long / short texts: {', '.join(weighted)}."
-
-
-def _effective(one: Mapping[int, float], threshold: float) -> str:
-    length = effective_length(one, threshold=threshold)
-    return short(length) if length else "none"
-
-
-def _values(suite: str, series: Sequence[Series], paths: tuple[str, ...]) -> Table:
-    """A row for each task, value, model and condition; values are columns where there is one length only."""
-    lengths = sorted({length for one in series for length in one.lengths})
-    names = {name: unit for one in series for name, unit in one.values.items()}
-    called = {name: _plain(name) + (f", {unit}" if unit else "") for name, unit in names.items()}
-    if len(lengths) == 1:
-        columns, rows = tuple(called.values()), _by_value(series, lengths[0], tuple(called))
-    else:
-        columns, rows = tuple(map(short, lengths)), _by_length(series, lengths, called)
-    cells = [(one, at, got) for one in series for (_, at), got in one.cells.items()]
-    skipped = {reason: None for one in series for reason in one.skipped.values()}
-    spread = ["± half of the 95 % interval."] if any(got.half for *_, got in cells) else []
-    said = (*spread, *_told(cells), *(f"Skipped: {reason.rstrip('.')}." for reason in skipped))
-    return Table(suite, f"{suite}: what was measured", ("measured", "model"), columns, tuple(rows), said, paths)
-
-
-def _told(cells: Sequence[tuple[Series, int, Measured]]) -> Iterator[str]:
-    """The notes of cells, each once, with the places it is of where these are not all."""
-    for note in dict.fromkeys(note for *_, got in cells for note in got.notes):
-        with_it = [(one, at) for one, at, got in cells if note in got.notes]
-        places = dict.fromkeys(f"{one.name}, {one.task} at {short(at)}" for one, at in with_it)
-        yield note if len(with_it) == len(cells) else f"{note} ({'; '.join(places)})"
-
-
-def _by_length(series: Sequence[Series], lengths: Sequence[int], called: Mapping[str, str]) -> Iterator[Row]:
-    for task in dict.fromkeys(one.task for one in series):
-        mine = [one for one in series if one.task == task]
-        for name in dict.fromkeys(name for one in mine for name in one.values):
-            heads = iter([f"{task}: {called[name]}"])
-            for one in mine:
-                for condition in one.conditions:
-                    entries = tuple(_value(one, condition, length, name) for length in lengths)
-                    head = next(heads, "")
-                    yield Row((head, _who(one, condition)), entries, begins=bool(head))
-
-
-def _by_value(series: Sequence[Series], length: int, names: Sequence[str]) -> Iterator[Row]:
-    for task in dict.fromkeys(one.task for one in series):
-        heads = iter([task])
-        for one in series:
-            for condition in one.conditions if one.task == task else ():
-                entries = tuple(_value(one, condition, length, name) for name in names)
-                head = next(heads, "")
-                yield Row((head, _who(one, condition)), entries, begins=bool(head))
-
-
-def _who(one: Series, condition: Condition) -> str:
-    return one.name if condition == "full" else f"{one.name}, {CONDITIONS[condition]}"
-
-
-def _value(one: Series, condition: Condition, length: int, name: str) -> Entry:
-    if (condition, length) in one.skipped:
-        return Entry("skipped")
-    got: Measured | None = one.cells.get((condition, length))
-    if got is None or name not in got.values:
-        return Entry()
-    value, half = got.values[name], got.half.get(name)
-    return Entry(figure(value), "" if half is None else f"±{figure(half, decimals(value))}")
-
-
-def decimals(value: float) -> int:
-    """So many that four digits are shown; none of whole thousands."""
-    return max(0, 3 - math.floor(math.log10(abs(value)))) if value and math.isfinite(value) else 0
-
-
-def figure(value: float, places: int | None = None) -> str:
-    """A number with four digits, or with so many decimal places."""
-    return f"{value:,.{decimals(value) if places is None else places}f}"
-
-
 def _titled(metric: str) -> str:
     return metric[:1].upper() + metric[1:]
 
 
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _called(grid: Grid) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in grid.labels.items()) or grid.task
-
-
-def _lengths(members: Iterable[Grid]) -> list[int]:
-    return sorted({length for grid in members for length in grid.lengths})
 
 
 def _length(length: int, members: Iterable[Grid]) -> str:

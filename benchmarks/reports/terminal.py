@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from farfield.benchmarks.reports.tables import Entry, Table
+from farfield.benchmarks.reports.table import Entry, Table
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -26,7 +26,7 @@ from farfield.benchmarks.subjects.subject import Refused, TemporaryError
 from farfield.benchmarks.subjects.subject_settings import EndpointConfig
 from farfield.config import ConfigError, ModelError, unknown
 
-__all__ = ["Client", "Usage"]
+__all__ = ["Client", "Usage", "written_tokens"]
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 REFUSED = (400, 413, 422)
@@ -57,6 +57,13 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *given: Any, **named: Any) -> None:
         return None
+
+
+def written_tokens(found: Mapping[str, Any]) -> int | None:
+    """How many tokens an answer took, thoughts too, as the endpoint counts them; None if it does not."""
+    told = found.get("usage")
+    count = told.get("completion_tokens") if isinstance(told, dict) else None
+    return count if isinstance(count, int) else None
 
 
 class Client:

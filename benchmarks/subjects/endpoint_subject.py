@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.subjects.endpoint import Client
+from farfield.benchmarks.subjects.endpoint import Client, written_tokens
 from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading, Written
 from farfield.benchmarks.subjects.subject_settings import EndpointConfig
 from farfield.benchmarks.tasks.sample import Ids
@@ -112,8 +112,9 @@ class EndpointSubject:
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         texts = self._texts(prefilled)
         found = self._all(lambda text: self._answer(text, budget, stop), texts)
-        ids = [self.tokenizer.encode(text or "")[:budget] for text in found]
-        return Written(ids, [0] * len(ids), frozenset(row for row, text in enumerate(found) if text is None))
+        ids = [self.tokenizer.encode(text or "")[:budget] for text, _ in found]
+        silent = frozenset(row for row, (text, _) in enumerate(found) if text is None)
+        return Written(ids, [0] * len(ids), silent, tuple(count for _, count in found))
 
     def score(self, prefilled: Prefilled, candidates: NDArray[np.int64]) -> NDArray[np.floating]:
         choices = [[np.array([one], np.int32) for one in row] for row in candidates.tolist()]
@@ -159,8 +160,11 @@ class EndpointSubject:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _answer(self, text: str, budget: int, stop: tuple[str, ...]) -> str | None:
-        """What the model writes behind `text`; None where it is nothing but thoughts, or a refusal."""
+    def _answer(self, text: str, budget: int, stop: tuple[str, ...]) -> tuple[str | None, int | None]:
+        """What the model writes behind `text`; None where it is nothing but thoughts, or a refusal.
+
+        And how many tokens it wrote, thoughts too, as the endpoint counts them; None if it does not.
+        """
         chat = self.client.settings.chat
         asked = {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
         body = {
@@ -174,17 +178,18 @@ class EndpointSubject:
             body["stop"] = list(stop[:STOPS])
         body = {name: value for name, value in (body | self.client.settings.body).items() if value is not None}
         route = "chat/completions" if chat else "completions"
-        choice = self._choice(route, self.client.post(route, body))
+        told = self.client.post(route, body)
+        choice, count = self._choice(route, told), 1 if body["max_tokens"] == 1 else written_tokens(told)
         written = choice.get("message") if chat else choice
         place = "choices[0].message.content" if chat else "choices[0].text"
         if not isinstance(written, dict) or ("content" if chat else "text") not in written:
             raise self._nonsense(route, f"has no {place}")
         found = written["content" if chat else "text"]
         if chat and (found is None or (found == "" and choice.get("finish_reason") == "length")):
-            return None
+            return None, count
         if not isinstance(found, str):
             raise self._nonsense(route, f"has {_kind(found)} for {place}, a text is needed")
-        return found
+        return found, count
 
     def _likelihood(self, text: str, choice: str) -> float:
         """Log-probability of `choice` behind `text`, of the tokens in which it ends, in nats."""

@@ -54,11 +54,21 @@ class Written:
     """What was generated: ids a row, and how often a row's two likeliest ids were equal but for rounding.
 
     silent: rows that hold no answer because the model never came to it: its thoughts took the room
+    made:   of each row how many tokens the model wrote, None where nobody knows; empty where these are its ids
     """
 
     ids: list[list[int]]
     ties: list[int]
     silent: frozenset[int] = frozenset()
+    made: tuple[int | None, ...] = ()
+
+    @property
+    def steps(self) -> int | None:
+        """Tokens of the longest row as the model wrote them; None where nobody knows."""
+        if not self.made:
+            return max(map(len, self.ids), default=0)
+        known = [count for count in self.made if count is not None]
+        return max(known) if len(known) == len(self.made) else None
 
 
 class Reading(NamedTuple):

@@ -71,7 +71,7 @@ class EfficiencySuite(MeasuredSuite):
 
         began = time.perf_counter()
         warm, *taken = self._timings(subject, cell.length)
-        found = {"first_token": [one.first for one in taken]}
+        found = {"first_token": [one.first for one in taken if one.alone]}
         if "state" in subject.capabilities:
             found = {"prefill": [self.rows * cell.length / one.prefill for one in taken], **found}
         found["decode"] = [1e3 * one.decode for one in taken if one.decode is not None]
@@ -79,13 +79,14 @@ class EfficiencySuite(MeasuredSuite):
         memory = {"peak": bytes_of.peak, "kept": bytes_of.kept, "state": self.rows * subject.state_bytes(cell.length)}
         values = {name: statistics.median(some) for name, some in found.items() if some}
         values |= {name: float(size) for name, size in memory.items() if size} | {"warm_up": warm.first}
+        told = next((some for some in found.values() if some), [])
         read = (len(taken) + 2) * self.rows * cell.length  # one to warm up, and one for the memory
         return Measured(
             values=values,
             half={name: median_half(some) for name, some in found.items() if len(some) >= LEAST},
             units={name: UNITS[name] for name in values},
-            each=next(iter(found.values())),
-            notes=list(self._notes(values, len(taken), len(found["decode"]))),
+            each=told,
+            notes=list(self._notes(values, taken)),
             prefilled=read,
             naive=read,
             capped=len(taken) < self.repeats,
@@ -106,35 +107,51 @@ class EfficiencySuite(MeasuredSuite):
             subject.tokenizer.vocabulary, size=(self.rows, length)
         )
 
-    def _notes(self, values: Mapping[str, float], taken: int, decoded: int) -> Iterator[str]:
-        if taken < self.repeats:
-            yield f"Closed early, its time was over: {taken} of {self.repeats} repeats were timed."
-        spread = ", and half of the interval of a median between two of the ordered timings" if taken >= LEAST else ""
-        yield f"Medians of {taken}{spread}."
-        if decoded < taken:
-            yield f"In {taken - decoded} of {taken} repeats the model ended its text at once."
+    def _notes(self, values: Mapping[str, float], taken: Sequence[_Taken]) -> Iterator[str]:
+        count = len(taken)
+        if count < self.repeats:
+            yield f"Closed early, its time was over: {count} of {self.repeats} repeats were timed."
+        spread = ", and half of the interval of a median between two of the ordered timings" if count >= LEAST else ""
+        yield f"Medians of {count}{spread}."
+        if uncounted := sum(not one.counted for one in taken):
+            yield f"In {uncounted} of {count} repeats nobody counted the tokens that were written: no time of one."
+        if more := sum(one.counted and not one.alone for one in taken):
+            yield f"In {more} of {count} repeats thoughts came with the first token: its time is left out."
+        if ended := sum(one.counted and one.decode is None for one in taken):
+            yield f"In {ended} of {count} repeats the model ended its text at once."
         if "peak" not in values:
             yield "The model's tensors are not in this process: no memory is counted."
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """Seconds of reading a prompt, until the first token behind it is there, and of each later one."""
+    """Seconds of reading a prompt, until the first token behind it is there, and of each later one.
+
+    counted: whether it is known how many tokens were written
+    alone:   whether the first one came alone
+    """
 
     prefill: float
     first: float
     decode: float | None
+    counted: bool
+    alone: bool
 
 
 def _timed(subject: Subject, prompt: NDArray[np.int64], decoded: int) -> _Taken:
     from farfield.benchmarks.measuring import timed
 
     prefill, known = timed(lambda: subject.prefill(prompt))
-    chosen, _ = timed(lambda: subject.generate(known, 1))
+    chosen, one = timed(lambda: subject.generate(known, 1))
     if "state" in subject.capabilities:
         # One more token makes room behind the prompt. A buffer that grows once in its length does not count a 16th.
         known = subject.prefill(prompt[:, :1], known)
     seconds, written = timed(lambda: subject.generate(known, decoded + 1))
-    # The first token is chosen from what is known, and each later one takes a step of the model.
-    steps = max(len(ids) for ids in written.ids) - 1
-    return _Taken(prefill, prefill + chosen, (seconds - chosen) / steps if steps > 0 else None)
+    # The first token is chosen from what is known, and each later one takes a step of the model. An endpoint may write
+    # more than was asked for (thoughts), before the first token too: what is timed is what it counts.
+    alone = one.steps is not None and one.steps <= 1
+    if one.steps is None or written.steps is None:
+        return _Taken(prefill, prefill + chosen, None, counted=False, alone=alone)
+    steps = written.steps - max(one.steps, 1)
+    decode = (seconds - chosen) / steps if steps > 0 else None
+    return _Taken(prefill, prefill + chosen, decode, counted=True, alone=alone)

@@ -34,11 +34,15 @@ class Clock:
 
 @dataclass
 class Slow(Lookup):
-    """Reads a token in a millisecond, and writes one behind c tokens in 10 + c microseconds; it ends after `writes`."""
+    """Reads a token in a millisecond, and writes one behind c tokens in 10 + c microseconds; it ends after `writes`.
+
+    thoughts: tokens that it writes before those that were asked for, as an endpoint does; None: it counts none
+    """
 
     clock: Clock = field(default_factory=Clock)
     writes: int = 1000
     once: float = 1.0
+    thoughts: int | None = 0
 
     def prefill(self, tokens: NDArray[np.int64], after: Prefilled | None = None) -> Prefilled:
         known = super().prefill(tokens, after)
@@ -51,9 +55,10 @@ class Slow(Lookup):
         length = prefilled.shape[1]
         if "state" not in self.capabilities:  # an endpoint reads its prompt when it is asked to write
             self.clock.now += 1e-3 * length
-        count = min(budget, self.writes)
+        count = min(budget + (self.thoughts or 0), self.writes)
         self.clock.now += sum(1e-6 * (10 + length + step) for step in range(count - 1))
-        return Written([[7] * count for _ in prefilled], [0] * len(prefilled))
+        made = {0: (), None: (None,)}.get(self.thoughts, (count,)) * len(prefilled)
+        return Written([[7] * min(budget, count) for _ in prefilled], [0] * len(prefilled), made=made)
 
 
 def measured(subject: Subject, folder: Path, **changes: Any) -> dict[int, Measured]:
@@ -96,6 +101,25 @@ def test_an_endpoint_has_no_prefill_of_its_own(clock: Clock, tmp_path: Path) -> 
     assert got.each == pytest.approx([got.values["first_token"]] * 5)
     assert got.values["first_token"] == pytest.approx(1.0 + 1.0)  # what this stand-in takes twice
     assert got.values["decode"] == pytest.approx(1e-3 * (10 + 1000 + 7.5))
+
+
+def test_thoughts_of_an_endpoint_are_tokens_too(clock: Clock, tmp_path: Path) -> None:
+    endpoint = frozenset({"generate"})
+    got = measured(Slow(Bytes(), clock=clock, capabilities=endpoint, thoughts=40), tmp_path, lengths=[1000])[1000]
+    # Of 57 tokens the first 41 come with what is asked first, and the time of sixteen is that of the sixteen behind.
+    assert got.values["decode"] == pytest.approx(1e-3 * (10 + 1000 + 40 + 7.5))
+    assert got.each == pytest.approx([got.values["decode"]] * 5)
+    assert "first_token" not in got.values
+    assert "In 5 of 5 repeats thoughts came with the first token: its time is left out." in got.notes
+
+
+def test_what_nobody_counted_has_no_time_a_token(clock: Clock, tmp_path: Path) -> None:
+    subject = Slow(Bytes(), clock=clock, capabilities=frozenset({"generate"}), thoughts=None)
+    got = measured(subject, tmp_path, lengths=[1000])[1000]
+    assert (list(got.values), got.each) == (["state", "warm_up"], [])
+    assert [note for note in got.notes if "repeats" in note] == [
+        "In 5 of 5 repeats nobody counted the tokens that were written: no time of one."
+    ]
 
 
 def test_a_model_that_ends_its_text_at_once_has_no_time_of_decoding(clock: Clock, tmp_path: Path) -> None:

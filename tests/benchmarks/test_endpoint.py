@@ -43,6 +43,7 @@ def test_a_prompt_is_sent_as_text_and_the_answer_comes_back_as_ids() -> None:
         written = asked.generate(known, 8, ("\n", "a", "b", "c", "d"))
     assert [BytesTokenizer().decode(row) for row in written.ids] == ["ne?!!!!!", "wo?!!!!!"]
     assert written.ties == [0, 0]
+    assert (written.made, written.steps) == ((2, 2), 2)
     route, body, headers = server.asked[-1]
     assert route == "completions"
     assert {one["prompt"] for one in server.bodies} == {"Größe one?", "Maßöl two?"}
@@ -217,6 +218,8 @@ def test_an_answer_of_thoughts_alone_is_empty_and_told() -> None:
         asked = subject(server.url, chat=True)
         written = asked.generate(asked.prefill(ids("x", "y")), 9)
         assert (written.ids, written.silent) == ([[], []], {0, 1})
+        assert (written.made, written.steps) == ((None, None), None)
+        assert asked.generate(asked.prefill(ids("x", "y")), 1).made == (1, 1)  # whoever counts
         assert asked.describe()["extra_tokens"] == 0
         roomy = subject(server.url, chat=True, extra_tokens=45)
         written = roomy.generate(roomy.prefill(ids("x")), 5)

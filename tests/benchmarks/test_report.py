@@ -34,7 +34,8 @@ from farfield.benchmarks.reports.figures import by_depth, by_label, by_length, h
 from farfield.benchmarks.reports.grid import Grid, grids, short
 from farfield.benchmarks.reports.intervals import mean_interval, wilson
 from farfield.benchmarks.reports.report import summary, write
-from farfield.benchmarks.reports.tables import Table, tables
+from farfield.benchmarks.reports.table import Table
+from farfield.benchmarks.reports.tables import tables
 from farfield.benchmarks.reports.terminal import drawn
 from farfield.benchmarks.running.results import Measured, Result, read_result
 from farfield.benchmarks.running.runner import evaluate
@@ -266,50 +267,6 @@ def test_ruler_has_a_table_of_tasks_with_means_effective_length_and_controls(tmp
     assert "above 85.6%): strong none, weak none." in notes
     assert "weak: 10 ties within rounding, in 5 of 192 cells." in notes
     assert "Skipped: qa_1: 256 tokens are too short: 512 is the least." in notes
-
-
-def test_the_effective_length_is_of_all_tasks(tmp_path: Path) -> None:
-    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
-    scores = {
-        ("one", 256): [1.0] * 4,
-        ("two", 256): [1.0, 1.0, 1.0, 0.5],
-        ("one", 512): [1.0] * 4,
-        ("two", 512): [1.0, 0, 0, 0],
-    }
-    records = [cell(task, answers(got, length), length) for (task, length), got in scores.items()]
-    records.append(cell("one", answers([1.0] * 4, 1024), 1024))
-    found = write_result(tmp_path / "ruler.jsonl", head("ruler", "model", tasks), records)
-    notes = "\n".join(tables([found], THRESHOLD)[0].notes)
-    # The mean at 256 is 93.75 %, at 512 62.5 %; at 1024 only one of the two has been asked.
-    assert "Effective length (mean over the tasks asked above 85.6%): model 256." in notes
-    assert "† mean" in notes
-    (told,) = summary([found], THRESHOLD)["effective"]
-    assert told["means"] == [{"length": 256, "mean": 0.9375}, {"length": 512, "mean": 0.625}]
-    assert told["lengths"] == {"published": 256, "own": 256}
-    assert told["weighted"]["rising"] == pytest.approx((0.9375 + 2 * 0.625) / 3)
-
-
-@pytest.mark.parametrize(
-    ("suite", "lengths", "said", "told"),
-    [
-        ("ruler", (256, 512), {"published": 512, "own": 512}, ("85.6%", "85 %", "weighted")),
-        ("needle", (256, 512), {"own": 512}, ("85 %", "weighted")),
-        ("ruler", (256,), {}, ()),
-        ("needle", (256,), {}, ()),
-    ],
-)
-def test_an_effective_length_is_of_several_and_the_published_one_of_ruler(
-    suite: str, lengths: tuple[int, ...], said: dict[str, int], told: tuple[str, ...], tmp_path: Path
-) -> None:
-    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
-    records = [cell(task, answers([1.0] * 4, length), length) for task in tasks for length in lengths]
-    found = write_result(tmp_path / f"{suite}.jsonl", head(suite, "m", tasks, lengths=list(lengths)), records)
-    notes = [note for note in tables([found], THRESHOLD)[0].notes if "ffective" in note or "weighted" in note]
-    assert len(notes) == len(told)
-    assert all(part in note for note, part in zip(notes, told, strict=True))
-    (one,) = summary([found], THRESHOLD)["effective"]
-    assert (one["lengths"], one["thresholds"].keys()) == (said, said.keys())
-    assert [entry["mean"] for entry in one["means"]] == [1.0] * len(lengths)
 
 
 def test_tasks_that_differ_in_a_number_stand_in_its_order(tmp_path: Path) -> None:
@@ -549,6 +506,22 @@ def test_answers_that_say_nothing_are_counted_where_they_were_written(tmp_path: 
     assert "m: 2 of 8 answers say nothing." in table.notes
     rows = list(csv.DictReader(io.StringIO(as_csv([found]))))
     assert [row["nulls"] for row in rows] == ["2", "0", "0"]
+    assert {row["silent"] for row in rows} == {"0"}
+    assert "never came" not in as_markdown([table], [found])
+
+
+def test_answers_that_never_came_are_told_wherever_results_are_shown(tmp_path: Path) -> None:
+    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
+    outputs = ["", "", "a", "1."]
+    records = [cell("one", answers([0.0] * 4, 256, outputs=outputs, silent=1), 256)]
+    records.append(cell("two", answers([0.0] * 4, 256, outputs=outputs, silent=2), 256, None, "gold_only"))
+    found = write_result(tmp_path / "ruler.jsonl", head("ruler", "m", tasks), records)
+    (table,) = tables([found], THRESHOLD)
+    said = "m: 3 answers never came: thoughts took their room (endpoint.extra_tokens)."
+    assert said in table.notes
+    assert said.replace("_", "\\_") in as_markdown([table], [found])
+    rows = list(csv.DictReader(io.StringIO(as_csv([found]))))
+    assert [(row["nulls"], row["silent"]) for row in rows] == [("2", "1"), ("2", "2")]
 
 
 def test_every_mean_of_fewer_tasks_is_marked(tmp_path: Path) -> None:

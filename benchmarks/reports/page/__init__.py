@@ -15,7 +15,7 @@ from html import escape
 from importlib.resources import files
 
 from farfield.benchmarks.reports.page.content import content
-from farfield.benchmarks.reports.tables import Table
+from farfield.benchmarks.reports.table import Table
 from farfield.benchmarks.running.results import Result
 from farfield.config import printable
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from farfield.benchmarks.reports.effective import families, means
 from farfield.benchmarks.reports.grid import CONDITIONS, Rate, grids, shelf, source
-from farfield.benchmarks.reports.tables import Table, families, means
+from farfield.benchmarks.reports.table import Table
 from farfield.benchmarks.running.excerpt import CLOSE, OPEN
 from farfield.benchmarks.running.results import Answers, Cell, Measured, Result
 

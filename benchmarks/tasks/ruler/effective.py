@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["PUBLISHED", "effective_length", "own_threshold", "weighted_mean"]
+__all__ = ["PUBLISHED", "base_length", "effective_length", "own_threshold", "weighted_mean"]
 
 PUBLISHED = 0.856  # what Llama-2-7B-chat has at 4096 tokens
 BASE, SHARE = 1024, 0.85  # NoLiMa: the share of the score that a model has up to this length
@@ -18,13 +18,14 @@ def effective_length(means: Mapping[int, float], threshold: float = PUBLISHED) -
     return max((length for length, mean in means.items() if mean > threshold), default=None)
 
 
-def own_threshold(means: Mapping[int, float]) -> float:
-    """The threshold for a model that is too small for the published one: a share of its own best score on short texts.
+def base_length(means: Mapping[int, float]) -> int:
+    """The length of the best score on short texts: those up to BASE tokens, or else the shortest there is."""
+    return max((length for length in means if length <= max(BASE, min(means))), key=lambda length: means[length])
 
-    Short are lengths up to BASE, or else the shortest there is.
-    """
-    short = [mean for length, mean in means.items() if length <= max(BASE, min(means))]
-    return SHARE * max(short)
+
+def own_threshold(means: Mapping[int, float]) -> float:
+    """The threshold for a model that is too small for the published one: a share of its own score at `base_length`."""
+    return SHARE * means[base_length(means)]
 
 
 def weighted_mean(means: Mapping[int, float], *, rising: bool) -> float:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "DASHES", "Canvas", "against_length", "line", "share_scale", "tidy"]
+__all__ = ["COLOURS", "DASHES", "MARKS", "Canvas", "against_length", "line", "share_scale", "tidy"]
 
 # Told apart by readers who do not see red and green (Okabe and Ito), and by their markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
@@ -26,15 +26,23 @@ COLUMNS = 4  # panels side by side
 TICKS = 7  # of an axis of lengths
 HEADING, ENTRY = 0.3, 0.19  # inches of the title, and of a line of the legend
 INK, FAINT = "#222222", "#777777"
-# Of the full prompt, and of what is shown beside it.
-DASHES: dict[Condition, str | tuple[float, tuple[float, ...]]] = {
-    "full": "-",
-    "retrieved": "-.",
-    "remembered": (0, (5, 1)),
-    "gold_only": "--",
-    "no_context": ":",
-    "memory_off": (0, (3, 1.5)),
-    "memory_shuffled": (0, (1, 1)),
+# Of the full prompt, and of what is shown beside it: strokes and gaps, and markers where the colour is that of all.
+DASHES: dict[Condition, tuple[float, tuple[float, ...] | None]] = {
+    "full": (0, None),
+    "retrieved": (0, (6, 2, 1, 2)),
+    "remembered": (0, (9, 2)),
+    "gold_only": (0, (4, 2)),
+    "no_context": (0, (1, 1.5)),
+    "memory_off": (0, (4, 2, 1, 2, 1, 2)),
+    "memory_shuffled": (0, (1, 4)),
+}
+MARKS: dict[Condition, str] = {
+    "retrieved": "^",
+    "remembered": "v",
+    "gold_only": "+",
+    "no_context": "x",
+    "memory_off": "d",
+    "memory_shuffled": "*",
 }
 
 
@@ -68,7 +76,13 @@ class Canvas:
             inches = 0.55 + 0.075 * max(map(len, found))
             columns = max(1, min(len(found), int(self.figure.get_figwidth() / inches)))
             place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.002, 1 - 0.85 * HEADING / self.height)}
-            style: dict[str, Any] = {"ncols": columns, "frameon": False, "fontsize": 8, "borderpad": 0.2}
+            style: dict[str, Any] = {
+                "ncols": columns,
+                "frameon": False,
+                "fontsize": 8,
+                "borderpad": 0.2,
+                "handlelength": 3.2,
+            }
             self.figure.legend(list(found.values()), list(found), **place, **style)
             self.above += ENTRY * math.ceil(len(found) / columns)
 

@@ -93,8 +93,8 @@ def _answered(answers: Answers) -> Mapping[str, object]:
 
 def _measured(measured: Measured) -> Iterator[Mapping[str, object]]:
     for name, value in measured.values.items():
-        half = measured.half.get(name)
-        ends = {} if half is None else {"low": value - half, "high": value + half}
+        interval = measured.interval(name)
+        ends = {} if interval is None else dict(zip(("low", "high"), interval, strict=True))
         yield {"value_name": name, "unit": measured.units.get(name, ""), "value": value, **ends, **_work(measured)}
 
 

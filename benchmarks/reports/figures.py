@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from farfield.benchmarks.reports.canvas import DASHES, Canvas, against_length, line, tidy
+from farfield.benchmarks.reports.canvas import DASHES, MARKS, Canvas, against_length, line, tidy
 from farfield.benchmarks.reports.effective import families, means
 from farfield.benchmarks.reports.grid import CONDITIONS, Grid, Rate, grids, measures, percent, short, source
 from farfield.benchmarks.reports.measured_figures import measured_pictures
@@ -192,8 +192,8 @@ def _controls(panel: Axes, grid: Grid) -> None:
         points = [(at, grid.control(condition, at)) for at in grid.lengths]
         x = [at for at, rate in points if rate is not None]
         y = [100 * rate.score for _, rate in points if rate is not None]
-        dashes = DASHES[condition]
-        panel.plot(x, y, label=CONDITIONS[condition], color="0.6", linewidth=1.0, linestyle=dashes, zorder=1)
+        style: dict[str, Any] = {"linestyle": DASHES[condition], "marker": MARKS[condition], "markersize": 4.5}
+        panel.plot(x, y, label=CONDITIONS[condition], color="0.6", linewidth=1.0, zorder=1, **style)
 
 
 def _rates(panel: Axes, number: int, label: str, points: Sequence[tuple[float, Rate | None]]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["measured_pictures"]
 
 PANELS = 12  # of all values, else of the first one of each task
+Ends = tuple[float, float] | None  # of an interval, where there is one
 WIDE = 20.0  # an axis of values that are so many times as large as the least is logarithmic
 
 
@@ -49,7 +50,7 @@ def _against_length(suite: str, series: Sequence[Series], path: Path, said: str)
         for one in mine:
             for condition in one.conditions:
                 found = [(at, got) for (how, at), got in sorted(one.cells.items()) if how == condition]
-                points = [(at, got.values[name], got.half.get(name)) for at, got in found if name in got.values]
+                points = [(at, got.values[name], got.interval(name)) for at, got in found if name in got.values]
                 _points(panel, one, condition, names, points)
         against_length(panel, [at for one in mine for _, at in one.cells])
         unit = next((one.values[name] for one in mine if one.values.get(name)), "")
@@ -78,7 +79,8 @@ def _curves(suite: str, name: str, series: Sequence[Series], path: Path, said: s
                 lengths.add(length)
                 places += curve.x
                 halves = curve.half or [0.0] * len(curve.x)
-                _points(panel, one, condition, names, list(zip(curve.x, curve.y, halves, strict=True)))
+                ends = [(y - half, y + half) for y, half in zip(curve.y, halves, strict=True)]
+                _points(panel, one, condition, names, list(zip(curve.x, curve.y, ends, strict=True)))
                 panel.set(xlabel=curve.x_name, ylabel=curve.y_name)
         if places and min(places) > 0:
             panel.set_xscale("log", base=2)
@@ -106,7 +108,7 @@ def _bars(suite: str, series: Sequence[Series], path: Path, said: str) -> Path:
             if name in got.values:
                 number = lines.index(label)
                 at = groups.index(group) + (number - (len(lines) - 1) / 2) * width
-                _bar(panel, at, 0.9 * width, number, label, got.values[name], got.half.get(name))
+                _bar(panel, at, 0.9 * width, number, label, got.values[name], got.interval(name))
         turned: dict[str, Any] = {"rotation": 20, "ha": "right"} if sum(map(len, groups)) > 24 else {}
         panel.set_xticks(range(len(groups)), labels=groups, **turned)
         tidy(panel, name.replace("_", " "))
@@ -116,10 +118,11 @@ def _bars(suite: str, series: Sequence[Series], path: Path, said: str) -> Path:
     return canvas.save(path)
 
 
-def _bar(panel: Axes, at: float, width: float, number: int, label: str, value: float, half: float | None) -> None:
-    colour = COLOURS[number % len(COLOURS)]
-    panel.bar(at, value, width, yerr=half, error_kw={"linewidth": 0.8}, color=colour, label=label)
-    top = (at, value + (half or 0.0))
+def _bar(panel: Axes, at: float, width: float, number: int, label: str, value: float, ends: Ends) -> None:
+    colour, (low, high) = COLOURS[number % len(COLOURS)], ends or (value, value)
+    off = None if ends is None else [[value - low], [high - value]]
+    panel.bar(at, value, width, yerr=off, error_kw={"linewidth": 0.8}, color=colour, label=label)
+    top = (at, high)
     panel.annotate(f"{value:.3g}", top, (0, 2), textcoords="offset points", ha="center", fontsize=6)
 
 
@@ -136,11 +139,11 @@ def _points(
     one: Series,
     condition: Condition,
     names: Sequence[str],
-    points: Sequence[tuple[float, float, float | None]],
+    points: Sequence[tuple[float, float, Ends]],
 ) -> None:
     """A line in the model's colour, dashed by its condition."""
     if points:
-        ends = [(y - (half or 0), y + (half or 0)) for _, y, half in points]
+        ends = [interval or (y, y) for _, y, interval in points]
         number = names.index(one.name)
         line(panel, number, _label(one, condition), [(x, y) for x, y, _ in points], ends, condition)
 

@@ -45,6 +45,7 @@ __all__ = [
 
 FORMAT = 2
 CHOICE = "choice accuracy"
+AMOUNTS = frozenset({"tokens/s", "ms/token", "s", "bytes"})  # units of what things cost
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,14 @@ class Measured:
     naive: int = 0
     seconds: float = 0.0
     capped: bool = False
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The ends of the 95 % interval of a value; what things cost is never below zero. None where it has none."""
+        value, half = self.values[name], self.half.get(name)
+        if half is None:
+            return None
+        low = max(0.0, value - half) if self.units.get(name) in AMOUNTS else value - half
+        return low, value + half
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ Each finished cell is written at once; the same call goes on where a stopped one
 from __future__ import annotations
 
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ __all__ = ["Outcome", "RowCount", "evaluate"]
 
 # These settings say how fast, not what: a run can be resumed with others.
 SPEED = ("batch", "batch_tokens", "cell_seconds")
+REASON = 60  # characters of why a cell is skipped that stand behind the bar
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,11 @@ def _outcome(result: Result) -> Outcome:
 
 @dataclass
 class _Sink:
-    """The file and the bar: where every record goes."""
+    """The file and the bar: where every record goes. `skipped` counts the cells of each reason."""
 
     file: ResultFile
     bar: Bar
+    skipped: Counter[str] = field(default_factory=Counter)
 
     @property
     def result(self) -> Result:
@@ -159,7 +163,10 @@ class _Sink:
     def add(self, kind: str, cell: Cell, content: Mapping[str, Any]) -> None:
         """Writes a record, and tells of it."""
         self.file.add(kind, cell, content)
-        if kind != "part":
+        if kind == "skip":
+            self.skipped[str(content["reason"])] += 1
+            self.bar.step(note=_skips(self.skipped, str(content["reason"])))
+        elif kind != "part":
             self.bar.step(note=_note(kind, cell, content))
 
     def read(self, tokens: int) -> None:
@@ -214,10 +221,14 @@ class _Measures:
                 sink.add("skip", cell, skipping(reason))
 
 
+def _skips(skipped: Counter[str], last: str) -> str:
+    """How many cells are skipped and for how many reasons, with the beginning of the last one."""
+    reasons = f", {len(skipped)} reasons" if len(skipped) > 1 else ""
+    return f"{sum(skipped.values())} skipped{reasons}: {textwrap.shorten(last, REASON, placeholder=' ...')}"
+
+
 def _note(kind: str, cell: Cell, content: Mapping[str, Any]) -> str:
     """What a record says, in a few words."""
-    if kind == "skip":
-        return str(content["reason"])
     depth = "" if cell.depth is None else f" depth {cell.depth:.2f}"
     condition = "" if cell.condition == "full" else f" {cell.condition}"
     where = f"{cell.task} {cell.length} tokens{depth}{condition}"

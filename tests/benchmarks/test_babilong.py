@@ -319,6 +319,26 @@ def test_stories_that_are_long_for_a_length_are_left_out() -> None:
     assert task_of().available(1400, "test") > 10**9
 
 
+@pytest.mark.parametrize("name", ["qa1", "qa2", "qa7"])
+def test_the_least_length_of_drawn_stories_is_the_same_whatever_is_asked_and_holds_every_sample(name: str) -> None:
+    task = task_of(name, examples=False)
+    told = set()
+    for seed, n in ((0, 1), (1, 40), (2, 300)):
+        with pytest.raises(TooShortError, match=r"(\d+) is the least") as error:
+            task.check(seed, 60, n, "test")
+        told |= set(re.findall(r"(\d+) is the least", str(error.value)))
+    (least,) = map(int, told)
+    with pytest.raises(TooShortError, match=f"{least} is the least"):
+        task.generate(0, least - 1, 1, "test")
+    samples = task.generate(0, least, 200, "test") + task.generate(0, least, 200, "train")
+    assert {sample.length for sample in samples} == {least}
+    assert all(len(sample.prompt) + sample.budget == least for sample in samples)
+    # What fits at once is the same story at any length.
+    long = task.generate(0, 4096, 200, "test")
+    same = [a.reference == b.reference for a, b in zip(samples, long, strict=False)]
+    assert sum(same) / 200 > 0.8
+
+
 def test_no_question_is_counted_twice(tmp_path: Path) -> None:
     names = "Mary John Daniel Sandra".split()
     lines = [f"1 {name} moved to the {place}.\n2 Where is {name}?\t{place}\t1\n" for name in names

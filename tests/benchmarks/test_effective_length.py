@@ -14,14 +14,13 @@ from fake_results import (
     head,
 )
 from fake_results import write as write_result
+from report_cases import THRESHOLD
 
 from farfield.benchmarks.reports.effective import doubt, means
 from farfield.benchmarks.reports.grid import grids
 from farfield.benchmarks.reports.intervals import wilson
 from farfield.benchmarks.reports.report import summary
 from farfield.benchmarks.reports.tables import tables
-
-THRESHOLD = 0.856
 
 
 def test_the_effective_length_is_of_all_tasks(tmp_path: Path) -> None:

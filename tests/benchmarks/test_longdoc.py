@@ -252,6 +252,8 @@ def test_lengths_that_are_too_short_say_which_is_not(write: Write) -> None:
     with pytest.raises(TooShortError, match=r"a length of 100 tokens is too short .* \d+ is the least") as caught:
         task.check(0, 100, 3, "test")
     least = int(str(caught.value).split(": ")[-1].split(" is the least")[0])
+    # Which questions these are depends on how many are asked, and the message says so.
+    assert str(caught.value).endswith(f"{least} is the least for the questions asked (3). Give longer lengths.")
     samples = task.generate(0, least, 12, "test")
     assert max(sample.length for sample in samples) == least
     with pytest.raises(TooShortError):

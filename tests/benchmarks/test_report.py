@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import subprocess
@@ -15,61 +13,30 @@ from fake_results import (
     RULER,
     answers,
     cell,
-    efficiency,
     head,
     measured,
-    needle,
-    perplexity,
     recall,
     retrieval,
     ruler,
     skip,
 )
 from fake_results import write as write_result
-from oracle import Bytes, Lookup, Numbers
-from rich.console import Console
+from oracle import Bytes, Lookup
+from report_cases import IDS, THRESHOLD, entries, printed, result
 
-from farfield.benchmarks.reports.exports import as_csv, as_markdown
-from farfield.benchmarks.reports.figures import by_depth, by_label, by_length, heat_map, pictures
-from farfield.benchmarks.reports.grid import Grid, grids, short
+from farfield.benchmarks.reports.exports import as_csv
+from farfield.benchmarks.reports.figures import pictures
+from farfield.benchmarks.reports.grid import grids, short
 from farfield.benchmarks.reports.intervals import mean_interval, wilson
 from farfield.benchmarks.reports.report import summary, write
-from farfield.benchmarks.reports.table import Table
 from farfield.benchmarks.reports.tables import tables
-from farfield.benchmarks.reports.terminal import drawn
 from farfield.benchmarks.running.results import Measured, Result, read_result
 from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.suites.needle import NeedleSuite
-from farfield.config import read
-
-IDS = Numbers(128)
-THRESHOLD = 0.856
 
 
 def written(results: list[Result], folder: Path) -> list[Path]:
     return write(results, tables(results, THRESHOLD), folder)
-
-
-def entries(table: Table) -> dict[tuple[str, ...], list[str]]:
-    """The texts of a table by the heads of their rows; heads that are left out are those of the row above."""
-    found, above = {}, ("",)
-    for row in table.rows:
-        above = (row.heads[0] or above[0], *row.heads[1:])
-        found[above] = [entry.text for entry in row.entries]
-    return found
-
-
-def result(folder: Path, window: int = 1 << 40, name: str = "lookup", **changes: Any) -> Result:
-    suite = read(NeedleSuite, {"lengths": [32, 64, 128], "depths": 5, "samples": 4, "controls": [], **changes})
-    subject = Lookup(IDS, window, name=name, extra={"trained_length": 32})
-    return read_result(evaluate(suite, subject, folder / name).path)
-
-
-def printed(results: list[Result]) -> str:
-    console = Console(width=110, record=True, file=open("/dev/null", "w"), force_terminal=False)  # noqa: SIM115, PTH123
-    with console.file:
-        console.print(*map(drawn, tables(results, THRESHOLD)))
-        return console.export_text()
 
 
 def test_lengths_are_written_short() -> None:
@@ -143,106 +110,6 @@ def test_the_summary_is_plain_and_adds_up(tmp_path: Path) -> None:
     assert len(near["grid"]) == 15
     assert near["prefilled"] < near["naive"]
     assert near["trained_length"] == 32
-
-
-def pixels(path: Path) -> np.ndarray:
-    from matplotlib.image import imread
-
-    return np.asarray(imread(path))[..., :3]
-
-
-def share(image: np.ndarray, colour: tuple[float, ...]) -> float:
-    return float((np.abs(image - np.array(colour[:3])).max(axis=-1) < 0.02).mean())
-
-
-def test_the_heat_map_shows_the_scores_on_one_scale(tmp_path: Path) -> None:
-    from matplotlib import colormaps
-
-    low, high = colormaps["cividis"](0.0), colormaps["cividis"](1.0)
-    far, near = result(tmp_path, name="far"), result(tmp_path, window=3, name="near")
-    one = pixels(heat_map(grids(far), tmp_path / "far.png"))
-    none = pixels(heat_map(grids(near), tmp_path / "near.png"))
-    both = pixels(heat_map([*grids(far), *grids(near)], tmp_path / "both.png"))
-    assert share(one, high) > 0.25 > 0.05 > share(one, low)
-    assert share(none, low) > 0.25 > 0.05 > share(none, high)
-    # A model that fails everywhere is not stretched to the scale of one that does not.
-    assert min(share(both, low), share(both, high)) > 0.15
-    assert both.shape[1] > one.shape[1]
-    assert share(one, (214 / 255, 39 / 255, 40 / 255)) > 0.0005  # the line behind the trained length
-
-
-def test_many_models_and_one_row_fit_in_a_picture(tmp_path: Path) -> None:
-    single = result(tmp_path, lengths=[64], depths=1)
-    image = pixels(heat_map(grids(single) * 4, tmp_path / "many.png"))
-    assert min(image.shape[:2]) > 200
-    assert pixels(by_length(grids(single) * 9, tmp_path / "curves.png")).std() > 0.01
-
-
-def test_grids_without_depths_and_without_cells_are_drawn(tmp_path: Path) -> None:
-    got = answers([1.0, 0.5], 64)
-    plain = {
-        "suite": "recall",
-        "metric": "recall",
-        "controls": {},
-        "lacking": {},
-        "labels": {},
-        "source": "",
-        "samples": 2,
-    }
-    flat = Grid(
-        "flat",
-        task="recall",
-        lengths=(64, 128),
-        depths=(None,),
-        cells={(64, None): got},
-        skipped={},
-        trained=None,
-        **plain,
-    )
-    empty = Grid("empty", task="recall", lengths=(64,), depths=(0.0, 1.0), cells={}, skipped={}, trained=32, **plain)
-    rate = flat.rate(64)
-    assert rate is not None
-    assert (rate.score, rate.hits, rate.n) == (0.75, 1, 2)
-    for number, draw in enumerate((heat_map, by_length, by_depth)):
-        assert draw([flat, empty], tmp_path / f"{number}.png").stat().st_size > 1000
-
-
-def test_each_suite_has_the_pictures_of_its_shape_and_each_says_where_its_numbers_come_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.figure import Figure
-
-    texts: dict[str, str] = {}
-    old = Figure.savefig
-
-    def savefig(figure: Figure, path: Path, **options: Any) -> None:
-        texts[path.name] = " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
-        if path.name.startswith(("perplexity", "efficiency", "retrieval")):  # the others are rendered in other tests
-            old(figure, path, **{**options, "dpi": 20})
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    results = [needle(tmp_path, "small", 1, depths=3), ruler(tmp_path, "small", 0.8, tasks=("vt", "cwe"))]
-    results += [recall(tmp_path, "small", 8), perplexity(tmp_path, "small", 0.1)]
-    results += [efficiency(tmp_path, "small", 1), retrieval(tmp_path, "small", 0.7)]
-    made = pictures(results, tmp_path / "out")
-    assert [path.name for path in made] == list(texts)
-    assert set(texts) == {
-        *("needle_heat_map.png", "needle_by_length.png", "needle_by_depth.png"),
-        *("ruler_heat_map.png", "ruler_by_length.png"),
-        *("recall_heat_map.png", "recall_by_length.png", "recall_mqar_by_pairs.png"),
-        *("perplexity_by_length.png", "perplexity_loss_by_position.png", "perplexity_context_gain.png"),
-        *("efficiency_by_length.png", "retrieval_bars.png"),
-    }
-    for name, text in texts.items():
-        for part in ("commit 01234567", f"suite {name.split('_')[0]}", "model small", "seed 0", "settings "):
-            assert part in text
-
-
-def test_labelled_curves_have_a_panel_for_each_length(tmp_path: Path) -> None:
-    every = grids(recall(tmp_path, "small", 8))
-    wide = pixels(by_label(every, tmp_path / "all.png", "recall"))
-    narrow = pixels(by_label([grid for grid in every if grid.labels["pairs"] < 16], tmp_path / "two.png", "recall"))
-    assert wide.shape == narrow.shape
 
 
 def test_ruler_has_a_table_of_tasks_with_means_effective_length_and_controls(tmp_path: Path) -> None:
@@ -323,36 +190,6 @@ def test_other_settings_side_by_side_are_said(tmp_path: Path) -> None:
     assert "Not all were asked the same: samples 4 and 2." in tables(both, THRESHOLD)[-1].notes
 
 
-def test_a_line_of_csv_for_each_cell(tmp_path: Path) -> None:
-    evil = "=cmd|' /C calc'!A0"
-    results = [ruler(tmp_path, evil, 0.9, samples=4), retrieval(tmp_path, "lexical", 0.7)]
-    rows = list(csv.DictReader(io.StringIO(as_csv(results))))
-    assert len(rows) == len(results[0].cells) + len(results[0].skipped) + 9
-    assert {row["model"] for row in rows} == {f"'{evil}", "lexical"}
-    first = next(row for row in rows if row["task"] == "vt" and row["length"] == "512" and row["condition"] == "full")
-    scores = next(
-        got.scores for at, got in results[0].cells.items() if (at.task, at.length, at.condition) == ("vt", 512, "full")
-    )
-    assert float(first["value"]) == np.mean(scores)
-    assert float(first["low"]) < float(first["value"]) < float(first["high"])
-    assert (first["depth"], first["samples"], first["seed"]) == ("", "4", "0")
-    (skipped,) = [row for row in rows if row["skipped"]]
-    assert (skipped["value"], skipped["task"], skipped["length"]) == ("", "qa_1", "256")
-    assert [row["value"] for row in rows if row["value_name"] == "mrr" and row["task"] == "scifact"] == [
-        str(0.7 - 0.05)
-    ]
-
-
-def test_markdown_has_the_tables_and_no_markup_of_others(tmp_path: Path) -> None:
-    results = [ruler(tmp_path, "<b>|pipe", 0.9, samples=4)]
-    text = as_markdown(tables(results, THRESHOLD), results)
-    assert "<b>" not in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
-    assert lines[1] == "| :-- | :-- | --: | --: | --: | --: | --: |"
-    assert "commit 01234567" in text
-
-
 def test_text_and_token_results_stand_in_one_report(tmp_path: Path) -> None:
     suite = NeedleSuite(lengths=(300,), depths=2, samples=2, controls=())
     text = read_result(evaluate(suite, Lookup(Bytes(), name="bytes"), tmp_path / "bytes").path)
@@ -383,20 +220,6 @@ def test_means_over_other_numbers_of_tasks_say_so(tmp_path: Path) -> None:
         ("mean of 13", "all"),
         ("mean of 11", "some"),
     ]
-
-
-def test_where_there_is_one_length_tasks_stand_against_what_was_read(tmp_path: Path) -> None:
-    from matplotlib import colormaps
-
-    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
-    conditions = {"full": 0.0, "retrieved": 1.0, "no_context": 0.0}
-    records = [cell(name, answers([score], 256), 256, None, how) for name in tasks for how, score in conditions.items()]
-    found = write_result(tmp_path / "longdoc.jsonl", head("longdoc", "m", tasks, lengths=[256]), records)
-    image = pixels(heat_map(grids(found), tmp_path / "map.png"))
-    low, high = (share(image, colormaps["cividis"](end)) for end in (0.0, 1.0))
-    assert low == pytest.approx(2 * high, rel=0.3)
-    (table,) = tables([found], THRESHOLD)
-    assert entries(table)["retrieved, mean", "m"] == ["100.0"]
 
 
 def test_choices_by_likelihood_stand_apart_with_their_chance_and_without_a_published_name(tmp_path: Path) -> None:
@@ -483,45 +306,6 @@ def test_depths_of_a_text_and_questions_about_it_are_one_draw(tmp_path: Path) ->
     rate = grid.rate(256)
     assert rate is not None
     assert rate.interval == pytest.approx(mean_interval([1, 1, 0.5, 0, 0.5, 0, 1, 0]))
-
-
-def test_the_questions_of_one_text_are_one_draw_of_a_cell(tmp_path: Path) -> None:
-    got = answers([1.0, 1.0, 0.0, 0.0], 256, count=2)
-    found = write_result(
-        tmp_path / "r.jsonl", head("needle", "m", {"one": {"scoring": "generate"}}), [cell("one", got, 256)]
-    )
-    (row,) = csv.DictReader(io.StringIO(as_csv([found])))
-    assert (float(row["low"]), float(row["high"])) == pytest.approx(wilson(1, 2))
-    assert (row["samples"], row["hits"]) == ("4", "2")
-
-
-def test_answers_that_say_nothing_are_counted_where_they_were_written(tmp_path: Path) -> None:
-    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
-    outputs = ["", " \n\x07", "a", "1."]
-    records = [cell("one", answers([0.0] * 4, 256, outputs=outputs), 256)]
-    records.append(cell("one", answers([0.0] * 4, 256, outputs=outputs, scoring="read"), 256, None, "gold_only"))
-    records.append(cell("two", answers([0.0] * 4, 256), 256))
-    found = write_result(tmp_path / "ruler.jsonl", head("ruler", "m", tasks), records)
-    (table,) = tables([found], THRESHOLD)
-    assert "m: 2 of 8 answers say nothing." in table.notes
-    rows = list(csv.DictReader(io.StringIO(as_csv([found]))))
-    assert [row["nulls"] for row in rows] == ["2", "0", "0"]
-    assert {row["silent"] for row in rows} == {"0"}
-    assert "never came" not in as_markdown([table], [found])
-
-
-def test_answers_that_never_came_are_told_wherever_results_are_shown(tmp_path: Path) -> None:
-    tasks = {name: {"scoring": "generate"} for name in ("one", "two")}
-    outputs = ["", "", "a", "1."]
-    records = [cell("one", answers([0.0] * 4, 256, outputs=outputs, silent=1), 256)]
-    records.append(cell("two", answers([0.0] * 4, 256, outputs=outputs, silent=2), 256, None, "gold_only"))
-    found = write_result(tmp_path / "ruler.jsonl", head("ruler", "m", tasks), records)
-    (table,) = tables([found], THRESHOLD)
-    said = "m: 3 answers never came: thoughts took their room (endpoint.extra_tokens)."
-    assert said in table.notes
-    assert said.replace("_", "\\_") in as_markdown([table], [found])
-    rows = list(csv.DictReader(io.StringIO(as_csv([found]))))
-    assert [(row["nulls"], row["silent"]) for row in rows] == [("2", "1"), ("2", "2")]
 
 
 def test_every_mean_of_fewer_tasks_is_marked(tmp_path: Path) -> None:

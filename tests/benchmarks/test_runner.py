@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -420,6 +421,19 @@ def test_what_the_model_cannot_do_is_skipped_with_the_reason(tmp_path: Path) -> 
     assert set(read_result(outcome.path).skipped.values()) == {"needs a model that tells how likely a continuation is"}
     assert evaluate(suite(scoring="likelihood"), blind, tmp_path).skipped == 10
     assert sum(record["record"] == "skip" for record in lines(outcome.path)) == 10
+
+
+def test_the_progress_line_counts_skipped_cells_and_shortens_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = suite(lengths=[16, 24, 64], depths=2, needles=8, controls=["memory_off"])
+    evaluate(wanted, Lookup(IDS, capabilities=frozenset({"read"})), tmp_path)
+    last = capsys.readouterr().err.splitlines()[-1]
+    found = read_result(tmp_path / "needle.jsonl")
+    assert len(found.skipped) == 9
+    assert len(set(found.skipped.values())) == 3
+    assert re.search(r", 9 skipped, 3 reasons: .{1,60}, done$", last)
+    assert not any(len(why) > 60 and why in last for why in found.skipped.values())
 
 
 def test_a_suite_that_does_not_fit_ends_before_anything_is_written(tmp_path: Path) -> None:

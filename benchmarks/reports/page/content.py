@@ -134,7 +134,7 @@ def _answers(answers: Answers) -> dict[str, Any]:
 def _measured(measured: Measured) -> Mapping[str, Any]:
     return {
         "values": [
-            [name, value, measured.half.get(name), measured.units.get(name, "")]
+            [name, value, measured.interval(name), measured.units.get(name, "")]
             for name, value in measured.values.items()
         ],
         "curves": {name: asdict(curve) for name, curve in measured.curves.items()},

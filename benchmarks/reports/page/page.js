@@ -180,7 +180,7 @@ function measuredCharts() {
         const series = groups.map((key) => {
           const these = mine.filter((one) => `${one.r} ${one.c}` === key);
           const points = these.map((one) => [one, one.values.find((value) => value[0] === name)]).filter((pair) => pair[1])
-            .map(([one, [, y, half]]) => ({ x: one.l, y, low: half === null ? undefined : y - half, high: half === null ? undefined : y + half }));
+            .map(([one, [, y, ends]]) => ({ x: one.l, y, low: ends?.[0], high: ends?.[1] }));
           return { ...named(these[0]), points };
         });
         const unit = mine.flatMap((one) => one.values).find((value) => value[0] === name)[3];

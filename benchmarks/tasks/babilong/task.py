@@ -19,7 +19,7 @@ import numpy as np
 
 from farfield.benchmarks.tasks.babilong.stories import LABELS, Story
 from farfield.benchmarks.tasks.babilong.world import draw_story, vocabulary, words_of
-from farfield.benchmarks.tasks.fitting import ENDLESS
+from farfield.benchmarks.tasks.fitting import ENDLESS, first_fitting, least_of
 from farfield.benchmarks.tasks.haystack import Haystack
 from farfield.benchmarks.tasks.layout import weave
 from farfield.benchmarks.tasks.sample import (
@@ -141,14 +141,19 @@ class BabilongTask:
         self._check(seed, length, range(n), split)
 
     def _check(self, seed: int, length: int, indices: range, split: Split) -> None:
+        if isinstance(self.stories, Drawn) and length < self.least:
+            raise self._too_short(length, self.least)
         sizes = [self._size(self._story(seed, length, index, split)) for index in indices]
-        if length <= max(sizes):
-            raise self._too_short(length, max(sizes) + 1)
         if self.haystack.order == "once" and length - min(sizes) > len(self.haystack.tokens):
             raise LackingError(
                 f"{self.name}: a length of {length} tokens needs more text than {self.haystack.source} has: "
                 f"{len(self.haystack.tokens)} tokens. Give more text or shorter lengths, or set suite.repeat=true."
             )
+
+    @functools.cached_property
+    def least(self) -> int:
+        """Tokens of everything but the other text, and one of it, where stories are drawn: whatever is asked."""
+        return 1 + least_of(lambda number: self._size(self._drawn(0, number, "test")))
 
     def generate(
         self, seed: int, length: int, n: int, split: Split, *, depth: float | None = None, first: int = 0
@@ -202,9 +207,14 @@ class BabilongTask:
 
     def _story(self, seed: int, length: int, index: int, split: Split) -> Story:
         if isinstance(self.stories, Drawn):
-            return draw_story(self.task, generator("facts", seed, index, SPLITS[split]), split)
+            return first_fitting(
+                index, lambda number: self._drawn(seed, number, split), lambda story: self._size(story) < length
+            )
         kept = self._kept(seed, length, split)
         return kept[index % len(kept)]
+
+    def _drawn(self, seed: int, number: int, split: Split) -> Story:
+        return draw_story(self.task, generator("facts", seed, number, SPLITS[split]), split)
 
     def _fitting(self, seed: int, length: int, split: Split) -> list[Story]:
         """Stories of a split's file, in an order that the seed draws, without those that are long for the length.

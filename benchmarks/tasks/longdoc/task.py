@@ -141,11 +141,13 @@ class DocumentTask:
             raise ConfigError(f"{self.name}: its questions are for testing. Take split=test.")
         if self.data_set.chinese:
             check_words(self.name)
-        least = max(self._frame(place) for place in self._order(seed)[:n]) + LEAST
+        asked = self._order(seed)[:n]
+        least = max(self._frame(place) for place in asked) + LEAST
         if length < least:
             raise TooShortError(
                 f"{self.name}: a length of {length} tokens is too short for the question and the answer of up to "
-                f"{self.data_set.budget} tokens: {least} is the least. Give longer lengths."
+                f"{self.data_set.budget} tokens: {least} is the least for the questions asked ({len(asked)}). Give "
+                "longer lengths."
             )
 
     def generate(

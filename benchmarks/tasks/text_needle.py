@@ -28,7 +28,7 @@ from farfield.benchmarks.tasks.stories import Keyed, Plot, Story
 
 __all__ = ["TextNeedle"]
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,7 +39,7 @@ from farfield.config import ConfigError
 
 __all__ = ["BabilongTask", "Drawn", "Stored", "StoryIds", "noise_ids"]
 
-VERSION = 1
+VERSION = 2
 BUDGET = 20
 SENTENCES = 1024  # different sentences of noise ids
 
@@ -99,7 +99,8 @@ def noise_ids(tokenizer: StoryIds) -> Haystack:
     rng = generator("noise")
     sizes = rng.integers(4, 13, SENTENCES)
     tokens = rng.integers(first, tokenizer.vocabulary - 1, int(sizes.sum())).astype(np.int32)
-    return Haystack(tokens, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), "shuffled", "the noise")
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return Haystack(tokens, starts, np.ones(len(tokens), np.bool_), "shuffled", "the noise")
 
 
 class BabilongTask:

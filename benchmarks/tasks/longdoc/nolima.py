@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from farfield.benchmarks.tasks.haystack import Haystack
+from farfield.benchmarks.tasks.haystack import Haystack, words
 from farfield.benchmarks.tasks.layout import nearest, weave
 from farfield.benchmarks.tasks.longdoc.rows import Row, find, require, rows
 from farfield.benchmarks.tasks.sample import (
@@ -43,7 +43,7 @@ NOLIMA = "nolima"
 HUB = "amodaresi/NoLiMa"
 PATTERNS = ("needlesets/needle_set.json", "haystack/rand_shuffle/*.txt")
 HOPS = ("onehop", "twohop")
-VERSION = 1
+VERSION = 2
 BUDGET = 192
 LEAST = 32  # tokens of a book
 TEXTS = {
@@ -205,4 +205,5 @@ def _book(path: Path, tokenizer: Tokenizer) -> Haystack:
     if not encoded:
         raise DataError(f"{path}: no text in it.")
     starts = np.concatenate([[0], np.cumsum([len(ids) for ids in encoded])]).astype(np.int64)
-    return Haystack(np.concatenate(encoded), starts, "cyclic", str(path))
+    tokens = np.concatenate(encoded)
+    return Haystack(tokens, starts, words(tokens, starts, tokenizer), "cyclic", str(path))

@@ -41,7 +41,7 @@ COPYING = {"break": "\n\n"}
 NGRAM = {"introduction": "Words:", "question": "\nIn this list of words,{words} are followed by"}
 WORDS = [f" {word}" for word in ADJECTIVES + NOUNS]
 ASKED, GIVEN, CHOICES = 4, 8, 8  # words that are asked for, tokens of a copy that are given, answers to choose from
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,6 +106,36 @@ def test_a_page_of_help(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_the_help_of_an_option_is_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "--help"]) == 0
+    assert "`farfield evaluate suite=babilong --help` lists them, --cfg job prints all." in capsys.readouterr().out
+    assert cli.main(["evaluate", "suite=ruler", "model=runs/x", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("suite=ruler: RULER: thirteen tasks of needles, chains, word counts and questions")
+    assert "\nsettings (key=default)\n  suite.tasks=[] " in page
+    assert "\n  suite.seed=0 " in page
+    assert "suite.kind" not in page
+    assert "model=" not in page
+
+
+def test_the_help_of_every_option_has_all_keys_with_a_comment() -> None:
+    for verb in usage.VERBS:
+        for group in usage.groups(verb) if usage.VERBS[verb].settings else []:
+            for option in usage.options(group.key):
+                page = usage.help_verb(verb, [f"{group.key}={option}"])
+                assert all(f"  {one.key}" in page for one in usage.settings_of(group.key, option))
+    lacking = [one.key for name in usage.options("suite") for one in usage.settings_of("suite", name) if not one.text]
+    assert lacking == []
+
+
+def test_help_on_an_option_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "suite=rular", "--help"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("farfield: suite: unknown option 'rular'. Did you mean 'ruler'? Known: babilong,")
+    assert len(told.err.splitlines()) == 1
+
+
 def test_examples_of_the_help_can_be_read() -> None:
     from farfield.compose import combinations
     from farfield.config import read

@@ -138,7 +138,8 @@ def _run(line: argparse.Namespace) -> int:
         print(f"farfield {farfield.__version__}", flush=True)
         return 0
     if line.help or line.verb is None:
-        print(usage.help_verb(line.verb) if line.verb else usage.help_all(), flush=True)
+        chosen = [] if line.config_dir else line.settings  # whose options of one's own are not read here
+        print(usage.help_verb(line.verb, chosen) if line.verb else usage.help_all(), flush=True)
         return 0
     if usage.VERBS[line.verb].settings is None:
         return _models(line)

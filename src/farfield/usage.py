@@ -7,10 +7,13 @@ option's file says what the option is.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["VERBS", "Setting", "Verb", "groups", "help_all", "help_verb", "options", "settings"]
+from farfield.config import ConfigError, unknown
+
+__all__ = ["VERBS", "Setting", "Verb", "groups", "help_all", "help_verb", "options", "settings", "settings_of"]
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -135,9 +138,19 @@ class Setting:
 
 def settings(verb: str) -> list[Setting]:
     """The settings of a command in the order of its yaml file, by path: `training.steps`."""
+    return _settings(CONFIGS / f"{verb}.yaml")
+
+
+def settings_of(group: str, option: str) -> list[Setting]:
+    """Those of an option of a group, by path: `suite.lengths`."""
+    found = _settings(CONFIGS / group / f"{option}.yaml")
+    return [Setting(f"{group}.{one.key}", one.default, one.text) for one in found if one.key != "kind"]
+
+
+def _settings(file: Path) -> list[Setting]:
     found: list[Setting] = []
     path: list[str] = []
-    for line in (CONFIGS / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         match = LINE.match(line)
         if match is None:
             continue
@@ -169,8 +182,17 @@ def help_all() -> str:
     return "\n".join([usage, "", "verbs", *verbs, "", OPTIONS, "", "examples", *examples, "", more])
 
 
-def help_verb(name: str) -> str:
-    """The help of one verb: its groups with their options, its settings with their defaults, examples."""
+def help_verb(name: str, words: Sequence[str] = ()) -> str:
+    """The help of one verb: its groups with their options, its settings with their defaults, examples.
+
+    Of the options that `words` choose (`suite=ruler`) there is no more than their settings.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
+    chosen = _chosen(name, words) if VERBS[name].settings else []
+    if chosen:
+        return "\n\n".join(_option_page(group, option) for group, option in chosen)
     verb = VERBS[name]
     examples = ["examples", *(f"  {example}" for example in verb.examples)]
     writes = f"Writes {verb.writes}."
@@ -178,7 +200,7 @@ def help_verb(name: str) -> str:
         return "\n".join([f"farfield {name} [--json]: {verb.summary}", writes, "", *examples])
     question = "[question] " if name == "query" else ""
     lines = [f"farfield {name} {question}[group=name ...] [key=value ...]: {verb.summary}", writes]
-    lines += _group_lines(name) + _setting_lines(name)
+    lines += _group_lines(name) + _setting_lines(settings(name))
     return "\n".join([*lines, "", OPTIONS, "", *examples])
 
 
@@ -188,14 +210,37 @@ def _group_lines(verb: str) -> list[str]:
         lines += ["", f"{group.key}=<name>: {group.text} (default: {group.default})"]
         lines += [f"  {name:<16} {text}" for name, text in options(group.key).items()]
     if lines:
-        example = groups(verb)[0].key
-        lines += ["", f"Settings of an option are set by path, as {example}.<key>=value; --cfg job prints them."]
+        first = groups(verb)[0].key
+        option = next(iter(options(first)))
+        lines += [
+            "",
+            f"Settings of an option are set by path, as {first}.<key>=value: `farfield {verb} {first}={option} --help` "
+            "lists them, --cfg job prints all.",
+        ]
     return lines
 
 
-def _setting_lines(verb: str) -> list[str]:
-    rows = [(f"{one.key}={one.default}" if one.default else f"{one.key}:", one.text) for one in settings(verb)]
-    width = max(len(left) for left, _ in rows)
+def _chosen(verb: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    """The options that are named in `words`, each with its group."""
+    known = {group.key: options(group.key) for group in groups(verb)}
+    found = []
+    for word in words:
+        group, _, named = word.partition("=")
+        for option in named.split(",") if group in known and named != "null" else ():
+            if option not in known[group]:
+                raise ConfigError(unknown(f"{group}: unknown option", option, known[group]))
+            found.append((group, option))
+    return found
+
+
+def _option_page(group: str, option: str) -> str:
+    found = settings_of(group, option)
+    return "\n".join([f"{group}={option}: {options(group)[option]}", *_setting_lines(found)])
+
+
+def _setting_lines(found: Sequence[Setting]) -> list[str]:
+    rows = [(f"{one.key}={one.default}" if one.default else f"{one.key}:", one.text) for one in found]
+    width = max((len(left) for left, _ in rows), default=0)
     return ["", "settings (key=default)", *(f"  {left:<{width}}  {text}".rstrip() for left, text in rows)]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.subjects.endpoint import Client, written_tokens
-from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading, Written
+from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading, Written, incapable
 from farfield.benchmarks.subjects.subject_settings import EndpointConfig
 from farfield.benchmarks.tasks.sample import Ids
 from farfield.config import DataError, ModelError
@@ -121,6 +121,8 @@ class EndpointSubject:
         return np.stack(self.choose(prefilled, choices))
 
     def choose(self, prefilled: Prefilled, choices: Sequence[Sequence[Ids]]) -> list[NDArray[np.float64]]:
+        if "score" not in self.capabilities:
+            raise incapable(self, "score")
         texts = self._texts(prefilled)
         asked = [
             (text, self.tokenizer.decode(choice.tolist()))
@@ -134,13 +136,13 @@ class EndpointSubject:
         return np.zeros(len(_rows(prefilled)))
 
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
-        raise NotImplementedError
+        raise incapable(self, "read")
 
     def without_memory(self) -> EndpointSubject:
-        raise NotImplementedError
+        raise incapable(self, "memory")
 
     def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
-        raise NotImplementedError
+        raise incapable(self, "memory")
 
     def _texts(self, prefilled: Prefilled) -> list[str]:
         texts = []

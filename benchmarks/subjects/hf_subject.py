@@ -27,7 +27,7 @@ from transformers.cache_utils import Cache
 from farfield.architectures.saved_state import checksum
 from farfield.benchmarks.subjects.hf_cache import branch, cache_bytes, rows
 from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, Template, answer_start, begin_of, template_of
-from farfield.benchmarks.subjects.subject import Capability, Lacking, Prefilled, Reading, Written
+from farfield.benchmarks.subjects.subject import Capability, Lacking, Prefilled, Reading, Written, incapable
 from farfield.benchmarks.subjects.subject_settings import HuggingFaceConfig
 from farfield.benchmarks.subjects.ties import rounding, tied, tied_where
 from farfield.benchmarks.tasks.sample import Ids
@@ -170,10 +170,10 @@ class HubSubject:
         return other
 
     def without_memory(self) -> HubSubject:
-        raise NotImplementedError
+        raise incapable(self, "memory")
 
     def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
-        raise NotImplementedError
+        raise incapable(self, "memory")
 
     def _ids(self, tokens: NDArray[np.int64]) -> Tensor:
         return torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)

@@ -22,9 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.sample import Ids, Tokenizer
-from farfield.config import FarfieldError
+from farfield.config import FarfieldError, ModelError
 
-__all__ = ["Capability", "Lacking", "Prefilled", "Reading", "Refused", "Subject", "TemporaryError", "Written"]
+__all__ = [
+    "Capability",
+    "IncapableError",
+    "Lacking",
+    "Prefilled",
+    "Reading",
+    "Refused",
+    "Subject",
+    "TemporaryError",
+    "Written",
+    "incapable",
+]
 
 # state     what was prefilled is kept, so that common beginnings are read once and long texts go in in pieces
 # generate  it writes
@@ -47,6 +58,10 @@ class Refused(Lacking):
 
 class TemporaryError(FarfieldError):
     """A subject cannot answer now, and may be able to later: what it was asked is asked again after a while."""
+
+
+class IncapableError(ModelError):
+    """A subject is asked for what its capabilities leave out."""
 
 
 @dataclass(frozen=True)
@@ -158,3 +173,9 @@ class Subject(Protocol):
             Lacking: the memory has no entries that could be exchanged.
         """
         ...
+
+
+def incapable(subject: Subject, asked: Capability) -> IncapableError:
+    """What to raise where `subject` cannot do what is asked."""
+    known = ", ".join(sorted(subject.capabilities)) or "nothing"
+    return IncapableError(f"{subject.name}: asked for '{asked}', which it cannot do. Its capabilities: {known}.")

@@ -73,8 +73,12 @@ class Suite(Config):
         return str(getattr(self, "kind"))  # noqa: B009  declared by each suite as a literal of its own
 
     def subject(self) -> Subject:
-        """What is measured where no model is asked."""
-        raise NotImplementedError(f"the suite {self.name} asks a model")
+        """What is measured where no model is asked.
+
+        Raises:
+            ConfigError: the suite asks one.
+        """
+        raise ConfigError(f"suite: {self.name} asks a model. Give model=.")
 
 
 class AskedSuite(Suite):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from endpoint_server import Answer, Answering, serving
 from farfield import cli
 from farfield.benchmarks.subjects.endpoint import Client
 from farfield.benchmarks.subjects.endpoint_subject import EndpointSubject, open_endpoint
-from farfield.benchmarks.subjects.subject import Refused, TemporaryError
+from farfield.benchmarks.subjects.subject import IncapableError, Refused, TemporaryError
 from farfield.benchmarks.subjects.subject_settings import EndpointConfig
 from farfield.config import ConfigError, DataError, FarfieldError, ModelError
 from farfield.tokenizers import BytesTokenizer, train_bpe
@@ -204,6 +205,23 @@ def test_nonsense_in_a_chat(answer: dict[str, Any], line: str) -> None:
         with pytest.raises(ModelError) as error:
             asked.generate(asked.prefill(ids("x")), 9)
     assert str(error.value) == f"{server.url}/chat/completions: the answer {line}"
+
+
+def test_what_an_endpoint_cannot_do_is_a_mistake_in_one_line() -> None:
+    with serving(lambda route, body, count: says("x")) as server:
+        asked = subject(server.url)
+    known = asked.prefill(ids("x"))
+    asks: dict[str, Callable[[], object]] = {
+        "read": lambda: asked.read(ids("x"), ids("x")),
+        "memory": lambda: asked.without_memory(),
+        "score": lambda: asked.choose(known, [[ids("y")[0]]]),
+    }
+    for capability, ask in (*asks.items(), ("memory", lambda: asked.shuffled(known, 0))):
+        with pytest.raises(IncapableError) as error:
+            ask()
+        said = f"endpoint: asked for '{capability}', which it cannot do. Its capabilities: generate."
+        assert str(error.value) == said
+    assert not server.bodies
 
 
 def thoughtful(route: str, body: dict[str, Any], count: int) -> Answer:

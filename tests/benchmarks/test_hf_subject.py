@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from farfield.benchmarks.subjects.hf_loading import load_hub
 from farfield.benchmarks.subjects.hf_subject import HubSubject
 from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, answer_start
-from farfield.benchmarks.subjects.subject import Lacking
+from farfield.benchmarks.subjects.subject import IncapableError, Lacking
 from farfield.benchmarks.subjects.subject_settings import HuggingFaceConfig
 from farfield.config import ConfigError, ModelError
 
@@ -241,6 +241,13 @@ def test_a_folder_is_loaded_as_it_was_saved(kind: str, tmp_path: Path) -> None:
     again = HubSubject(*load_hub(str(folder), torch.float64, "cpu"), "loaded", HuggingFaceConfig())
     assert loaded.describe() == again.describe()
     assert json.dumps(loaded.describe())
+
+
+def test_a_memory_that_it_has_not_is_a_mistake_in_one_line() -> None:
+    asked = subject(next(iter(SIZES)))
+    for ask in (asked.without_memory, lambda: asked.shuffled(asked.prefill(prompts(1, 3)), 0)):
+        with pytest.raises(IncapableError, match=r"asked for .memory., which it cannot do\. Its capabilities: "):
+            ask()
 
 
 def test_folders_that_are_no_such_model_are_told_in_one_line(tmp_path: Path) -> None:

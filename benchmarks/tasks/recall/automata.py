@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +65,6 @@ class Automata(OneAnIndex):
     name: str = "automata"
     metric: str = "accepted"
     scorings: tuple[Scoring, ...] = ("read",)
-    stop: tuple[str, ...] = ()
-    labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -20,8 +20,8 @@ Ids: 0 is $ or noise, 1 is | or the marker, then the symbols.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -54,8 +54,6 @@ class Copying(OneAnIndex):
 
     name: str = "copying"
     metric: str = "accuracy"
-    stop: tuple[str, ...] = ()
-    labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scorings(self) -> tuple[Scoring, ...]:
@@ -110,8 +108,6 @@ class SelectiveCopying(OneAnIndex):
     name: str = "selective_copying"
     metric: str = "accuracy"
     scorings: tuple[Scoring, ...] = ("read",)
-    stop: tuple[str, ...] = ()
-    labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -11,8 +11,8 @@ Ids: 0 is the trigger, then the symbols.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,8 +43,6 @@ class Induction(OneAnIndex):
     name: str = "induction"
     metric: str = "accuracy"
     scorings: tuple[Scoring, ...] = ("read", "generate", "likelihood")
-    stop: tuple[str, ...] = ()
-    labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -15,8 +15,8 @@ Ids: 0 is $, 1 is |, then 26 symbols.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,6 @@ class Ngram(OneAnIndex):
     written: bool = False
 
     metric: str = "accuracy"
-    stop: tuple[str, ...] = ()
-    labels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from farfield.benchmarks.tasks.sample import Sample, Split
@@ -11,9 +13,14 @@ __all__ = ["OneAnIndex"]
 
 
 class OneAnIndex(ABC):
-    """A task whose samples are drawn one by one, at no depth that could be asked for."""
+    """A task whose samples are drawn one by one, at no depth that could be asked for.
+
+    Its name is all that tells it from its kin, and its answers end where their budget does.
+    """
 
     placed: ClassVar[bool] = False
+    stop: ClassVar[tuple[str, ...]] = ()
+    labels: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     @abstractmethod
     def check(self, seed: int, length: int, n: int, split: Split) -> None:

@@ -11,7 +11,7 @@ https://arxiv.org/abs/2402.01032, whose text is C4's and whose lists are of lett
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,11 +55,6 @@ class CopyingText(OneAnIndex):
     name: str = "copying"
     metric: str = "accuracy"
     scorings: tuple[Scoring, ...] = ("generate", "likelihood")
-    stop: tuple[str, ...] = ()
-
-    @property
-    def labels(self) -> Mapping[str, float]:
-        return {}
 
     @property
     def fingerprint(self) -> str:
@@ -117,11 +112,7 @@ class NgramText(OneAnIndex):
     name: str = "ngram_suffix"
     metric: str = "accuracy"
     scorings: tuple[Scoring, ...] = ("generate", "likelihood")
-    stop: tuple[str, ...] = ("\n",)
-
-    @property
-    def labels(self) -> Mapping[str, float]:
-        return {}
+    stop = ("\n",)
 
     @property
     def fingerprint(self) -> str:

@@ -1,57 +1,28 @@
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from oracle import Bytes, Lookup, Numbers
+from oracle import Bytes, Lookup
+from runner_cases import IDS, answers, lines, stop_at, suite
 
 from farfield.benchmarks.running import asking
-from farfield.benchmarks.running.patience import Patient
-from farfield.benchmarks.running.result_file import ResultFile
 from farfield.benchmarks.running.results import Answers, Cell, read_result
 from farfield.benchmarks.running.runner import Outcome, evaluate
-from farfield.benchmarks.subjects.subject import Prefilled, TemporaryError
+from farfield.benchmarks.subjects.subject import Prefilled
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.tasks.needle import TokenNeedle
 from farfield.benchmarks.tasks.pairs import Pairs
 from farfield.benchmarks.tasks.sample import Sample, Scoring, Split, Task, Tokenizer
-from farfield.config import ConfigError, DataError, read
-
-IDS = Numbers(128)
-
-
-def suite(**changes: Any) -> NeedleSuite:
-    return read(NeedleSuite, {"lengths": [32, 64], "depths": 5, "samples": 4, "controls": [], **changes})
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def answers(path: Path) -> dict[Cell, tuple[list[float], list[str]]]:
-    """What was answered, without what depends on how it was run."""
-    return {cell: (got.scores, got.outputs) for cell, got in read_result(path).cells.items()}
-
-
-def stop_at(call: int) -> Callable[[Lookup], None]:
-    """A stop by Ctrl-C at this prefill."""
-
-    def before(subject: Lookup) -> None:
-        if subject.calls == call:
-            raise KeyboardInterrupt
-
-    return before
+from farfield.config import ConfigError
 
 
 @pytest.mark.parametrize("scoring", ["generate", "likelihood"])
@@ -263,157 +234,6 @@ def test_a_killed_run_loses_no_finished_cell(tmp_path: Path) -> None:
     assert subject.prefilled < outcome.prefilled
 
 
-@pytest.mark.parametrize("cut", [1, 40, 10_000])
-def test_a_half_written_line_is_discarded(cut: int, tmp_path: Path) -> None:
-    path = evaluate(suite(), Lookup(IDS), tmp_path).path
-    whole = answers(path)
-    content = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(content[:-1]) + content[-1][:-1][:-cut])
-    subject = Lookup(IDS)
-    assert len(read_result(path).cells) == 9
-    assert evaluate(suite(), subject, tmp_path).cells == 10
-    assert answers(path) == whole
-    assert subject.prefilled == 4 * 63
-    # The head itself may be half written.
-    path.write_bytes(content[0][:50])
-    assert evaluate(suite(), Lookup(IDS), tmp_path).cells == 10
-    assert answers(path) == whole
-
-
-@pytest.mark.parametrize("broken", [b"{}\n", b'{"record": "cell", "task": "x"\n', b"[1]\n", b"\xff\n", b"\n"])
-def test_broken_lines_are_dropped_and_said_and_what_they_told_is_evaluated_again(
-    broken: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = evaluate(suite(), Lookup(IDS), tmp_path).path
-    whole, content = answers(path), path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*content[:3], broken, *content[4:7], broken]))
-    assert (len(read_result(path).cells), read_result(path).dropped) == (5, [4, 8])
-    capsys.readouterr()
-    assert evaluate(suite(), Lookup(IDS), tmp_path).cells == 10
-    said = capsys.readouterr().err
-    assert f"{path}: lines 4, 8 were no result records and are left out. What they told is evaluated again." in said
-    assert answers(path) == whole
-    assert path.read_bytes().startswith(b"".join([*content[:3], *content[4:7]]))
-    assert read_result(path).dropped == []
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("prefilled", "x"),
-        ("scores", [1, "x"]),
-        ("scores", [True, True]),
-        ("seconds", float("nan")),
-        ("ties", None),
-        ("depths", [[0.5], 0.5]),
-        ("count", 0),
-        ("grid_length", "32"),
-        ("condition", "unknown"),
-        ("task", ["needle"]),
-    ],
-)
-def test_a_line_with_a_value_of_another_type_is_no_record(name: str, value: object, tmp_path: Path) -> None:
-    wanted = suite(lengths=[32], depths=2, samples=2)
-    path = evaluate(wanted, Lookup(IDS), tmp_path).path
-    whole, lines = answers(path), path.read_text().splitlines()
-    lines[2] = json.dumps({**json.loads(lines[2]), name: value})
-    path.write_text("\n".join(lines) + "\n")
-    assert (len(read_result(path).cells), read_result(path).dropped) == (1, [3])
-    evaluate(wanted, Lookup(IDS), tmp_path)
-    assert (answers(path), read_result(path).dropped) == (whole, [])
-
-
-@pytest.mark.parametrize(("name", "value"), [("lengths", "x"), ("tasks", []), ("seed", "0"), ("settings", 1)])
-def test_a_head_with_a_value_of_another_type_is_none(name: str, value: object, tmp_path: Path) -> None:
-    path = evaluate(suite(lengths=[32], depths=1), Lookup(IDS), tmp_path).path
-    head, *others = path.read_text().splitlines(keepends=True)
-    path.write_text(json.dumps({**json.loads(head), name: value}) + "\n" + "".join(others))
-    with pytest.raises(DataError, match="line 1 is no result record"):
-        read_result(path)
-
-
-def test_parts_behind_a_broken_one_are_dropped_too(tmp_path: Path) -> None:
-    wanted = suite(lengths=[32], depths=1, samples=7, batch=2)
-    path = evaluate(wanted, Lookup(IDS), tmp_path).path
-    whole, content = answers(path), path.read_bytes().splitlines(keepends=True)
-    assert len(content) == 5
-    path.write_bytes(b"".join([content[0], content[1], b"?\n", content[3]]))
-    assert read_result(path).dropped == [3, 4]
-    evaluate(wanted, Lookup(IDS), tmp_path)
-    assert answers(path) == whole
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.77, 0.999])
-def test_a_file_cut_in_half_keeps_its_good_lines(share: float, tmp_path: Path) -> None:
-    path = evaluate(suite(samples=5, batch=2), Lookup(IDS), tmp_path).path
-    whole, content = answers(path), path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    evaluate(suite(samples=5, batch=2), Lookup(IDS), tmp_path)
-    assert answers(path) == whole
-
-
-def test_a_file_without_a_head_is_kept_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "needle.jsonl"
-    path.write_bytes(b"hello\nworld\n")
-    with pytest.raises(DataError, match=r"line 1 is no result record. Move the file away and evaluate again."):
-        read_result(path)
-    assert evaluate(suite(), Lookup(IDS), tmp_path).cells == 10
-    assert f"a first line that cannot be read: it is kept as {tmp_path}/needle.1.jsonl." in capsys.readouterr().err
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"empty. Run farfield evaluate again"):
-        read_result(path)
-    with pytest.raises(DataError, match=r"No such file or directory. Run farfield evaluate first"):
-        read_result(tmp_path / "none.jsonl")
-
-
-def test_a_file_has_one_writer(tmp_path: Path) -> None:
-    about = {"provenance": {}, "model": {"name": "a"}, "depths": [], "settings_hash": "", "model_hash": ""}
-    head = {"format": 2, "suite": "needle", "settings": {}, "tasks": {}, "seed": 0, "lengths": [], **about}
-    path = tmp_path / "needle.jsonl"
-    with ResultFile(path, head):
-        with pytest.raises(DataError) as error:
-            ResultFile(path, head)
-        assert str(error.value) == f"{path}: another evaluation writes to it. Wait for it, or take name=..."
-    with ResultFile(path, head):
-        pass
-    assert [file.name for file in tmp_path.iterdir()] == ["needle.jsonl"]
-
-
-def test_results_of_other_settings_or_another_model_are_kept_aside(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "needle.jsonl"
-    runs = [
-        (suite(), Lookup(IDS), ""),
-        (suite(seed=1), Lookup(IDS), "other settings"),
-        (suite(seed=1), Lookup(IDS, extra={"fingerprint": "b"}), "another model"),
-        (suite(seed=1, batch=2), Lookup(IDS, extra={"fingerprint": "b"}), ""),
-        (suite(seed=2), Lookup(IDS), "other settings and another model"),
-    ]
-    kept: list[bytes] = []
-    for wanted, subject, why in runs:
-        before = path.read_bytes() if path.exists() else b""
-        capsys.readouterr()
-        assert evaluate(wanted, subject, tmp_path).cells == 10
-        said = capsys.readouterr().err
-        if why:
-            kept.append(before)
-            assert f"{path} was made with {why}: it is kept as {tmp_path}/needle.{len(kept)}.jsonl." in said
-        else:
-            assert "kept" not in said
-    assert [(tmp_path / f"needle.{number}.jsonl").read_bytes() for number in (1, 2, 3)] == kept
-
-
-def test_an_older_format_is_kept_aside_and_not_read(tmp_path: Path) -> None:
-    path = evaluate(suite(), Lookup(IDS), tmp_path).path
-    head, *rest = lines(path)
-    path.write_text("\n".join(json.dumps(record) for record in [{**head, "format": 0}, *rest]) + "\n")
-    with pytest.raises(DataError, match=r"format 0 given, this version reads 2. Evaluate again."):
-        read_result(path)
-    assert evaluate(suite(), Lookup(IDS), tmp_path).cells == 10
-    assert (tmp_path / "needle.1.jsonl").exists()
-
-
 def test_what_the_model_cannot_do_is_skipped_with_the_reason(tmp_path: Path) -> None:
     blind = Lookup(IDS, capabilities=frozenset({"state", "generate"}))
     outcome = evaluate(suite(scoring="likelihood"), blind, tmp_path)
@@ -466,66 +286,6 @@ def test_tasks_that_do_not_know_the_scoring_are_skipped_where_others_do(tmp_path
     assert set(result.skipped.values()) == {"scoring: likelihood given, and ragged is judged by generate."}
 
 
-def busy(calls: Sequence[int]) -> Callable[[Lookup], None]:
-    """A subject that cannot answer at these of its calls, counted from 0."""
-    made = [-1]
-
-    def before(subject: Lookup) -> None:
-        made[0] += 1
-        if made[0] in calls:
-            raise TemporaryError("too many requests.")
-
-    return before
-
-
-def test_what_fails_for_now_is_asked_again_after_ever_longer_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(Patient, "__init__", patient_that(waited.append))
-    outcome = evaluate(suite(), Lookup(IDS, before=busy([2, 3, 4, 9])), tmp_path / "a", retries=3)
-    assert waited == [1, 2, 4, 1]
-    assert "lookup: too many requests. Asking again in 4 s." in capsys.readouterr().err
-    assert outcome.failed == 0
-    assert answers(outcome.path) == answers(evaluate(suite(), Lookup(IDS), tmp_path / "b").path)
-
-
-def patient_that(wait: Callable[[float], None]) -> Callable[..., None]:
-    def start(self: Patient, subject: Lookup, patience: int, _: object = None) -> None:
-        for name, value in (("subject", subject), ("patience", patience), ("wait", wait)):
-            object.__setattr__(self, name, value)
-
-    return start
-
-
-def test_what_goes_on_failing_is_skipped_for_now_and_tried_by_the_next_run(tmp_path: Path) -> None:
-    subject = Lookup(IDS, before=busy(range(5, 10)))
-    outcome = evaluate(suite(samples=5, batch=2), subject, tmp_path)
-    result = read_result(outcome.path)
-    assert 0 < outcome.failed == outcome.skipped == len(result.failed)
-    assert outcome.cells + outcome.failed == 10
-    assert set(result.skipped.values()) == {"too many requests."}
-    again = evaluate(suite(samples=5, batch=2), Lookup(IDS), tmp_path)
-    assert (again.cells, again.skipped, again.failed) == (10, 0, 0)
-    assert answers(again.path) == answers(evaluate(suite(samples=5), Lookup(IDS), tmp_path / "b").path)
-    assert (again.naive, len(read_result(again.path).skipped)) == (5 * (5 * 31 + 5 * 63), 0)
-
-
-def test_a_cell_whose_time_is_over_is_closed_with_what_it_has(tmp_path: Path) -> None:
-    late = {"lengths": [32], "depths": 2, "samples": 7, "batch": 2, "cell_seconds": 1e-9}
-    result = read_result(evaluate(suite(**late), Lookup(IDS), tmp_path).path)
-    assert [(got.count, got.capped) for got in result.cells.values()] == [(1, True)] * 2
-    # The same again has nothing to do; with more time it goes on where it ended.
-    subject = Lookup(IDS)
-    evaluate(suite(**late), subject, tmp_path)
-    assert subject.prefilled == 0
-    outcome = evaluate(suite(**{**late, "cell_seconds": None}), subject, tmp_path)
-    assert [(got.count, got.capped) for got in read_result(outcome.path).cells.values()] == [(7, False)] * 2
-    assert answers(outcome.path) == answers(
-        evaluate(suite(**{**late, "cell_seconds": 99}), subject, tmp_path / "b").path
-    )
-
-
 @pytest.mark.parametrize(("gap", "ties"), [(0.0, 1), (1e-6, 1), (1.9e-3, 1), (2.1e-3, 0)])
 def test_choices_that_rounding_decides_are_counted(gap: float, ties: int, tmp_path: Path) -> None:
     class Near(Lookup):
@@ -557,29 +317,6 @@ def test_a_choice_is_undecided_where_the_last_that_is_taken_is_as_near_as_roundi
     logprobs: list[float], lengths: list[int], taken: int, undecided: int
 ) -> None:
     assert asking._undecided(np.array(logprobs), 0.01 * np.array(lengths), taken) == undecided
-
-
-@pytest.mark.parametrize(("seconds", "count"), [(0.03, 1), (0.1, 4), (0.5, 17), (9.0, 40)])
-def test_a_cell_takes_no_more_samples_at_once_than_it_has_time_for(
-    seconds: float, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    subject = Lookup(IDS)
-    # A token takes a millisecond, and a prompt has 31: the cells end behind the sample that their time is over in.
-    monkeypatch.setattr(asking, "time", SimpleNamespace(perf_counter=lambda: subject.prefilled / 1000))
-    wanted = suite(lengths=[32], depths=1, samples=40, batch=16, cell_seconds=seconds)
-    (got,) = read_result(evaluate(wanted, subject, tmp_path).path).cells.values()
-    assert (got.count, got.capped) == (count, count < 40)
-    assert got.seconds == pytest.approx(0.031 * count)
-
-
-def test_a_stopped_cell_whose_time_is_over_now_is_closed_without_another_sample(tmp_path: Path) -> None:
-    some = {"lengths": [32], "depths": 1, "samples": 7, "batch": 2}
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(suite(**some), Lookup(IDS, before=stop_at(2)), tmp_path)
-    subject = Lookup(IDS)
-    outcome = evaluate(suite(**some, cell_seconds=1e-9), subject, tmp_path)
-    assert [(got.count, got.capped) for got in read_result(outcome.path).cells.values()] == [(4, True)]
-    assert subject.prefilled == 0
 
 
 @dataclass(frozen=True)

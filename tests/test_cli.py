@@ -124,6 +124,10 @@ def test_the_help_of_every_option_has_all_keys_with_a_comment() -> None:
             for option in usage.options(group.key):
                 page = usage.help_verb(verb, [f"{group.key}={option}"])
                 assert all(f"  {one.key}" in page for one in usage.settings_of(group.key, option))
+    goes_on = usage.help_verb("evaluate", ["suite=longdoc"]).splitlines()
+    assert any(
+        line.startswith("  suite.tasks=[]") and line.endswith("none: all whose files are there") for line in goes_on
+    )
     lacking = [one.key for name in usage.options("suite") for one in usage.settings_of("suite", name) if not one.text]
     assert lacking == []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from farfield.config import ConfigError, unknown
@@ -18,6 +18,7 @@ __all__ = ["VERBS", "Setting", "Verb", "groups", "help_all", "help_verb", "optio
 CONFIGS = Path(__file__).parent / "configs"
 
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+):(?: +(?P<value>(?!#).*?))?(?: +# *(?P<text>.*))?$")
+MORE = re.compile(r"^ +# *(?P<text>.*)$")  # the text of the line above goes on
 GROUP = re.compile(r"^ *- (?P<group>(?!override )\w+): (?P<default>\w+)(?: +# *(?P<text>.*))?$")
 
 
@@ -151,7 +152,9 @@ def _settings(file: Path) -> list[Setting]:
     found: list[Setting] = []
     path: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
-        match = LINE.match(line)
+        match, more = LINE.match(line), MORE.match(line)
+        if more is not None and found:
+            found[-1] = replace(found[-1], text=f"{found[-1].text} {more['text']}")
         if match is None:
             continue
         path[len(match["indent"]) // 2 :] = [match["key"]]

@@ -181,7 +181,7 @@ class EndpointSubject:
         body = {name: value for name, value in (body | self.client.settings.body).items() if value is not None}
         route = "chat/completions" if chat else "completions"
         told = self.client.post(route, body)
-        choice, count = self._choice(route, told), 1 if body["max_tokens"] == 1 else written_tokens(told)
+        choice, count = self._choice(route, told), 1 if body.get("max_tokens") == 1 else written_tokens(told)
         written = choice.get("message") if chat else choice
         place = "choices[0].message.content" if chat else "choices[0].text"
         if not isinstance(written, dict) or ("content" if chat else "text") not in written:

@@ -153,25 +153,19 @@ def documents(positions: Tensor) -> list[tuple[int, Tensor]]:
 
 
 def alone(mixer: Mixer, x: Tensor, cotangent: Tensor, positions: Tensor, grad: bool = True) -> Outcome:
-    """What each document of the layout (B, T) answers in a row of its own, in one call; zero at padding.
-
-    Those of one length are the rows of one batch: that rows do not see one another is a clause of its own, to the bit.
-    """
+    """What each document of the layout (B, T) answers in a batch of its own, in one call; zero at padding."""
     y = torch.zeros_like(cotangent)
     total: dict[str, Tensor] = {"x": torch.zeros_like(x)} if grad else {}
     if grad:
         total |= {name: torch.zeros_like(parameter) for name, parameter in mixer.named_parameters()}
-    by_length: dict[int, list[tuple[int, Tensor]]] = {}
     for row, columns in documents(positions):
-        by_length.setdefault(len(columns), []).append((row, columns))
-    for length, alike in by_length.items():
-        rows = torch.tensor([row for row, _ in alike])[:, None]
-        at = rows, torch.stack([columns for _, columns in alike])
-        found = in_calls(mixer, x[at], cotangent[at], whole(len(alike), length), grad)
-        y[at] = found.y
+        found = in_calls(
+            mixer, x[row : row + 1, columns], cotangent[row : row + 1, columns], whole(1, len(columns)), grad
+        )
+        y[row, columns] = found.y[0]
         for name, gradient in found.gradients.items():
             if name == "x":
-                total["x"][at] = gradient
+                total["x"][row, columns] = gradient[0]
             else:
                 total[name] += gradient
     return Outcome(y, total)

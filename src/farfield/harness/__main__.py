@@ -15,6 +15,7 @@ def main() -> int:
         from lm_eval.__main__ import cli_evaluate
 
         import_module("farfield.harness.model")  # enters `farfield` in lm-eval's registry
+        _name_heads()
     except ImportError as error:
         if error.name is None or not error.name.startswith("lm_eval"):
             raise
@@ -33,6 +34,17 @@ def main() -> int:
         sys.stderr.write(f"farfield: {' '.join(str(error).split())}\n")
         return 2
     return 0
+
+
+def _name_heads() -> None:
+    """Lets the heads of lm-eval's tables reach a pytablewriter that calls them by their older name.
+
+    Newer ones need a chardet older than the one that reads our documents.
+    """
+    from pytablewriter import MarkdownTableWriter  # type: ignore[import-untyped]  # lm-eval depends on it
+
+    if not hasattr(MarkdownTableWriter, "headers"):
+        MarkdownTableWriter.headers = MarkdownTableWriter.header_list
 
 
 def _check_tasks(words: list[str]) -> None:

@@ -113,8 +113,16 @@ class Batch:
         if self.condition == "full" or self.condition in MEMORY:
             return sample.prompt
         if self.condition not in sample.prompts:
-            raise Lacking(f"{self.task.name} has no prompts of {self.condition}")
+            raise Lacking(sample.unasked.get(self.condition, f"{self.task.name} has no prompts of {self.condition}"))
         return sample.prompts[self.condition]
+
+    def _targets(self, sample: Sample) -> Ids:
+        """What comes next at the places of `_prompt` that are asked at."""
+        whole = self.condition == "full" or self.condition in MEMORY
+        targets = sample.targets if whole else sample.asked.get(self.condition)
+        if targets is None:
+            raise Lacking(f"{self.task.name} has no targets of {self.condition}")
+        return targets
 
     def _leaf(self, rows: Sequence[int], at: int, known: Prefilled, fresh: int) -> None:
         """Asks for the answers of a member."""
@@ -125,25 +133,30 @@ class Batch:
     def _shuffled(self, rows: Sequence[int], at: int) -> None:
         """The text, the memory exchanged, and then the question."""
         samples = [self._sample(row, self.members[at]) for row in rows]
-        prompts, question = np.stack([self._prompt(sample) for sample in samples]), samples[0].question
-        if not question:
-            raise Lacking(f"{self.task.name} does not tell where its question begins")
-        known = self.subject.prefill(prompts[:, :question].astype(np.int64))
-        known = self.subject.shuffled(known, self.how.seed)
-        known = self.subject.prefill(prompts[:, question:].astype(np.int64), known)
+        prompts: NDArray[np.int64] = np.stack([self._prompt(sample) for sample in samples]).astype(np.int64)
+        question, known = self._exchanged(samples[0], prompts)
+        known = self.subject.prefill(prompts[:, question:], known)
         self.how.read(prompts.size)
         self._leaf(rows, at, known, prompts.size)
 
+    def _exchanged(self, sample: Sample, prompts: NDArray[np.int64]) -> tuple[int, Prefilled]:
+        """Where the question of prompts (rows, time) begins, and what is known there, the memory exchanged."""
+        if not sample.question:
+            why = f"{self.task.name} does not tell where its question begins"
+            raise Lacking(sample.unasked.get(self.condition, why))
+        known = self.subject.prefill(prompts[:, : sample.question])
+        return sample.question, self.subject.shuffled(known, self.how.seed)
+
     def _read(self, rows: Sequence[int], at: int) -> None:
         samples = [self._sample(row, self.members[at]) for row in rows]
-        targets = [sample.targets for sample in samples]
-        if self.condition not in ("full", "memory_off") or any(target is None for target in targets):
-            raise Lacking(f"{self.task.name} asks within its text, and has no prompts of {self.condition}")
-        prompts: NDArray[np.int64] = np.stack([sample.prompt for sample in samples]).astype(np.int64)
-        wanted: NDArray[np.int64] = np.stack([target for target in targets if target is not None]).astype(np.int64)
-        reading = self.subject.read(prompts, wanted)
-        self.how.read(prompts.size)
+        prompts: NDArray[np.int64] = np.stack([self._prompt(sample) for sample in samples]).astype(np.int64)
+        wanted: NDArray[np.int64] = np.stack([self._targets(sample) for sample in samples]).astype(np.int64)
+        begin, known = self._exchanged(samples[0], prompts) if self.condition == "memory_shuffled" else (0, None)
         asked = wanted != IGNORED
+        assert not asked[:, :begin].any(), "nothing is asked before the question"
+        asked = asked[:, begin:]
+        reading = self.subject.read(prompts[:, begin:], wanted[:, begin:], known)
+        self.how.read(prompts.size)
         outputs = [row[mask].tolist() for row, mask in zip(reading.likely, asked, strict=True)]
         logprobs = [float(row[mask].sum()) for row, mask in zip(reading.logprobs, asked, strict=True)]
         logprobs = [logprob if math.isfinite(logprob) else UNLIKELY for logprob in logprobs]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from farfield.benchmarks.suites.suite import AskedSuite, Control, Count, Lengths, chosen
+from farfield.benchmarks.suites.suite import AskedSuite, Count, Lengths, chosen
 from farfield.benchmarks.tasks.haystack import load_haystack
 from farfield.benchmarks.tasks.recall.automata import Automata
 from farfield.benchmarks.tasks.recall.copying import Copying, SelectiveCopying
@@ -40,7 +40,6 @@ class RecallSuite(AskedSuite):
     mode: Literal["auto", "tokens", "text"] = "auto"
     lengths: Lengths = (64, 128, 256, 512, 1024)
     samples: Count = 100
-    controls: tuple[Control, ...] = ("no_context", "gold_only", "memory_off")
     # mqar: a task for each number of pairs; slot i is asked as often as i^(power - 1)
     pairs: tuple[Count, ...] = (4, 8, 16, 32, 64, 128, 256)
     power: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.01

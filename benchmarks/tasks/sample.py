@@ -89,6 +89,8 @@ class Sample:
     choices:      continuations of any length for a choice by likelihood; `right` are the indices of the gold ones
     targets:      (tokens,) what comes next at each position of the prompt, IGNORED where nothing is asked
     prompts:      the prompts of other conditions than `full`
+    asked:        the targets of those of them that are read, as `targets` are the full prompt's: the same answer
+    unasked:      why there is no prompt of a condition
     unfilled:     why less than 98 % of the length that was asked for is filled
     reference:    whatever else the task's judge needs
     """
@@ -108,6 +110,8 @@ class Sample:
     right: tuple[int, ...] = ()
     targets: Ids | None = None
     prompts: Mapping[Condition, Ids] = field(default_factory=dict)
+    asked: Mapping[Condition, Ids] = field(default_factory=dict)
+    unasked: Mapping[Condition, str] = field(default_factory=dict)
     unfilled: str = ""
     reference: object = None
 

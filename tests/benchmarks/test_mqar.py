@@ -52,6 +52,21 @@ def test_a_row_is_what_the_definition_says(
             assert held.all() if split == "test" else not held.any()
 
 
+@pytest.mark.parametrize("filler", ["zero", "random"])
+def test_controls_are_the_questions_without_pairs_and_the_pairs_with_the_questions_alone(filler: Filler) -> None:
+    for sample in Mqar(128, 6, filler=filler).generate(3, 80, 5, "test"):
+        assert sample.targets is not None
+        blank, alone = sample.prompts["no_context"], sample.prompts["gold_only"]
+        assert blank[12:].tolist() == sample.prompt[12:].tolist()
+        assert sample.asked["no_context"].tolist() == sample.targets.tolist()
+        assert (blank[:12] == 0).all() if filler == "zero" else (blank[:12] != sample.prompt[:12]).any()
+        targets = sample.asked["gold_only"]
+        places = np.flatnonzero(targets != IGNORED)
+        assert places.tolist() == [12, 14, 16, 18, 20, 22]
+        assert solved(alone.tolist(), 6) == dict(zip(places, targets[places], strict=True))
+        assert alone[places].tolist() == sample.prompt[np.flatnonzero(sample.targets != IGNORED)].tolist()
+
+
 def published_slots(space: int, pairs: int, power: float, rng: np.random.Generator) -> list[int]:
     """Slots from 0 on, one after the other, each as often as its density among those that are left."""
     left, found = {slot: power * (slot + 1) ** (power - 1) for slot in range(space)}, []

@@ -25,6 +25,7 @@ from farfield.benchmarks.tasks.recall.automata import (
 )
 from farfield.benchmarks.tasks.recall.copying import Copying, SelectiveCopying
 from farfield.benchmarks.tasks.recall.induction import Induction
+from farfield.benchmarks.tasks.recall.mqar import Mqar
 from farfield.benchmarks.tasks.recall.ngram import ASKED, NAMED, Ngram, alone, places
 from farfield.benchmarks.tasks.recall.phone_book import PHONE_BOOK, IdEntries, PhoneBook, TextEntries
 from farfield.benchmarks.tasks.recall.strings import draw_held, draw_string
@@ -114,6 +115,31 @@ def test_an_oracle_solves_it_from_the_prompt_alone_and_a_blind_one_does_not(
             assert solve(sample.prompts["gold_only"].tolist()) == sample.answer.tolist()
     assert task.score(samples, [sample.answer.tolist() for sample in samples]) == [1, 1, 1]
     assert max(task.score(samples, [[0] * len(sample.answer) for sample in samples])) == 0
+
+
+READ = {name: task for name, (task, _) in CASES.items() if task.scorings[0] == "read"}
+READ |= {"mqar": Mqar(IDS, 6), "mqar of random filler": Mqar(IDS, 6, filler="random"), "automata": Automata(IDS)}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_has_its_controls_or_says_why_not(name: str) -> None:
+    """The same answer is asked for, nothing before the question, and without the context no gold is left."""
+    for sample in READ[name].generate(0, 100, 3, "test"):
+        assert set(sample.asked) == set(sample.prompts)
+        assert {"no_context", "gold_only"} <= sample.prompts.keys() | sample.unasked.keys()
+        for condition, prompt in sample.prompts.items():
+            targets = sample.asked[condition]
+            assert len(targets) == len(prompt) <= len(sample.prompt)
+            assert targets[targets != IGNORED].tolist() == sample.answer.tolist()
+        if not sample.question:
+            assert sample.unasked.keys() == {"no_context", "gold_only", "memory_shuffled"}
+            continue
+        assert sample.targets is not None
+        assert (sample.targets[: sample.question] == IGNORED).all()
+        text = "".join(f" {token} " for token in sample.prompts["no_context"])
+        for start, end in sample.gold:  # of selective copying each gold is one symbol, of which there are few
+            if end - start > 1:
+                assert "".join(f" {token} " for token in sample.prompt[start:end]) not in text
 
 
 @pytest.mark.parametrize("name", CASES)

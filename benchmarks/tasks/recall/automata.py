@@ -42,6 +42,7 @@ __all__ = ["Automata", "Automaton", "draw_automaton", "minimised"]
 SEPARATOR, SYMBOLS = 0, 18
 STATES, LONGEST = 12, 49
 MOST = 3  # symbols of a state
+EVERYWHERE = "automata asks at every place of its text, and has no question apart from it"
 VERSION = 1
 
 # For each state, the state that each of its symbols leads to; state 0 is the first of a word.
@@ -96,6 +97,7 @@ class Automata(OneAnIndex):
             seed=seed,
             version=VERSION,
             targets=targets,
+            unasked=dict.fromkeys(("no_context", "gold_only", "memory_shuffled"), EVERYWHERE),
             reference=Judge(accepted, states[asked]),
         )
 

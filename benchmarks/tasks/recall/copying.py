@@ -26,9 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import check_ids, draw_string, exact, share, short_of
+from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, draw_string, exact, share, short_of
 from farfield.benchmarks.tasks.sample import (
-    IGNORED,
     SPLITS,
     Sample,
     Scoring,
@@ -37,12 +36,14 @@ from farfield.benchmarks.tasks.sample import (
     generator,
 )
 
-__all__ = ["ALPHABET", "Copying", "SelectiveCopying"]
+__all__ = ["ALL_GOLD", "ALPHABET", "Copying", "SelectiveCopying"]
+
+ALL_GOLD = "the text of copying is gold all through: alone it would be the full prompt"
 
 ALPHABET = 26
 BEGIN, BREAK, FIRST = 0, 1, 2
 NOISE, MARKER, SYMBOLS = 0, 1, 14
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,7 @@ class Copying(OneAnIndex):
         string = FIRST + draw_string(rng, size, ALPHABET, split)
         again = string[:0] if self.written else string[:-1]
         prompt = np.concatenate([[BEGIN], string, [BREAK], again]).astype(np.int32)
-        targets = None
-        if not self.written:
-            targets = np.full(len(prompt), IGNORED, dtype=np.int32)
-            targets[size + 1 :] = string
+        question = prompt[size + 1 :]
         budget = size if self.written else 1
         filled = len(prompt) + budget
         return Sample(
@@ -92,8 +90,10 @@ class Copying(OneAnIndex):
             version=VERSION,
             gold=((1, size + 1),),
             question=size + 1,
-            targets=targets,
-            prompts={"no_context": np.array([BREAK], dtype=np.int32)} if self.written else {},
+            targets=None if self.written else asked_last(len(prompt), string),
+            prompts={"no_context": question},
+            asked={} if self.written else {"no_context": asked_last(len(question), string)},
+            unasked={"gold_only": ALL_GOLD},
             unfilled=short_of(filled, length, "a string and its copy are of one length: an odd token is left"),
         )
 
@@ -131,8 +131,7 @@ class SelectiveCopying(OneAnIndex):
         places = np.sort(rng.choice(room, self.tokens, replace=False))
         prompt = np.full(length, NOISE, dtype=np.int32)
         prompt[places], prompt[room:] = symbols, MARKER
-        targets = np.full(length, IGNORED, dtype=np.int32)
-        targets[room:] = symbols
+        alone = np.concatenate([prompt[places], prompt[room:]])
         return Sample(
             prompt=prompt,
             answer=symbols,
@@ -143,5 +142,7 @@ class SelectiveCopying(OneAnIndex):
             depths=tuple((places / max(room - 1, 1)).tolist()),
             gold=tuple((int(place), int(place) + 1) for place in places),
             question=room,
-            targets=targets,
+            targets=asked_last(length, symbols),
+            prompts={"no_context": prompt[room:], "gold_only": alone},
+            asked={"no_context": symbols, "gold_only": asked_last(len(alone), symbols)},
         )

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import check_ids, draw_string, share
+from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, draw_string, share
 from farfield.benchmarks.tasks.sample import (
-    IGNORED,
     SPLITS,
+    Condition,
+    Ids,
     Sample,
     Scoring,
     Split,
@@ -31,7 +32,7 @@ from farfield.benchmarks.tasks.sample import (
 __all__ = ["Induction"]
 
 TRIGGER, SYMBOLS = 0, 15
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,14 @@ class Induction(OneAnIndex):
         string = 1 + draw_string(rng, length - 3, SYMBOLS, split)
         place = int(rng.integers(len(string)))
         prompt = np.concatenate([string[:place], [TRIGGER], string[place:], [TRIGGER]]).astype(np.int32)
-        targets = np.full(len(prompt), IGNORED, dtype=np.int32)
-        targets[-1] = string[place]
+        answer = string[place : place + 1]
+        controls: dict[Condition, Ids] = {
+            "no_context": prompt[-1:],
+            "gold_only": np.concatenate([prompt[place : place + 2], prompt[-1:]]),
+        }
         return Sample(
             prompt=prompt,
-            answer=string[place : place + 1],
+            answer=answer,
             length=length,
             budget=1,
             seed=seed,
@@ -74,6 +78,7 @@ class Induction(OneAnIndex):
             gold=((place, place + 2),),
             question=len(prompt) - 1,
             candidates=np.arange(1, 1 + SYMBOLS, dtype=np.int32),
-            targets=targets,
-            prompts={"no_context": prompt[-1:], "gold_only": np.concatenate([prompt[place : place + 2], prompt[-1:]])},
+            targets=asked_last(len(prompt), answer),
+            prompts=controls,
+            asked={condition: asked_last(len(ids), answer) for condition, ids in controls.items()},
         )

@@ -9,6 +9,9 @@ replacement, slot i as often as i^(a - 1): with a = 0.01 nearly all questions co
 What is neither pair nor question is 0, or (`filler`) any id at random. V counts the ids of the tokenizer without its
 last, which ends a document.
 
+    no_context   .  .  .  .  .  .   .  .  k2 .  k1 .  .  .  .  .  k3 .      filler in the place of the pairs
+    gold_only    k1 v1 k2 v2 k3 v3  k2 .  k1 .  k3 .                        the slots that ask, and no other
+
 Arora et al., Zoology, https://arxiv.org/abs/2312.04927; HazyResearch/zoology, data/multiquery_ar.py. Its conditions: an
 even length, V above the length, and four tokens for each pair. There, training and testing differ in the seed alone
 (disjoint=seeds); with disjoint=pairs each key has a quarter of the values for testing only, and as many pairs fit as
@@ -43,7 +46,7 @@ __all__ = ["Filler", "Held", "Mqar"]
 
 Filler = Literal["zero", "random"]
 Held = Literal["pairs", "seeds"]
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,13 @@ class Mqar:
         keys, values = self._pairs(rng, split)
         asked = rng.choice(len(slots), self.pairs, replace=False, p=slots)
         places = 2 * self.pairs + 2 * asked
-        prompt = np.zeros(length, dtype=np.int32) if self.filler == "zero" else self._any(rng, length)
+        prompt = self._filled(rng, length)
         prompt[: 2 * self.pairs : 2], prompt[1 : 2 * self.pairs : 2] = keys, values
         prompt[places] = keys
         targets = np.full(length, IGNORED, dtype=np.int32)
         targets[places] = values
+        blank = np.concatenate([self._filled(rng, 2 * self.pairs), prompt[2 * self.pairs :]])
+        kept = np.concatenate([np.arange(2 * self.pairs), *([place, place + 1] for place in np.sort(places))])
         return Sample(
             prompt=prompt,
             answer=targets[targets != IGNORED],
@@ -139,10 +144,14 @@ class Mqar:
             gold=((0, 2 * self.pairs),),
             question=2 * self.pairs,
             targets=targets,
+            prompts={"no_context": blank, "gold_only": prompt[kept]},
+            asked={"no_context": targets, "gold_only": targets[kept]},
         )
 
-    def _any(self, rng: np.random.Generator, length: int) -> Ids:
-        return rng.integers(0, self.ids, length, dtype=np.int32)
+    def _filled(self, rng: np.random.Generator, size: int) -> Ids:
+        if self.filler == "zero":
+            return np.zeros(size, dtype=np.int32)
+        return rng.integers(0, self.ids, size, dtype=np.int32)
 
     def _pairs(self, rng: np.random.Generator, split: Split) -> tuple[Ids, Ids]:
         """Different keys and different values, (pairs,) each."""

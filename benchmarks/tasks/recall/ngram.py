@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.recall.copying import ALPHABET, BEGIN, BREAK, FIRST
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import check_ids, draw_string, exact, share
+from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, draw_string, exact, share
 from farfield.benchmarks.tasks.sample import (
-    IGNORED,
     SPLITS,
     Condition,
     Ids,
@@ -39,7 +38,7 @@ from farfield.benchmarks.tasks.sample import (
 __all__ = ["ASKED", "NAMED", "Ngram", "alone", "places"]
 
 NAMED, ASKED = 3, 8  # symbols that are named, and symbols that are asked for
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,14 @@ class Ngram(OneAnIndex):
         string[place : place + NAMED + ASKED] = next(gold for gold in golds if len(places(gold, gold[:NAMED])) == 1)
         string = FIRST + alone(string, place, ALPHABET, rng)
         gram, answer = np.split(string[place : place + NAMED + ASKED], [NAMED])
-        prompt = self._prompt(string, gram, None if self.written else answer[:-1])
-        targets = None
-        if not self.written:
-            targets = np.full(len(prompt), IGNORED, dtype=np.int32)
-            targets[-ASKED:] = answer
+        read = None if self.written else answer[:-1]
+        prompt = self._prompt(string, gram, read)
         begin = 2 + NAMED if self.prefix else 1
         controls: dict[Condition, Ids] = {
-            "no_context": self._prompt(string[:0], gram),
-            "gold_only": self._prompt(np.concatenate([gram, answer]), gram),
+            "no_context": self._prompt(string[:0], gram, read),
+            "gold_only": self._prompt(np.concatenate([gram, answer]), gram, read),
         }
+        every = {} if self.written else {at: asked_last(len(ids), answer) for at, ids in controls.items()}
         return Sample(
             prompt=prompt,
             answer=answer,
@@ -107,8 +104,9 @@ class Ngram(OneAnIndex):
             depths=(place / len(string),),
             gold=((begin + place, begin + place + NAMED + ASKED),),
             question=begin + len(string),
-            targets=targets,
-            prompts=controls if self.written else {},
+            targets=None if self.written else asked_last(len(prompt), answer),
+            prompts=controls,
+            asked=every,
         )
 
     def _prompt(self, string: Ids, gram: Ids, read: Ids | None = None) -> Ids:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.tasks.sample import Ids, LackingError, Sample, Split, hashed
+from farfield.benchmarks.tasks.sample import IGNORED, Ids, LackingError, Sample, Split, hashed
 
-__all__ = ["check_ids", "draw_held", "draw_string", "exact", "share", "short_of"]
+__all__ = ["asked_last", "check_ids", "draw_held", "draw_string", "exact", "share", "short_of"]
 
 
 def draw_string(rng: np.random.Generator, size: int, symbols: int, split: Split) -> Ids:
@@ -25,6 +25,13 @@ def draw_held(rng: np.random.Generator, size: int, count: int, split: Split) -> 
     blocks: NDArray[np.int64] = rng.choice(size // 4, count, replace=False)
     other: NDArray[np.int64] | int = rng.integers(1, 4, count) if split == "train" else 0
     return 4 * blocks + (hashed(blocks) + other) % 4
+
+
+def asked_last(size: int, answer: Ids) -> Ids:
+    """(size,) targets: the answer at the last places, nothing before."""
+    targets = np.full(size, IGNORED, dtype=np.int32)
+    targets[size - len(answer) :] = answer
+    return targets
 
 
 def check_ids(task: str, ids: int, needed: int) -> None:

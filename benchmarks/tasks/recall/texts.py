@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.haystack import Haystack
+from farfield.benchmarks.tasks.recall.copying import ALL_GOLD
 from farfield.benchmarks.tasks.recall.ngram import NAMED, places
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
 from farfield.benchmarks.tasks.recall.strings import draw_string, short_of
@@ -98,6 +99,7 @@ class CopyingText(OneAnIndex):
             choices=tuple(one[GIVEN:] for one in [text, *others]),
             right=(0,),
             prompts={"no_context": text[:GIVEN]},
+            unasked={"gold_only": ALL_GOLD},
             unfilled=short_of(filled, length, "a text that stands three times has a third of the tokens"),
         )
 

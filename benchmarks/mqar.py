@@ -6,8 +6,8 @@
 
 All models have the same width, two layers and a short convolution, and the same number of weights but for a few in a
 hundred: the feed-forward is as wide as the mixer leaves room for. States are made larger and smaller within a mixer:
-the window, or the width of keys. They are trained on `data=mqar`, Based's mixture in small, with each learning rate;
-the one with the lowest validation loss counts, and is asked pairs of the test split that validation has not drawn.
+the window, or the width of keys. They are trained on `data=mqar` with 192 ids and `disjoint=seeds`, with each learning
+rate; the one with the lowest validation loss counts, and is asked rows of the test split that validation did not draw.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ class Grid:
     notes:              what a reader should know of the suite
     asked:              whether it was, or will be, at any length: what is skipped at all of them is in no mean
     samples:            of each cell, as many as were asked for
+    short:              lengths that are skipped because the task needs more
     """
 
     name: str
@@ -102,6 +103,7 @@ class Grid:
     notes: tuple[str, ...] = ()
     asked: bool = True
     samples: int = 0
+    short: frozenset[int] = frozenset()
 
     @property
     def shelf(self) -> str:
@@ -256,6 +258,7 @@ def _grid(result: Result, task: str) -> Grid:
         notes=tuple(result.head.get("notes", ())),
         asked=_asked(result, task),
         samples=result.head["settings"].get("samples", 0),
+        short=frozenset(cell.length for cell in result.short if _full(cell, task)),
     )
 
 

@@ -236,20 +236,27 @@ def _words(rate: Rate) -> str:
 def _reasons(members: Iterable[Grid]) -> list[str]:
     """Why cells are skipped; once where it is the same but for the task's name, with the other tasks behind it.
 
-    Reasons that only controls have say which.
+    Reasons that only controls have say which. Tasks that are asked at the longer lengths are in one line.
     """
     reasons: dict[str, dict[str, str]] = {}
     beside: dict[str, dict[str, None]] = {}
+    begins: dict[str, None] = {}
     for grid in members:
-        places = [("", why) for why in grid.skipped.values()]
-        for condition, why in places + [(CONDITIONS[at], why) for (at, _), why in grid.lacking.items()]:
+        enough = [length for length in grid.lengths if length > max(grid.short, default=length)]
+        begins |= {f"{grid.task} from {short(enough[0])}": None} if enough else {}
+        told = (
+            grid.short if enough else grid.short - {max(grid.short, default=0)}
+        )  # of a task at none, the least it needs
+        places = [("", why) for (length, _), why in grid.skipped.items() if length not in told]
+        controls = [(CONDITIONS[at], why) for (at, length), why in grid.lacking.items() if length not in told]
+        for condition, why in places + controls:
             nameless = re.sub(rf"(?<!\w){re.escape(grid.task)}(?!\w)", "\0", why)
             reasons.setdefault(nameless, {}).setdefault(grid.task if nameless != why else "", why)
             beside.setdefault(nameless, {}).setdefault(condition)
-    said = []
+    said = [f"Skipped, too short: {', '.join(begins)}."] if begins else []
     for nameless, tasks in list(reasons.items())[:REASONS]:
         (_, first), *others = tasks.items()
         likewise = f" ({', '.join(task for task, _ in others)} likewise)" if others else ""
-        controls = "" if "" in beside[nameless] else f" {', '.join(beside[nameless])}"
-        said.append(f"Skipped{controls}: {first.rstrip('.')}{likewise}.")
+        which = "" if "" in beside[nameless] else f" {', '.join(beside[nameless])}"
+        said.append(f"Skipped{which}: {first.rstrip('.')}{likewise}.")
     return said + [f"Skipped for {len(reasons) - REASONS} more reasons: see report.csv."] * (len(reasons) > REASONS)

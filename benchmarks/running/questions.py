@@ -22,7 +22,7 @@ from farfield.benchmarks.running.prefixes import alike
 from farfield.benchmarks.running.results import Answers, Cell, Result, metric_of, record_of
 from farfield.benchmarks.subjects.subject import Capability, Lacking, Refused, Subject, TemporaryError
 from farfield.benchmarks.suites.suite import AskedSuite
-from farfield.benchmarks.tasks.sample import Condition, Finite, LackingError, Sample, Scoring, Task
+from farfield.benchmarks.tasks.sample import Condition, Finite, LackingError, Sample, Scoring, Task, TooShortError
 from farfield.config import ConfigError
 
 __all__ = ["Job", "Questions", "Records", "lacking", "skipping"]
@@ -80,8 +80,8 @@ class Questions:
         self.rows = [(task, length) for task in self.tasks.values() for length in suite.lengths]
         self.cells = [cell for task, length in self.rows for cell in self._cells(task, length)]
 
-    def _unfit(self) -> dict[tuple[str, int], str]:
-        """Why the samples of a task and length cannot be made or judged."""
+    def _unfit(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Why the samples of a task and length cannot be made or judged: the fields of the records of their cells."""
         suite = self.suite
         found: dict[tuple[str, int], ConfigError] = {}
         for task in self.tasks.values():
@@ -96,7 +96,10 @@ class Questions:
                     found[task.name, length] = error
         if len(found) == len(self.tasks) * len(suite.lengths):
             raise next(iter(found.values()))
-        return {place: str(error) for place, error in found.items()}
+        return {
+            place: {"reason": str(error), **({"short": True} if isinstance(error, TooShortError) else {})}
+            for place, error in found.items()
+        }
 
     def _cells(self, task: Task, length: int) -> list[Cell]:
         grid = [Cell(task.name, length, depth) for depth in (self.suite.places() if task.placed else (None,))]
@@ -130,10 +133,10 @@ class Questions:
         """Evaluates the cells of a job."""
         task = self.tasks[job.task]
         missing = needed(scoring_of(self.suite, task), job.condition) - self.subject.capabilities
-        reason = self.unfit.get((job.task, job.length)) or (lacking(missing) if missing else "")
-        if reason:
+        told = self.unfit.get((job.task, job.length)) or ({"reason": lacking(missing)} if missing else None)
+        if told:
             for cell in job.cells:
-                records.add("skip", cell, {"reason": reason})
+                records.add("skip", cell, told)
             return
         _Running(self.suite, self.subject, records, task, job).run()
 

@@ -5,7 +5,8 @@
     {"record": "cell", ...}       a finished cell of questions
     {"record": "measured", ...}   a finished cell of a suite that measures: perplexity, speed, retrieval
     {"record": "skip", ...}       a cell that the model cannot do, with the reason; `failed`: one that a later run tries
-                                  again, `refused`: one of them that the model's server does not take now
+                                  again, `refused`: one of them that the model's server does not take now; `short`: one
+                                  whose length is too short for the task
     {"record": "resumed", ...}    commit, machine and versions of a later run that went on
 
 Lines that are no records are left out: of a file that was cut off or damaged, or with values of another type.
@@ -211,6 +212,7 @@ class Result:
 
     failed:  those of `skipped` that a later run tries again: they could not be evaluated for now
     refused: those of `failed` that the model's server does not take
+    short:   those of `skipped` whose length is below what the task needs
     dropped: numbers of lines that are no records
     """
 
@@ -222,6 +224,7 @@ class Result:
     skipped: dict[Cell, str] = field(default_factory=dict)
     failed: set[Cell] = field(default_factory=set)
     refused: set[Cell] = field(default_factory=set)
+    short: set[Cell] = field(default_factory=set)
     dropped: list[int] = field(default_factory=list)
     resumed: list[dict[str, Any]] = field(default_factory=list)
 
@@ -268,12 +271,14 @@ class Result:
                 self.skipped[cell] = record["reason"]
                 (self.failed.add if record.get("failed") else self.failed.discard)(cell)
                 (self.refused.add if record.get("refused") else self.refused.discard)(cell)
+                (self.short.add if record.get("short") else self.short.discard)(cell)
                 return
             case other:
                 raise KeyError(other)
         self.skipped.pop(cell, None)
         self.failed.discard(cell)
         self.refused.discard(cell)
+        self.short.discard(cell)
 
     def _gone_on(self, cell: Cell, part: Answers) -> Answers:
         """The samples of a cell so far, with a part."""

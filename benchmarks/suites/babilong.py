@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from farfield.benchmarks.suites.suite import AskedSuite, Lengths, chosen
+from farfield.benchmarks.suites.suite import AskedSuite, Lengths, Several, chosen
 from farfield.benchmarks.tasks.babilong.prompts import texts_of
 from farfield.benchmarks.tasks.babilong.stories import LABELS, Story, find_stories, read_stories
 from farfield.benchmarks.tasks.babilong.task import BabilongTask, Drawn, Stored, StoryIds, noise_ids
@@ -36,7 +36,7 @@ class BabilongSuite(AskedSuite):
 
     kind: Literal["babilong"] = "babilong"
     # qa1 to qa20; none: all of which there are stories. (`tasks` names a method.)
-    named: tuple[str, ...] = pydantic.Field((), alias="tasks")
+    named: Several[str] = pydantic.Field((), alias="tasks")
     lengths: Lengths = (1024, 2048, 4096)
     # A folder with bAbI's files, qa1_..._train.txt; None: stories of our own, of six tasks.
     facts: str | None = None

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import pydantic
 
+from farfield.benchmarks.suites.suite import listed
 from farfield.benchmarks.tasks.needle import Spacing, spread
 
 __all__ = ["Depths", "depths_of"]
@@ -19,7 +20,16 @@ def _shares(depths: int | tuple[float, ...]) -> int | tuple[float, ...]:
     return depths
 
 
-Depths = Annotated[Annotated[int, pydantic.Field(ge=1, le=1000)] | tuple[float, ...], pydantic.AfterValidator(_shares)]
+def _listed(depths: object) -> object:
+    """A whole number is how many there are; any other stands for itself."""
+    return depths if isinstance(depths, int) else listed(depths)
+
+
+Depths = Annotated[
+    Annotated[int, pydantic.Field(ge=1, le=1000)] | tuple[float, ...],
+    pydantic.BeforeValidator(_listed),
+    pydantic.AfterValidator(_shares),
+]
 
 
 def depths_of(depths: int | tuple[float, ...], spacing: Spacing = "linear") -> tuple[float, ...]:

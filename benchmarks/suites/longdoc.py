@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import pydantic
 
 from farfield.benchmarks.suites.hub import fetch
-from farfield.benchmarks.suites.suite import AskedSuite, Control, Count, Lengths, chosen
+from farfield.benchmarks.suites.suite import AskedSuite, Control, Count, Lengths, Several, chosen
 from farfield.benchmarks.tasks.longdoc.catalogue import BENCHMARKS, chosen_sets, document_tasks, notes_of
 from farfield.benchmarks.tasks.longdoc.nolima import HOPS, HUB, NOLIMA, PATTERNS, nolima_tasks
 from farfield.benchmarks.tasks.needle import spread
@@ -47,17 +47,17 @@ class LongdocSuite(AskedSuite):
     # A folder with the benchmark's files as they were published, or `hub`.
     source: str | None = None
     # Data sets of the benchmark; none: all whose files are there. (`tasks` names a method.)
-    named: tuple[str, ...] = pydantic.Field(default=(), alias="tasks")
+    named: Several[str] = pydantic.Field(default=(), alias="tasks")
     lengths: Lengths = (4096, 16384)
     # How a document is read beside in the context, cut to the length.
-    readings: tuple[Reading, ...] = ("no_context", "gold_only", "retrieved", "remembered")
+    readings: Several[Reading] = ("no_context", "gold_only", "retrieved", "remembered")
     # What `retrieved` finds: the best passages of the whole document, as many of them as have room.
     passages: Count = 5
     passage_words: Count = 150
     search: Literal["lexical", "hybrid"] = "lexical"
     # Depths of nolima's needles.
     depths: Count = 26
-    controls: tuple[Control, ...] = ("memory_off", "memory_shuffled")
+    controls: Several[Control] = ("memory_off", "memory_shuffled")
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from farfield.benchmarks.suites.depths import Depths, depths_of
-from farfield.benchmarks.suites.suite import AskedSuite, Lengths, chosen
+from farfield.benchmarks.suites.suite import AskedSuite, Lengths, Several, chosen
 from farfield.benchmarks.tasks.found_documents import DOCUMENTS, FoundDocuments
 from farfield.benchmarks.tasks.key_values import KEY_VALUES, KeyValues, TokenKeyValues
 from farfield.benchmarks.tasks.lost_files import read_records, read_searched
@@ -33,7 +33,7 @@ class LostInTheMiddleSuite(AskedSuite):
 
     kind: Literal["lost_in_the_middle"] = "lost_in_the_middle"
     # kv, and documents; none: kv, and documents where there is a file of them.
-    named: tuple[str, ...] = pydantic.Field((), alias="tasks")
+    named: Several[str] = pydantic.Field((), alias="tasks")
     lengths: Lengths = (1024, 2048, 4096)
     depths: Depths = 5
     query_aware: bool = False

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from farfield.benchmarks.suites.depths import Depths, depths_of
-from farfield.benchmarks.suites.suite import AskedSuite, Count, Lengths, chosen
+from farfield.benchmarks.suites.suite import AskedSuite, Count, Lengths, Several, chosen
 from farfield.benchmarks.tasks.haystack import Haystack, load_haystack
 from farfield.benchmarks.tasks.needle import Ground, Spacing, TokenNeedle
 from farfield.benchmarks.tasks.no_literal import NO_LITERAL, NoLiteral
@@ -43,7 +43,7 @@ class NeedleSuite(AskedSuite):
     model_config = pydantic.ConfigDict(serialize_by_alias=True)
 
     kind: Literal["needle"] = "needle"
-    named: tuple[str, ...] = pydantic.Field(("needle",), alias="tasks")
+    named: Several[str] = pydantic.Field(("needle",), alias="tasks")
     # tokens: keys and values are single ids; text: sentences; auto: tokens for a model of the ids tokenizer.
     mode: Literal["auto", "tokens", "text"] = "auto"
     lengths: Lengths = (256, 512, 1024, 2048, 4096)

@@ -23,7 +23,7 @@ from farfield.benchmarks.long_reading import Costs, Streaming, begin_of, prefix_
 from farfield.benchmarks.reports.spread import mean_half, ratio_half
 from farfield.benchmarks.running.results import Cell, Curve, Measured
 from farfield.benchmarks.subjects.subject import Lacking
-from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
+from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite, Several
 from farfield.benchmarks.tasks.long_text import (
     Document,
     Window,
@@ -74,15 +74,15 @@ class PerplexitySuite(MeasuredSuite):
 
     kind: Literal["perplexity"] = "perplexity"
     lengths: Lengths = (512, 2048)
-    protocols: tuple[Protocol, ...] = ("block", "sliding", "rolling", "streaming")
+    protocols: Several[Protocol] = ("block", "sliding", "rolling", "streaming")
     stride: Count = 256
-    near: tuple[Count, ...] = (512,)
+    near: Several[Count] = (512,)
     texts: Annotated[str, pydantic.Field(min_length=1)] | None = None
     documents: Count | None = None
     tokens: Count | None = 65536
     reach: Count | None = None
     piece: Count = 2048
-    controls: tuple[MemoryControl, ...] = ("memory_off", "memory_shuffled")
+    controls: Several[MemoryControl] = ("memory_off", "memory_shuffled")
     batch_tokens: Count = 8192
 
     # What one tokenizer made of the texts: cells are measured one by one, and tokenise them once.

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from farfield.benchmarks.suites.suite import AskedSuite, Count, Lengths, chosen
+from farfield.benchmarks.suites.suite import AskedSuite, Count, Lengths, Several, chosen
 from farfield.benchmarks.tasks.haystack import load_haystack
 from farfield.benchmarks.tasks.recall.automata import Automata
 from farfield.benchmarks.tasks.recall.copying import Copying, SelectiveCopying
@@ -35,13 +35,13 @@ class RecallSuite(AskedSuite):
     model_config = pydantic.ConfigDict(serialize_by_alias=True)
 
     kind: Literal["recall"] = "recall"
-    named: tuple[str, ...] = pydantic.Field((), alias="tasks")
+    named: Several[str] = pydantic.Field((), alias="tasks")
     # tokens: symbols are single ids; text: words; auto: tokens for a model of the ids tokenizer.
     mode: Literal["auto", "tokens", "text"] = "auto"
     lengths: Lengths = (64, 128, 256, 512, 1024)
     samples: Count = 100
     # mqar: a task for each number of pairs; slot i is asked as often as i^(power - 1)
-    pairs: tuple[Count, ...] = (4, 8, 16, 32, 64, 128, 256)
+    pairs: Several[Count] = (4, 8, 16, 32, 64, 128, 256)
     power: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.01
     filler: Filler = "zero"
     disjoint: Held = "pairs"

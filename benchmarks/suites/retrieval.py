@@ -19,7 +19,7 @@ import pydantic
 from farfield.benchmarks.reports.spread import mean_half
 from farfield.benchmarks.running.results import Cell, Measured
 from farfield.benchmarks.subjects.retrieval_subject import RetrievalSubject
-from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite
+from farfield.benchmarks.suites.suite import Count, Lengths, MeasuredSuite, Several
 from farfield.config import ConfigError
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class RetrievalSuite(MeasuredSuite):
     needs_model: ClassVar[bool] = False
     kind: Literal["retrieval"] = "retrieval"
     lengths: Lengths = (100,)
-    collections: tuple[Annotated[str, pydantic.Field(min_length=1)], ...] = ()
-    methods: tuple[Engine, ...] = pydantic.Field(("lexical", "hashed", "hybrid"), min_length=1)
+    collections: Several[Annotated[str, pydantic.Field(min_length=1)]] = ()
+    methods: Several[Engine] = pydantic.Field(("lexical", "hashed", "hybrid"), min_length=1)
     model: Annotated[str, pydantic.Field(min_length=1)] | None = None
     split: Annotated[str, pydantic.Field(pattern=r"^\w[\w.-]*$")] = "test"
     questions: Count | None = None

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pydantic
 
-from farfield.benchmarks.suites.suite import AskedSuite, Lengths, chosen
+from farfield.benchmarks.suites.suite import AskedSuite, Lengths, Several, chosen
 from farfield.benchmarks.tasks.pairs import Disjoint, Pairs
 from farfield.benchmarks.tasks.ruler.catalogue import NAMES, Sources, text_tasks, token_tasks
 from farfield.benchmarks.tasks.ruler.niah import SPECS
@@ -26,7 +26,7 @@ class RulerSuite(AskedSuite):
     model_config = pydantic.ConfigDict(serialize_by_alias=True)
 
     kind: Literal["ruler"] = "ruler"
-    named: tuple[str, ...] = pydantic.Field((), alias="tasks")
+    named: Several[str] = pydantic.Field((), alias="tasks")
     lengths: Lengths = (512, 1024, 2048, 4096)
     # Files of text for the tasks with an essay; null: sentences of noise.
     essay: str | None = None

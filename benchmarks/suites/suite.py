@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from farfield.benchmarks.running.results import Cell, Measured
     from farfield.benchmarks.subjects.subject import Capability, Subject
 
-__all__ = ["AskedSuite", "Count", "Lengths", "MeasuredSuite", "Suite", "chosen"]
+__all__ = ["AskedSuite", "Count", "Lengths", "MeasuredSuite", "Several", "Suite", "chosen", "listed"]
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 Control = Literal["no_context", "gold_only", "memory_off", "memory_shuffled"]
@@ -29,6 +29,17 @@ CONTROLS: tuple[Control, ...] = ("no_context", "gold_only", "memory_off", "memor
 WORDED = "Prompts are worded by us (suite.wording=<file> for others): compare with models that were asked the same."
 
 
+def listed(value: object) -> object:
+    """A number or a name alone as a list of it; a list as a tuple, which strict settings ask for."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], pydantic.BeforeValidator(listed)]  # one may be given without brackets
+
+
 def rising(lengths: tuple[int, ...]) -> tuple[int, ...]:
     """Raises ValueError unless there is a length, and each is longer than the one before."""
     if not lengths or list(lengths) != sorted(set(lengths)):
@@ -36,7 +47,7 @@ def rising(lengths: tuple[int, ...]) -> tuple[int, ...]:
     return lengths
 
 
-Lengths = Annotated[tuple[Count, ...], pydantic.AfterValidator(rising)]
+Lengths = Annotated[Several[Count], pydantic.AfterValidator(rising)]
 
 
 def chosen(suite: str, asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -97,7 +108,7 @@ class AskedSuite(Suite):
     samples: Count = 20
     split: Split = "test"
     scoring: Scoring | None = None
-    controls: tuple[Control, ...] = CONTROLS
+    controls: Several[Control] = CONTROLS
     wording: str | None = None
 
     batch: Count = 16

@@ -52,6 +52,9 @@ ASKED = " A question with '=' in it is given as question='...'."
 # The setting whose two values may stand without brackets.
 PAIR = "compare"
 
+# Settings told apart by their kind that are no group: a name alone is the kind.
+KINDS = {"data.suite"}
+
 # How a sweep writes that a group is left out.
 NULL = "null"
 
@@ -215,7 +218,7 @@ def _prepare(
     keys, groups = _known(verb)
     search = [f"hydra.searchpath=[{json.dumps(f'file://{folder.resolve()}', ensure_ascii=False)}]"] if folder else []
     chosen = {re.split(r"[@=]", word.lstrip("+~"))[0] for word in words}
-    for word in map(_listed, words):
+    for word in map(_spelled_out, words):
         _require_known(verb, word, keys | groups.keys())
         override = _parse(word, loader)
         _require_chosen(word, override, groups, chosen, folder)
@@ -230,9 +233,11 @@ def _prepare(
     return search
 
 
-def _listed(word: str) -> str:
-    """`compare=a,b` as `compare=[a,b]`: it always takes two."""
+def _spelled_out(word: str) -> str:
+    """`compare=a,b` as `compare=[a,b]`: it always takes two; and `data.suite=ruler` as `data.suite.kind=ruler`."""
     key, _, value = word.partition("=")
+    if key.lstrip("+") in KINDS and re.fullmatch(r"[a-z][\w,]*", value) and value != NULL:
+        return f"{key}.kind={value}"
     return f"{key}=[{value}]" if key == PAIR and "," in value and not value.startswith(("[", "'", '"')) else word
 
 

@@ -153,8 +153,7 @@ def _line(mistakes: Sequence[Any], kind: type[pydantic.BaseModel], mapping: Mapp
     parent = ".".join([path] * bool(path) + location[:-1]) or kind.__name__
     match mistake["type"]:
         case "extra_forbidden":
-            known = _keys(kind, mistake["loc"][:-1])
-            return f"{parent}: " + unknown("unknown key", str(location[-1]), known)
+            return f"{parent}: " + _unknown_key(str(location[-1]), _nodes(kind, mistake["loc"][:-1]))
         case "missing" if isinstance(mistake["loc"][-1], int):  # one mistake for each value that a tuple lacks
             more = sum(one["type"] == "missing" and one["loc"][:-1] == mistake["loc"][:-1] for one in mistakes)
             return f"{where}: {_count(mistake['input'])} given, {len(mistake['input']) + more} are needed."
@@ -191,8 +190,8 @@ def _place(location: tuple[int | str, ...], mapping: Any, named: bool) -> tuple[
     """
     names: list[str] = []
     value = mapping
-    for step in location:
-        if isinstance(value, Mapping) and step in value:
+    for number, step in enumerate(location):
+        if isinstance(value, Mapping) and step in value and not _is_tag(step, location[number + 1 :], value):
             value = value[step]
         elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             value = value[step]
@@ -204,8 +203,23 @@ def _place(location: tuple[int | str, ...], mapping: Any, named: bool) -> tuple[
     return names, value
 
 
-def _keys(kind: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known at `location` below `kind`, found in the JSON schema of `kind`."""
+def _is_tag(step: int | str, behind: Sequence[int | str], value: Mapping[str, Any]) -> bool:
+    """Whether a step into `value` is its kind, and not the key of the same name: a key of `value` comes behind it."""
+    return value.get("kind") == step and bool(behind) and behind[0] in value
+
+
+def _unknown_key(key: str, nodes: Sequence[dict[str, Any]]) -> str:
+    """What a key that is not there could be: where it stands, if one of the classes tells, or the nearest."""
+    told = [node["elsewhere"][key] for node in nodes if key in node.get("elsewhere", {})]
+    known = {name for node in nodes for name in node.get("properties", {})}
+    return f"no key '{key}'. {told[0]}" if told else unknown("unknown key", key, known)
+
+
+def _nodes(kind: Any, location: tuple[int | str, ...]) -> list[dict[str, Any]]:
+    """The JSON schemas of the classes that may stand at `location` below `kind`.
+
+    A class names keys that are looked for in it and stand elsewhere as `elsewhere` in its schema.
+    """
     schema = kind.model_json_schema()
     definitions = schema.get("$defs", {})
 
@@ -239,4 +253,4 @@ def _keys(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     node = schema
     for step in location:
         node = descend(node, step) or node
-    return sorted({name for option in alternatives(resolve(node)) for name in option.get("properties", {})})
+    return alternatives(resolve(node))

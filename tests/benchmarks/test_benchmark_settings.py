@@ -8,7 +8,7 @@ from oracle import Bytes, Numbers
 
 from farfield.benchmarks.settings import Suite
 from farfield.benchmarks.suites.needle import NeedleSuite
-from farfield.config import ConfigError, FarfieldError, read
+from farfield.config import Config, ConfigError, FarfieldError, read
 
 
 def test_defaults_are_a_suite_for_every_tokenizer() -> None:
@@ -29,6 +29,52 @@ def test_no_task_named_is_every_task_that_fits() -> None:
     assert [task.name for task in suite.tasks(Bytes())] == [f"{kind}_text" for kind in [*kinds, "no_literal"]]
     among = read(NeedleSuite, {"tasks": [], "haystack": "needles"}).tasks(Numbers())
     assert [task.name for task in among] == [f"{kind}_tokens" for kind in kinds[:-1]]
+
+
+class One(Config):
+    suite: Suite
+
+
+LISTS = {
+    "babilong": {"tasks": "qa1", "lengths": 256, "controls": "no_context"},
+    "efficiency": {"lengths": 256},
+    "longdoc": {"tasks": "trec", "lengths": 256, "controls": "memory_off", "readings": "retrieved"},
+    "lost_in_the_middle": {"tasks": "kv", "lengths": 256, "controls": "no_context", "depths": 0.25},
+    "needle": {"tasks": "passkey", "lengths": 256, "controls": "no_context", "depths": 0.25},
+    "perplexity": {"protocols": "block", "near": 64, "lengths": 256, "controls": "memory_off"},
+    "recall": {"tasks": "mqar", "pairs": 4, "lengths": 256, "controls": "no_context"},
+    "retrieval": {"collections": "a", "methods": "lexical", "lengths": 5},
+    "ruler": {"tasks": "vt", "lengths": 256, "controls": "no_context"},
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_one_of_a_list_may_stand_without_brackets(kind: str) -> None:
+    alone = read(One, {"suite": {"kind": kind} | LISTS[kind]})
+    assert alone == read(One, {"suite": {"kind": kind} | {name: [value] for name, value in LISTS[kind].items()}})
+    listed = {
+        field.alias or name
+        for name, field in type(alone.suite).model_fields.items()
+        if isinstance(getattr(alone.suite, name), tuple) and name != "window"  # it has two ends
+    }
+    assert listed == LISTS[kind].keys()  # all that there are
+
+
+@pytest.mark.parametrize(
+    ("mapping", "line"),
+    [
+        ({"lengths": "many"}, 'suite.lengths: "many" given. Input should be a valid integer.'),
+        ({"lengths": True}, "suite.lengths: true given. Input should be a valid array."),
+        ({"lengths": 0}, "suite.lengths: 0 given. Input should be greater than or equal to 1."),
+        ({"tasks": "vtt"}, "suite.tasks: ruler has no task 'vtt'. Did you mean 'vt'?"),
+        ({"tasks": 3}, "suite.tasks: 3 given. Input should be a valid string."),
+        ({"controls": "no_contxt"}, "suite.controls: unknown choice 'no_contxt'. Did you mean 'no_context'?"),
+    ],
+)
+def test_what_cannot_be_one_of_a_list_is_said_in_one_line(mapping: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(One, {"suite": {"kind": "ruler"} | mapping})
+    assert str(error.value).startswith(line)
 
 
 def test_depths_are_a_number_or_a_list() -> None:

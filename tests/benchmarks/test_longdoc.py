@@ -330,8 +330,23 @@ def test_mistakes_in_the_settings_are_one_line(tmp_path: Path) -> None:
         suite_of(tmp_path, benchmark="leval", tasks=["qualty"]).tasks(BYTES)
     with pytest.raises(ConfigError, match=r"suite.benchmark: unknown choice 'levall'\. Did you mean 'leval'\?"):
         suite_of(tmp_path, benchmark="levall")
-    with pytest.raises(DataError, match=r"suite.source: .* has no file of leval\. It looks for coursera.jsonl, "):
+    with pytest.raises(
+        DataError, match=r"suite.source: .* has no file of leval\. It looks for coursera.jsonl, [^ ]+.*\.\.\.$"
+    ):
         suite_of(tmp_path, benchmark="leval").tasks(BYTES)
+    (tmp_path / "trec.jsonl").write_text("{}")
+    with pytest.raises(
+        DataError, match=r"no file of leval\. .* Its files are those of longbench_v1: give suite.benchmark=l"
+    ):
+        suite_of(tmp_path, benchmark="leval").tasks(BYTES)
+    (tmp_path / "trec.jsonl").unlink()
+    (tmp_path / "quality.jsonl").write_text("{}")
+    (tmp_path / "coursera.jsonl").write_text("{}")
+    with pytest.raises(
+        DataError, match=r"has no file of longbench_v1\. .* those of leval: give suite.benchmark=leval\.$"
+    ):
+        suite_of(tmp_path).tasks(BYTES)
+    (tmp_path / "quality.jsonl").unlink()
     with pytest.raises(DataError, match=r"suite.source: .* has no quality.jsonl, neither as a file nor in a zip"):
         suite_of(tmp_path, benchmark="leval", tasks=["quality"]).tasks(BYTES)
     with pytest.raises(DataError, match=r"suite.source: 'nowhere' is no file and no folder\. Give one, or hub\."):

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from oracle import Bytes, Lookup, Numbers
 
+from farfield.benchmarks.reports.tables import tables
 from farfield.benchmarks.running.results import Cell, read_result
 from farfield.benchmarks.running.runner import evaluate
 from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading
@@ -67,6 +68,20 @@ def test_every_task_is_asked_and_what_does_not_fit_is_skipped(tmp_path: Path) ->
     answers = result.cells[Cell("mqar_4", 64)]
     assert answers.ties == 0
     assert answers.logprobs == pytest.approx([-1.0] * 5)  # four values at a quarter of a nat
+
+
+def test_lengths_that_are_too_short_are_one_line_of_the_table(tmp_path: Path) -> None:
+    """With the length that each task is asked from; what is asked at none tells its own least."""
+    suite = RecallSuite(tasks=("mqar",), lengths=(64, 128, 256), samples=1, pairs=(4, 32, 48, 128))
+    result = read_result(evaluate(suite, Reader(IDS, name="reader"), tmp_path).path)
+    assert {cell.length for cell in result.short if cell.task == "mqar_48"} == {64, 128}
+    (table,) = tables([result], 0.856)
+    skipped = [note for note in table.notes if note.startswith("Skipped")]
+    assert skipped[0] == "Skipped, too short: mqar_32 from 128, mqar_48 from 256."
+    assert [note for note in skipped if "least" in note] == [
+        "Skipped: recall: mqar_128 needs four tokens for each of its 128 pairs: 512 is the least length, 256 is given. "
+        "Give longer lengths or fewer pairs."
+    ]
 
 
 def test_written_answers_are_asked_for_where_tasks_have_them() -> None:

@@ -111,6 +111,12 @@ Reader = Callable[[str], Collection]
 PARAGRAPH = {"context": "c", "qas": [{"question": "q", "answers": [{"text": "c"}]}]}
 
 
+LIKE = {
+    read_squad: ("suite.squad", "SQuAD's dev-v2.0.json"),
+    read_hotpot: ("suite.hotpot", "HotpotQA's hotpot_dev_distractor_v1.json"),
+}
+
+
 def squad(**changes: object) -> dict[str, object]:
     return {"data": [{"paragraphs": [{**PARAGRAPH, **changes}]}]}
 
@@ -123,10 +129,15 @@ def hotpot(**changes: object) -> list[dict[str, object]]:
     ("reader", "name", "content", "line"),
     [
         (read_squad, "a.json", {"version": "2"}, "{file}: 'data' is missing. It has: version."),
-        (read_squad, "a.json", [], "{file}: an object is expected, not list."),
-        (read_squad, "a.json", {"data": {}}, "{file}: data: a list is expected, not dict."),
-        (read_squad, "a.json", {"data": [3]}, "{file}: data.0: an object is expected, not int."),
-        (read_squad, "a.json", squad(context=5), "{file}: data.0.paragraphs.0.context: a text is expected, not int."),
+        (read_squad, "a.json", [], "{file}: an object is expected, not a list."),
+        (read_squad, "a.json", {"data": {}}, "{file}: data: a list is expected, not an object."),
+        (read_squad, "a.json", {"data": [3]}, "{file}: data.0: an object is expected, not a number."),
+        (
+            read_squad,
+            "a.json",
+            squad(context=5),
+            "{file}: data.0.paragraphs.0.context: a text is expected, not a number.",
+        ),
         (
             read_squad,
             "a.json",
@@ -139,15 +150,27 @@ def hotpot(**changes: object) -> list[dict[str, object]]:
             squad(qas=[{"question": "q", "answers": [{"string": "c"}]}]),
             "{file}: data.0.paragraphs.0.qas.0.answers.0: 'text' is missing. It has: string.",
         ),
-        (read_squad, "a.json", squad(qas=[]), "suite.squad: {file} has no question with an answer."),
-        (read_hotpot, "a.json", {"a": 1}, "{file}: a list is expected, not dict."),
-        (read_hotpot, "a.json", hotpot(answer=None), "{file}: 0.answer: a text is expected, not NoneType."),
+        (
+            read_squad,
+            "a.json",
+            squad(qas=[]),
+            "{file} has no question with an answer: no 'qas' of 'paragraphs' of 'data' hold any, a text in 'answers'.",
+        ),
+        (
+            read_squad,
+            "a.json",
+            squad(qas=[{"question": "q", "answers": []}, {"question": "r", "answers": [{"text": ""}]}]),
+            "{file} has no question with an answer: none of its 2 questions has one, a text in 'answers'.",
+        ),
+        (read_hotpot, "a.json", [], "{file} has no question."),
+        (read_hotpot, "a.json", {"a": 1}, "{file}: a list is expected, not an object."),
+        (read_hotpot, "a.json", hotpot(answer=None), "{file}: 0.answer: a text is expected, not null."),
         (read_hotpot, "a.json", hotpot(context=[["t"]]), "{file}: 0.context.0: a list of 2 is expected, not of 1."),
         (
             read_hotpot,
             "a.jsonl",
             hotpot(context=[["t", ["s", 4]]])[0],
-            "{file}: line 1.context.0.1.1: a text is expected, not int.",
+            "{file}: line 1.context.0.1.1: a text is expected, not a number.",
         ),
         (
             read_hotpot,
@@ -164,7 +187,8 @@ def test_a_wrong_schema_says_which_field_and_where(
     file.write_text(json.dumps(content))
     with pytest.raises(DataError) as error:
         reader(str(file))
-    assert str(error.value) == line.format(file=file)
+    setting, like = LIKE[reader]
+    assert str(error.value) == f"{setting}: {line.format(file=file)} Give a file like {like}."
 
 
 def test_files_that_cannot_be_used_are_said_in_one_line(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from farfield.benchmarks.suites.needle import NeedleSuite
 from farfield.benchmarks.suites.recall import RecallSuite
+from farfield.benchmarks.suites.ruler import RulerSuite
 from farfield.benchmarks.tasks.recall.mqar import Mqar
 from farfield.benchmarks.tasks.sample import Sample, Split
 from farfield.compose import compose
@@ -154,7 +155,74 @@ def test_a_suite_that_measures_is_no_data() -> None:
     assert str(error.value) == "data.suite: 'efficiency' measures, and asks nothing to learn from. Take one that asks."
 
 
-@pytest.mark.parametrize("name", ["mqar", "suite"])
+def test_the_record_names_the_split_that_is_trained_on() -> None:
+    for given in ({}, {"split": "test"}, {"split": "train"}):
+        config = read(SuiteData, {"suite": {"kind": "needle", "lengths": [64]} | given})
+        assert config.mapping()["suite"]["split"] == "train"
+        assert read(SuiteData, config.mapping()) == config
+
+
+def test_based_mixture_is_the_published_one() -> None:
+    """Rows by length and pairs: 100,000 of (64, 4), 20,000 of each other; 8,192 ids; other seeds, not other pairs."""
+    data = read(TrainSettings, compose("train", ["architecture=attention", "data=mqar_based"])).data
+    assert isinstance(data, SuiteData)
+    source = data.open(0, 64)
+    tasks = {
+        (length, task.labels["pairs"]): weight for length in source.lengths for task, weight in source.shares[length]
+    }
+    assert tasks == {(64, 4): 5, (128, 8): 1, (256, 16): 1, (256, 32): 1, (256, 64): 1}
+    assert all(
+        task == Mqar(8192, task.pairs, 0.01, "random", "seeds")
+        for length in source.lengths
+        for task, _ in source.shares[length]
+        if isinstance(task, Mqar)
+    )
+    batches = [source.batch(step) for step in range(40)]
+    assert {batch.tokens.shape[1] for batch in batches} == {64, 128, 256}
+    assert max(int(batch.tokens.max()) for batch in batches) in range(8000, 8192)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["data.length=64"],
+            "data: no key 'length'. Rows are as long as the suite's samples, data.suite.lengths=[512], or as "
+            "data.mixture says.",
+        ),
+        (
+            ["data.suite=rulr"],
+            "data.suite: unknown kind 'rulr'. Did you mean 'ruler'? Known: babilong, efficiency, longdoc, "
+            "lost_in_the_middle, needle, perplexity, recall, retrieval, ruler.",
+        ),
+        (["data.suite.sample=3"], "data.suite: unknown key 'sample'. Did you mean 'samples'?"),
+        (["data.validation=x"], 'data.validation: "x" given. Input should be a valid integer.'),
+        (["data.mixture=[{task: 3, length: 64}]"], "data.mixture.0.task: 3 given. Input should be a valid string."),
+        (["data.suites=3"], "data: unknown key 'suites'. Did you mean 'suite'?"),
+    ],
+)
+def test_mistakes_on_the_command_line_name_their_place(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(TrainSettings, compose("train", ["architecture=attention", "data=suite", *words]))
+    assert str(error.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.suite=ruler", "data.suite.lengths=512"],
+        ["data.suite.lengths=[512]", "data.suite=ruler"],
+        ["data.suite={kind: ruler, lengths: [512]}"],
+    ],
+)
+def test_a_suite_is_chosen_by_its_name_or_by_its_settings(words: list[str]) -> None:
+    data = read(TrainSettings, compose("train", ["architecture=attention", "data=suite", *words])).data
+    assert isinstance(data, SuiteData)
+    assert data.suite == RulerSuite(lengths=(512,), split="train")
+    assert data.open(0, 1).describe()["length"] == 512
+
+
+@pytest.mark.parametrize("name", ["mqar", "mqar_based", "suite"])
 def test_the_options_compose_and_come_back_from_a_record(name: str) -> None:
     words = ["architecture=attention", f"data={name}", "data.suite.samples=3"]
     settings = read(TrainSettings, compose("train", words))

@@ -42,8 +42,21 @@ def chosen_sets(benchmark: Benchmark, names: Sequence[str], folder: Path) -> lis
     )
     if not found:
         files = ", ".join(dict.fromkeys(one.file for one in benchmark.data_sets[:4]))
-        raise DataError(f"suite.source: {folder} has no file of {benchmark.name}. It looks for {files}, ...")
+        other = _other(benchmark, folder)
+        hint = f" Its files are those of {other}: give suite.benchmark={other}." if other else ""
+        raise DataError(f"suite.source: {folder} has no file of {benchmark.name}. It looks for {files}, ...{hint}")
     return found
+
+
+def _other(benchmark: Benchmark, folder: Path) -> str:
+    """The benchmark that has most files in `folder`, if any but this one has some."""
+    found = {
+        one.name: sum(find(folder, file) is not None for file in {data_set.file for data_set in one.data_sets})
+        for one in BENCHMARKS.values()
+        if one is not benchmark
+    }
+    name = max(found, key=found.__getitem__)
+    return name if found[name] else ""
 
 
 def questions_of(data_set: DataSet, folder: Path) -> Questions:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,16 @@ from farfield.config import DataError
 __all__ = ["Collection", "Question", "read_hotpot", "read_squad"]
 
 SUFFIXES = (".json", ".jsonl")
+PUBLISHED = {"suite.squad": "SQuAD's dev-v2.0.json", "suite.hotpot": "HotpotQA's hotpot_dev_distractor_v1.json"}
+NAMES: dict[type, str] = {
+    list: "a list",
+    dict: "an object",
+    str: "a text",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class _Node:
             DataError: this is no object, or the entry is missing or of another kind.
         """
         if not isinstance(self.value, Mapping):
-            raise DataError(f"{self.where}: an object is expected, not {type(self.value).__name__}.")
+            raise DataError(f"{self.where}: an object is expected, not {NAMES[type(self.value)]}.")
         if key not in self.value:
             raise DataError(
                 f"{self.where}: '{key}' is missing. It has: {', '.join(map(str, self.value)) or 'nothing'}."
@@ -85,8 +96,7 @@ class _Node:
     def of(self, kind: type) -> _Node:
         """This value, which is of `kind`."""
         if not isinstance(self.value, kind):
-            names = {list: "a list", str: "a text", dict: "an object", int: "a number"}
-            raise DataError(f"{self.where}: {names[kind]} is expected, not {type(self.value).__name__}.")
+            raise DataError(f"{self.where}: {NAMES[kind]} is expected, not {NAMES[type(self.value)]}.")
         return self
 
     def each(self) -> Iterator[_Node]:
@@ -108,6 +118,20 @@ def read_squad(path: str) -> Collection:
         DataError: a file cannot be read, or something is missing in it; the message says what and where.
     """
     pool, questions = _Pool(), list[Question]()
+    with _published("suite.squad"):
+        asked = _ask_squad(path, pool, questions)
+    if not questions:
+        what = f"none of its {asked} questions has one" if asked else "no 'qas' of 'paragraphs' of 'data' hold any"
+        raise DataError(
+            f"suite.squad: {path} has no question with an answer: {what}, a text in 'answers'. "
+            f"Give a file like {PUBLISHED['suite.squad']}."
+        )
+    return Collection(tuple(pool.numbers), tuple(questions), path)
+
+
+def _ask_squad(path: str, pool: _Pool, questions: list[Question]) -> int:
+    """Adds what is in the files, and says how many questions there are, with those that have no answer."""
+    count = 0
     for file in _files("suite.squad", path, (".json",)):
         for article in _json("suite.squad", file).at("data", list).each():
             paragraphs = list(article.at("paragraphs", list).each())
@@ -115,11 +139,12 @@ def read_squad(path: str) -> Collection:
             for paragraph, number in zip(paragraphs, numbers, strict=True):
                 related = tuple(dict.fromkeys(other for other in numbers if other != number))
                 for asked in paragraph.at("qas", list).each():
+                    count += 1
                     answers = [answer.at("text", str).text for answer in asked.at("answers", list).each()]
                     found = tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
                     if found:
                         questions.append(Question(asked.at("question", str).text.strip(), found, (number,), related))
-    return _collection("suite.squad", path, pool, questions)
+    return count
 
 
 def read_hotpot(path: str) -> Collection:
@@ -129,6 +154,26 @@ def read_hotpot(path: str) -> Collection:
         DataError: a file cannot be read, or something is missing in it; the message says what and where.
     """
     pool, questions = _Pool(), list[Question]()
+    with _published("suite.hotpot"):
+        _ask_hotpot(path, pool, questions)
+    if not questions:
+        raise DataError(f"suite.hotpot: {path} has no question. Give a file like {PUBLISHED['suite.hotpot']}.")
+    return Collection(tuple(pool.numbers), tuple(questions), path)
+
+
+@contextmanager
+def _published(setting: str) -> Iterator[None]:
+    """Has mistakes in files name the setting, and what the file was to be."""
+    try:
+        yield
+    except DataError as error:
+        if str(error).startswith(f"{setting}: "):
+            raise
+        raise DataError(f"{setting}: {error} Give a file like {PUBLISHED[setting]}.") from None
+
+
+def _ask_hotpot(path: str, pool: _Pool, questions: list[Question]) -> None:
+    """Adds what is in the files."""
     for file in _files("suite.hotpot", path, SUFFIXES):
         for entry in _entries("suite.hotpot", file):
             titles = _titles(entry)
@@ -143,7 +188,6 @@ def read_hotpot(path: str) -> Collection:
             related = tuple(number for number in numbers.values() if number not in gold)
             answer = entry.at("answer", str).text.strip()
             questions.append(Question(entry.at("question", str).text.strip(), (answer,), gold, related))
-    return _collection("suite.hotpot", path, pool, questions)
 
 
 def _titles(entry: _Node) -> list[str]:
@@ -168,12 +212,6 @@ def _pair(node: _Node) -> tuple[_Node, _Node]:
     if len(entries) != 2:
         raise DataError(f"{node.where}: a list of 2 is expected, not of {len(entries)}.")
     return entries[0], entries[1]
-
-
-def _collection(setting: str, path: str, pool: _Pool, questions: Sequence[Question]) -> Collection:
-    if not questions:
-        raise DataError(f"{setting}: {path} has no question with an answer.")
-    return Collection(tuple(pool.numbers), tuple(questions), path)
 
 
 def _files(setting: str, path: str, suffixes: Sequence[str]) -> list[Path]:

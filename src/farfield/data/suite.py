@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from farfield.benchmarks.settings import Suite
 from farfield.benchmarks.suites.suite import AskedSuite
@@ -38,6 +38,11 @@ class Share(Config):
     weight: float = Field(1.0, gt=0)
 
 
+def _trains(suite: Suite) -> Suite:
+    """The suite with the split that rows are of, whatever it would ask."""
+    return suite.model_copy(update={"split": "train"}) if isinstance(suite, AskedSuite) else suite
+
+
 class SuiteData(Config):
     """Questions of a suite, made as they are needed.
 
@@ -46,8 +51,16 @@ class SuiteData(Config):
     validation: batches of the other split, the same for every seed.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "elsewhere": {
+                "length": "Rows are as long as the suite's samples, data.suite.lengths=[512], or as data.mixture says."
+            }
+        }
+    )
+
     kind: Literal["suite"] = "suite"
-    suite: Suite
+    suite: Annotated[Suite, AfterValidator(_trains)]
     tokenizer: Annotated[BytesConfig | IdsConfig | FolderConfig, Field(discriminator="kind")] = IdsConfig()
     mixture: tuple[Share, ...] = ()
     validation: int = Field(4, ge=0)

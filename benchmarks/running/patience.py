@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading, Subject, TemporaryError, Written
-from farfield.benchmarks.tasks.sample import Ids, Tokenizer
+from farfield.benchmarks.subjects.subject import Capability, Chat, Prefilled, Reading, Subject, TemporaryError, Written
+from farfield.benchmarks.tasks.sample import Ids, Tokenizer, Turn
 from farfield.progress import say
 
 __all__ = ["Patient"]
@@ -68,6 +68,12 @@ class Patient:
 
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         return self._patiently(lambda: self.subject.read(tokens, targets, after))
+
+    def taking(self, turn: Turn) -> Patient:
+        """The same subject, whose prompts stand there if it is asked in a chat."""
+        if not isinstance(self.subject, Chat):
+            return self
+        return Patient(self.subject.taking(turn), self.patience, self.wait)
 
     def without_memory(self) -> Patient:
         return Patient(self.subject.without_memory(), self.patience, self.wait)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from farfield.benchmarks.running.asking import Asking, Batch, needed
+from farfield.benchmarks.running.chat import turn_of
 from farfield.benchmarks.running.patience import Patient
 from farfield.benchmarks.running.prefixes import alike
 from farfield.benchmarks.running.results import Answers, Cell, Result, metric_of, record_of
@@ -132,13 +133,14 @@ class Questions:
     def run(self, job: Job, records: Records) -> None:
         """Evaluates the cells of a job."""
         task = self.tasks[job.task]
-        missing = needed(scoring_of(self.suite, task), job.condition) - self.subject.capabilities
+        subject = self.subject.taking(turn_of(task))
+        missing = needed(scoring_of(self.suite, task), job.condition) - subject.capabilities
         told = self.unfit.get((job.task, job.length)) or ({"reason": lacking(missing)} if missing else None)
         if told:
             for cell in job.cells:
                 records.add("skip", cell, told)
             return
-        _Running(self.suite, self.subject, records, task, job).run()
+        _Running(self.suite, subject, records, task, job).run()
 
 
 class _Running:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from farfield.benchmarks.provenance import provenance
+from farfield.benchmarks.running.chat import chat_notes
 from farfield.benchmarks.running.patience import Patient
 from farfield.benchmarks.running.questions import Questions, lacking, skipping
 from farfield.benchmarks.running.result_file import ResultFile
@@ -184,7 +185,8 @@ class _Questions:
     def head(self) -> dict[str, Any]:
         suite = self.questions.suite
         head = _head(suite, self.questions.subject, self.questions.described())
-        notes = list(suite.told(self.questions.subject.tokenizer))
+        subject, tasks = self.questions.subject.subject, self.questions.tasks.values()
+        notes = [*suite.told(subject.tokenizer), *chat_notes(subject, list(tasks))]
         return head | {"depths": list(suite.places()), "notes": notes}
 
     def run(self, sink: _Sink) -> None:

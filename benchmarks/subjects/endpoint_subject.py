@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from farfield.benchmarks.subjects.endpoint import Client, written_tokens
 from farfield.benchmarks.subjects.subject import Capability, Prefilled, Reading, Written, incapable
 from farfield.benchmarks.subjects.subject_settings import EndpointConfig
-from farfield.benchmarks.tasks.sample import Ids
+from farfield.benchmarks.tasks.sample import Ids, Turn
 from farfield.config import DataError, ModelError
 from farfield.tokenizers import BytesTokenizer, Tokenizer, fingerprint, load_tokenizer
 from farfield.tokenizers.protocol import read_json
@@ -137,6 +137,14 @@ class EndpointSubject:
 
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         raise incapable(self, "read")
+
+    @property
+    def turns(self) -> frozenset[Turn]:
+        """The template is on the other side: nothing stands behind the assistant's tag, or without one."""
+        return frozenset(("whole",) if self.client.settings.chat else ())
+
+    def taking(self, turn: Turn) -> EndpointSubject:
+        return self
 
     def without_memory(self) -> EndpointSubject:
         raise incapable(self, "memory")

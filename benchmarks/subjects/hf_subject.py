@@ -30,7 +30,7 @@ from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, Template, an
 from farfield.benchmarks.subjects.subject import Capability, Lacking, Prefilled, Reading, Written, incapable
 from farfield.benchmarks.subjects.subject_settings import HuggingFaceConfig
 from farfield.benchmarks.subjects.ties import rounding, tied, tied_where
-from farfield.benchmarks.tasks.sample import Ids
+from farfield.benchmarks.tasks.sample import Ids, Turn
 from farfield.config import ModelError
 
 __all__ = ["HubSubject"]
@@ -62,6 +62,7 @@ class HubSubject:
         self.model, self._name, self.settings = model, name, settings
         begin = begin_of(tokenizer, settings.begin)
         self._tokenizer = HubTokenizer(tokenizer, begin)
+        self.turn: Turn = "begun" if settings.chat else "none"
         self.template = template_of(self._tokenizer, settings.system, begin) if settings.chat else Template(begin=begin)
         self.takes = frozenset(inspect.signature(model.forward).parameters)
         self.carried = next((one for one in CACHES if one in self.takes), None)
@@ -80,7 +81,7 @@ class HubSubject:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """In a chat a prompt is wrapped as a whole, and nothing is asked within it."""
-        if self.settings.chat:
+        if self.turn != "none":
             return frozenset(("generate", "score"))
         return frozenset(("generate", "score", "read", "state") if self.pieces else ("generate", "score", "read"))
 
@@ -109,9 +110,9 @@ class HubSubject:
         assert after is None or isinstance(after, _Known)
         if after is not None:
             return self._prefilled(self._ids(tokens), after)
-        if not self.settings.chat:
+        if self.turn == "none":
             return self._prefilled(self._opened(tokens), None)
-        wrapped = [self.template.wrap(row, answer_start(self.tokenizer, row)) for row in tokens.tolist()]
+        wrapped = [self.template.wrap(row, self._split(row)) for row in tokens.tolist()]
         if len({len(row) for row in wrapped}) == 1:
             return self._prefilled(self._ids(np.array(wrapped)), None)
         return [self._prefilled(self._ids(np.array([row])), None) for row in wrapped]
@@ -163,6 +164,18 @@ class HubSubject:
             ties.append(tied_where(logits, aim >= 0).cpu())
         return Reading(known, *(torch.cat(column, 1)[:, extra:].numpy() for column in (likely, logprobs, ties)))
 
+    @property
+    def turns(self) -> frozenset[Turn]:
+        return frozenset(("begun", "whole", "none") if self.settings.chat else ())
+
+    def taking(self, turn: Turn) -> HubSubject:
+        if turn not in self.turns:
+            return self
+        other = copy.copy(self)
+        other.turn = turn
+        other.template = Template(begin=self.template.begin) if turn == "none" else self.template
+        return other
+
     def bare(self) -> HubSubject:
         """The same model, which reads what it is given and nothing before it."""
         other = copy.copy(self)
@@ -174,6 +187,10 @@ class HubSubject:
 
     def shuffled(self, prefilled: Prefilled, seed: int) -> Prefilled:
         raise incapable(self, "memory")
+
+    def _split(self, prompt: Sequence[int]) -> int:
+        """Where the user's turn ends in a prompt."""
+        return answer_start(self.tokenizer, prompt) if self.turn == "begun" else len(prompt)
 
     def _ids(self, tokens: NDArray[np.int64]) -> Tensor:
         return torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)

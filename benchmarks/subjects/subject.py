@@ -16,16 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.tasks.sample import Ids, Tokenizer
+from farfield.benchmarks.tasks.sample import Ids, Tokenizer, Turn
 from farfield.config import FarfieldError, ModelError
 
 __all__ = [
     "Capability",
+    "Chat",
     "IncapableError",
     "Lacking",
     "Prefilled",
@@ -172,6 +173,20 @@ class Subject(Protocol):
         Raises:
             Lacking: the memory has no entries that could be exchanged.
         """
+        ...
+
+
+@runtime_checkable
+class Chat(Protocol):
+    """A subject that may be asked in a chat."""
+
+    @property
+    def turns(self) -> frozenset[Turn]:
+        """Where prompts can stand in its chat; empty where it is asked in none."""
+        ...
+
+    def taking(self, turn: Turn) -> Subject:
+        """The same model, whose prompts stand there; as they stand now, where they cannot or where there is no chat."""
         ...
 
 

@@ -80,7 +80,7 @@ class HuggingFaceConfig(Config):
     """How a Hugging Face model is read.
 
     chat:    prompts go into the template of the tokenizer, as a user's turn; what the question ends in is the
-             beginning of the answer
+             beginning of the answer. Data sets that were published otherwise are asked as they were
     system:  a system's turn before it; null: none
     begin:   the begin-of-text token before each prompt, once; auto: where the tokenizer says that the model wants it
     online:  names of the hub are allowed, and what is missing is fetched

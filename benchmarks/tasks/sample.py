@@ -42,6 +42,8 @@ __all__ = [
     "Task",
     "Tokenizer",
     "TooShortError",
+    "Turn",
+    "Turned",
     "generator",
     "hashed",
 ]
@@ -58,6 +60,12 @@ Scoring = Literal["generate", "likelihood", "read"]
 #   memory_off       the full prompt, by the same model without its memory
 #   memory_shuffled  the full prompt, and what the memory's keys are bound to is exchanged before the question
 Condition = Literal["full", "no_context", "gold_only", "retrieved", "remembered", "memory_off", "memory_shuffled"]
+
+# Where a prompt stands if the model is asked in a chat.
+#   begun  in the user's turn, but what it begins the answer with begins the assistant's
+#   whole  in the user's turn, to its end
+#   none   nowhere: it is asked without the chat's template
+Turn = Literal["begun", "whole", "none"]
 
 SPLITS: dict[Split, int] = {"train": 0, "test": 1}
 IGNORED = -100  # the target where nothing is scored
@@ -205,6 +213,14 @@ class Finite(Protocol):
             LackingError: there are none.
         """
         ...
+
+
+@runtime_checkable
+class Turned(Protocol):
+    """A task that was published with another turn of a chat than `begun`."""
+
+    @property
+    def turn(self) -> Turn: ...
 
 
 def generator(stream: str, *parts: int) -> np.random.Generator:

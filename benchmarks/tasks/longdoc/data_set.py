@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from farfield.benchmarks.tasks import scoring
 from farfield.benchmarks.tasks.longdoc.rows import Row
+from farfield.benchmarks.tasks.sample import Turn
 
 __all__ = [
     "Benchmark",
@@ -109,6 +110,7 @@ class DataSet:
     labels:  numbers that tell it from its kin
     beside:  what a second file adds to its questions
     differs: where its rule is not the published one, "" if it is
+    turn:    where its prompts stand in a chat
     apart:   whether it is asked only where it is named: it asks what another does, and judges it in another way
     """
 
@@ -126,6 +128,7 @@ class DataSet:
     labels: Mapping[str, float] = field(default_factory=dict)
     beside: Beside | None = None
     differs: str = ""
+    turn: Turn = "begun"
     apart: bool = False
 
 

@@ -1,7 +1,8 @@
 """LongBench v1 (21 data sets, five of them Chinese, two of code) and v2 (503 questions of four choices).
 
 https://github.com/THUDM/LongBench. What is too long loses its middle. Of trec, triviaqa, samsum and lsht only the first
-line that is written counts. LongBench-E has 13 of them in files of their own, evenly spread over lengths: a data set
+line that is written counts. A chat model gets whole prompts as the user's turn, those of examples and of code (`PLAIN`)
+without its template. LongBench-E has 13 of the data sets in files of their own, evenly spread over lengths: a data set
 for each of its three ranges, `<name>_e_0`, `<name>_e_4000`, `<name>_e_8000`, by the words from which it is, as the rows
 count them. A data set of v2 is a length and a difficulty, as `short_easy`.
 """
@@ -19,6 +20,7 @@ from farfield.benchmarks.tasks.longdoc.chinese import cut_words
 from farfield.benchmarks.tasks.longdoc.data_set import Benchmark, DataSet, Question, Rule, over, texts
 from farfield.benchmarks.tasks.longdoc.rows import Row
 from farfield.benchmarks.tasks.rouge import summary_l
+from farfield.benchmarks.tasks.sample import Turn
 
 __all__ = ["LONGBENCH_V1", "LONGBENCH_V2"]
 
@@ -67,6 +69,9 @@ lcc repobench-p
 """.split()
 
 
+PLAIN = frozenset(("trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"))  # asked without a chat's template
+
+
 def _asked(row: Row) -> Iterator[Question]:
     """`input` about `context`."""
     asked = row.text("input")
@@ -112,7 +117,8 @@ def _chinese_rouge(output: list[str], answer: list[str]) -> float:
 
 
 def _set(name: str, rule: Rule, metric: str, prompt: dict[str, str], budget: int) -> DataSet:
-    return DataSet(name, f"{name}.jsonl", _asked, rule, metric, prompt, budget)
+    turn: Turn = "none" if name in PLAIN else "whole"
+    return DataSet(name, f"{name}.jsonl", _asked, rule, metric, prompt, budget, turn=turn)
 
 
 F1, FIRST_F1, ROUGE = over(scoring.token_f1), over(scoring.token_f1, first_line=True), over(_rouge)
@@ -191,7 +197,7 @@ def _letter(output: str, question: Question) -> float:
 LONGBENCH_V2 = Benchmark(
     "longbench_v2",
     tuple(
-        DataSet(f"{length}_{difficulty}", "data.json", load, _letter, "accuracy", CHOICE, 128)
+        DataSet(f"{length}_{difficulty}", "data.json", load, _letter, "accuracy", CHOICE, 128, turn="whole")
         for length in ("short", "medium", "long")
         for difficulty in ("easy", "hard")
         for load in (partial(_choices, length, difficulty),)

@@ -32,6 +32,7 @@ from farfield.benchmarks.tasks.sample import (
     Split,
     Tokenizer,
     TooShortError,
+    Turn,
     generator,
 )
 from farfield.benchmarks.tasks.wording_file import Wording
@@ -117,6 +118,10 @@ class DocumentTask:
         return self.data_set.stop
 
     @property
+    def turn(self) -> Turn:
+        return self.data_set.turn
+
+    @property
     def scorings(self) -> tuple[Scoring, ...]:
         compared = self.optional or (self.data_set.compare and len(self.answers) > 1)
         return ("generate", "likelihood") if compared else ("generate",)
@@ -133,7 +138,8 @@ class DocumentTask:
             if question.examples:
                 content.update(repr(question.examples).encode())
         found = self.finder.fingerprint if self.finder else "none"
-        settings = f"{self.data_set.budget} {self.data_set.cut} {self.wording.fingerprint} {found}"
+        turn = "" if self.turn == "begun" else f" {self.turn}"
+        settings = f"{self.data_set.budget} {self.data_set.cut} {self.wording.fingerprint} {found}{turn}"
         return f"{self.name} {VERSION} {self.tokenizer.kind} {settings} {content.hexdigest()[:16]}"
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_results import answers, cell, head, needle, perplexity, recall, ruler
+from fake_results import answers, cell, head, measured, needle, perplexity, recall, ruler, skip
 from fake_results import write as write_result
 
 from farfield.benchmarks.reports.page import page
 from farfield.benchmarks.reports.tables import tables
-from farfield.benchmarks.running.results import Result
+from farfield.benchmarks.running.results import Curve, Measured, Result
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
@@ -248,4 +248,87 @@ def test_ten_thousand_samples_are_drawn_a_few_at_a_time(browser: Any, tmp_path: 
     page.get_by_role("button", name="show 40 more").click()
     assert page.locator(".sample").count() == 80
     assert page.locator(".sample dd").count() == 0
+    opened.close()
+
+
+def test_positions_have_ticks_at_powers_of_two_and_no_label_is_cut(browser: Any, tmp_path: Path) -> None:
+    positions = [32 * 2 ** (at + 0.5) for at in range(6)]  # the middles of ranges, the last 1,448.15
+    curves = {"loss_by_position": Curve(positions, [2.0 - 0.1 * at for at in range(6)], [], "position, tokens", "nats")}
+    records = [measured("block", Measured({"bits": 1.5}, {}, {}, [], curves, []), at) for at in (999_983, 1_999_993)]
+    result = write_result(tmp_path / "perplexity.jsonl", head("perplexity", "m", {"block": {}}), records)
+    opened = Opened(browser, [result], tmp_path)
+    values, positions_chart = opened.page.locator(".chart").all()
+    assert positions_chart.locator(".across").all_text_contents() == ["64", "128", "256", "512", "1k"]
+    assert values.locator(".across").all_text_contents() == ["999983", "1999993"]
+    for chart in (values, positions_chart):
+        whole = chart.bounding_box()
+        for label in chart.locator(".across").all():
+            box = label.bounding_box()
+            assert whole["x"] <= box["x"]
+            assert box["x"] + box["width"] <= whole["x"] + whole["width"] + 0.5
+    opened.close()
+
+
+def test_a_sample_tells_what_was_written_and_what_is_right(browser: Any, tmp_path: Path) -> None:
+    got = answers([0.0, 0.0], 256, outputs=['"What is my map!" The child', ""], answers=["office", "garden"])
+    tasks = {"single": {"scoring": "generate"}}
+    opened = Opened(
+        browser,
+        [write_result(tmp_path / "needle.jsonl", head("needle", "m", tasks), [cell("single", got, 256)])],
+        tmp_path,
+    )
+    first, second = [" ".join(text.split()) for text in opened.texts(".sample summary")]
+    assert first.endswith('output “"What is my map!" The child” → gold “office”')
+    assert second.endswith("output (nothing) → gold “garden”")
+    opened.close()
+
+
+def same_models(folder: Path, lengths: tuple[int, ...]) -> list[Result]:
+    """Three models with equal scores."""
+    tasks = {"single": {"scoring": "generate"}}
+    return [
+        write_result(
+            folder / name / "needle.jsonl",
+            head("needle", name, tasks, lengths=list(lengths)),
+            [cell("single", answers([1.0, 0.0, 1.0, 1.0], length), length) for length in lengths],
+        )
+        for name in ("one", "two", "three")
+    ]
+
+
+def test_a_chart_of_one_length_has_intervals(browser: Any, tmp_path: Path) -> None:
+    opened = Opened(browser, same_models(tmp_path, (256,)), tmp_path)
+    boxes = [line.bounding_box() for line in opened.page.locator(".chart line.interval").all()]
+    assert len({box["x"] for box in boxes}) == 3
+    assert min(box["height"] for box in boxes) > 40
+    opened.close()
+    opened = Opened(browser, same_models(tmp_path, (256, 512)), tmp_path)
+    assert opened.page.locator(".chart line.interval").count() == 0
+    assert opened.page.locator(".chart polygon").count() == 3
+    opened.close()
+
+
+def test_models_with_equal_values_are_all_seen(browser: Any, tmp_path: Path) -> None:
+    opened = Opened(browser, same_models(tmp_path, (256, 512, 1024)), tmp_path)
+    marks = opened.page.locator(".chart .mark").all()
+    boxes = [mark.bounding_box() for mark in marks]
+    assert len({round(box["x"] + box["width"] / 2) for box in boxes}) == 9
+    assert len({mark.get_attribute("d") for mark in marks}) == 3
+    assert {mark.evaluate("one => getComputedStyle(one).fill") for mark in marks} == {"none"}
+    assert opened.page.locator(".key .mark").count() == 3
+    opened.close()
+
+
+def test_what_is_skipped_in_controls_alone_says_so(browser: Any, tmp_path: Path) -> None:
+    tasks = {"single": {"scoring": "generate"}}
+    reason = "needs a model that has an external memory"
+    records = [
+        cell("single", answers([1.0], 256), 256),
+        skip("single", 256, reason, "memory_shuffled"),
+        skip("single", 256, reason, "memory_off"),
+    ]
+    result = write_result(tmp_path / "needle.jsonl", head("needle", "m", tasks), records)
+    opened = Opened(browser, [result], tmp_path)
+    opened.page.select_option("#filter-condition", "")
+    assert f"m: {reason} (memory off, memory shuffled)" in opened.texts("#facts p")
     opened.close()

@@ -128,9 +128,10 @@ const byCondition = (a, b) => Object.keys(data.conditions).indexOf(a) - Object.k
 const greyed = (one) => state.condition === "full" && one.c !== "full" && "score" in one;
 
 function named(one) {
-  if (greyed(one)) return { name: data.conditions[one.c], stroke: "var(--soft)", dash: DASHES[one.c], thin: true };
+  const model = modelNames().indexOf(modelOf(one));
+  if (greyed(one)) return { name: data.conditions[one.c], model, stroke: "var(--soft)", dash: DASHES[one.c], thin: true };
   const name = one.c === "full" ? modelOf(one) : `${modelOf(one)}, ${data.conditions[one.c]}`;
-  return { name, stroke: strokeOf(modelOf(one)), dash: DASHES[one.c] };
+  return { name, model, stroke: strokeOf(modelOf(one)), dash: DASHES[one.c] };
 }
 
 const grouped = (these) => unique(these.map((one) => `${one.r} ${one.c}`)).map((key) => these.filter((one) => `${one.r} ${one.c}` === key));
@@ -193,7 +194,7 @@ function measuredCharts() {
         const y = one.curves[name].y[index], half = one.curves[name].half[index];
         return { x, y, low: half === undefined ? undefined : y - half, high: half === undefined ? undefined : y + half };
       }) }));
-      made.push(lineChart(`${task}: ${name.replaceAll("_", " ")}, read at ${unique(having.map((one) => short(one.l))).join(", ")}`, series, { across: having[0].curves[name].x_name, up: having[0].curves[name].y_name }));
+      made.push(lineChart(`${task}: ${name.replaceAll("_", " ")}, read at ${unique(having.map((one) => short(one.l))).join(", ")}`, series, { across: having[0].curves[name].x_name, up: having[0].curves[name].y_name, powers: true }));
     }
   }
   return made;
@@ -237,10 +238,10 @@ function sample({ cell, at }) {
   return el("details", { class: "sample", ontoggle: fill }, el("summary", null,
     el("span", { class: "badge", style: colour(cell.scores[at]) }, percent(cell.scores[at])),
     el("span", { class: "where" }, `${modelOf(cell)}, ${cell.t}, ${short(cell.l)} tokens${cell.d === null ? "" : `, depth ${depthOf(cell.d)}`}${condition}, sample ${at + 1}`),
-    `${clipped(cell.outputs[at])} for ${clipped(cell.answers[at])}`), body);
+    " ", el("b", null, "output"), " ", quoted(cell.outputs[at]), " → ", el("b", null, "gold"), " ", quoted(cell.answers[at])), body);
 }
 
-const clipped = (text) => (text.length > 60 ? `${text.slice(0, 60)}…` : text || "(nothing)");
+const quoted = (text) => (text ? `“${text.length > 60 ? `${text.slice(0, 60)}…` : text}”` : "(nothing)");
 
 function samples() {
   const cells = state.picked ? [state.picked] : left(data.cells);
@@ -255,11 +256,21 @@ function samples() {
     ...found.slice(0, state.shown).map(sample), found.length > state.shown && more].filter(Boolean) : []));
 }
 
+// Each model's reasons, and the conditions that are skipped for them.
+function skips(these) {
+  const found = new Map();
+  for (const one of these) {
+    const why = `${modelOf(one)}: ${one.reason}`;
+    found.set(why, (found.get(why) || new Set()).add(one.c));
+  }
+  return found;
+}
+
 function facts() {
   const made = data.results.filter((result) => result.suite === state.suite && (state.model === ALL || result.name === state.model)).map((result) =>
     el("details", null, el("summary", null, result.name), el("p", { class: "source" }, result.source),
       el("dl", { class: "pair" }, result.facts.flatMap(([name, value]) => [el("dt", null, name), el("dd", null, value)]))));
-  const skipped = unique(left(data.skipped).map((one) => `${modelOf(one)}: ${one.reason}`));
+  const skipped = [...skips(left(data.skipped))].map(([why, conditions]) => (conditions.has("full") ? why : `${why} (${[...conditions].sort(byCondition).map((one) => data.conditions[one]).join(", ")})`));
   holders.facts.replaceChildren(
     ...(skipped.length ? [el("h2", null, "Skipped"), ...skipped.map((reason) => el("p", { class: "soft" }, reason))] : []),
     el("h2", null, "Settings and versions"), ...made);

@@ -111,7 +111,7 @@ def _compared(settings: ReportSettings) -> dict[str, Any]:
         results = [result for pair in both for result in pair]
         found = _reported(results, Path(settings.out), settings.threshold, first=made)
         return {**found, **told}
-    return {**told, "written": [], "text": _printed(made)}
+    return {**told, "written": [], "text": _printed(made).rstrip("\n")}
 
 
 def _trained(runs: Sequence[training_curves.Run], folder: Path, found: dict[str, Any]) -> dict[str, Any]:

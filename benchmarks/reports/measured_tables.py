@@ -23,9 +23,8 @@ def measured_table(suite: str, series: Sequence[Series], paths: tuple[str, ...])
     else:
         columns, rows = tuple(map(short, lengths)), _by_length(series, lengths, called)
     cells = [(one, at, got) for one in series for (_, at), got in one.cells.items()]
-    skipped = {reason: None for one in series for reason in one.skipped.values()}
     spread = ["± half of the 95 % interval."] if any(got.half for *_, got in cells) else []
-    said = (*spread, *_told(cells), *(f"Skipped: {reason.rstrip('.')}." for reason in skipped))
+    said = (*spread, *_told(cells), *_skips(series))
     return Table(suite, f"{suite}: what was measured", ("measured", "model"), columns, tuple(rows), said, paths)
 
 
@@ -35,6 +34,17 @@ def _told(cells: Sequence[tuple[Series, int, Measured]]) -> Iterator[str]:
         with_it = [(one, at) for one, at, got in cells if note in got.notes]
         places = dict.fromkeys(f"{one.name}, {one.task} at {short(at)}" for one, at in with_it)
         yield note if len(with_it) == len(cells) else f"{note} ({'; '.join(places)})"
+
+
+def _skips(series: Sequence[Series]) -> Iterator[str]:
+    """Why cells are skipped, each reason once, and what: the controls if it is these alone, else tasks if not all."""
+    tasks = dict.fromkeys(one.task for one in series)
+    for reason in dict.fromkeys(why for one in series for why in one.skipped.values()):
+        places = [(one.task, how) for one in series for (how, _), why in one.skipped.items() if why == reason]
+        conditions = [CONDITIONS[how] for how in CONDITIONS if how in {at for _, at in places}]
+        named = [task for task in tasks if task in {at for at, _ in places}]
+        what = conditions if CONDITIONS["full"] not in conditions else named if len(named) < len(tasks) else []
+        yield f"Skipped{' ' if what else ''}{', '.join(what)}: {reason.rstrip('.')}."
 
 
 def _by_length(series: Sequence[Series], lengths: Sequence[int], called: Mapping[str, str]) -> Iterator[Row]:

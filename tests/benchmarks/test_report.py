@@ -357,3 +357,21 @@ def test_a_reason_of_controls_alone_says_which(tmp_path: Path) -> None:
     suite = NeedleSuite(lengths=(64,), depths=2, samples=2)
     made = read_result(evaluate(suite, Lookup(IDS), tmp_path).path)
     assert "Skipped memory off, memory shuffled: needs a model that has an external memory." in printed([made])
+
+
+def test_what_was_measured_says_what_was_skipped(tmp_path: Path) -> None:
+    got, lengths = Measured({"bits_per_byte": 1.0}, {}, {}, [], {}, []), [256, 512]
+    records = [measured(task, got, 256) for task in ("block", "sliding")]
+    records += [skip(task, 512, "needs a model that has learnt 512 positions.") for task in ("block", "sliding")]
+    records += [
+        skip("block", 256, "needs a model that has an external memory", "memory_off"),
+        skip("block", 512, "needs a model that has an external memory", "memory_shuffled"),
+        skip("sliding", 256, "needs a model that keeps a state"),
+    ]
+    about = head("perplexity", "m", {"block": {}, "sliding": {}}, lengths=lengths)
+    (made,) = tables([write_result(tmp_path / "perplexity.jsonl", about, records)], THRESHOLD)
+    assert made.notes == (
+        "Skipped: needs a model that has learnt 512 positions.",
+        "Skipped memory off, memory shuffled: needs a model that has an external memory.",
+        "Skipped sliding: needs a model that keeps a state.",
+    )

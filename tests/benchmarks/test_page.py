@@ -269,6 +269,17 @@ def test_positions_have_ticks_at_powers_of_two_and_no_label_is_cut(browser: Any,
     opened.close()
 
 
+def test_small_values_are_written_short_and_not_cut(browser: Any, tmp_path: Path) -> None:
+    records = [measured("gain", Measured({"gain": at * 5e-6}, {}, {}, [], {}, []), 256 * at) for at in (1, 2, 4)]
+    about = head("perplexity", "m", {"gain": {}}, lengths=[256, 512, 1024])
+    opened = Opened(browser, [write_result(tmp_path / "perplexity.jsonl", about, records)], tmp_path)
+    chart = opened.page.locator(".chart").first
+    labels = chart.locator("text:not(.across)").all()
+    assert [label.text_content() for label in labels][:3] == ["1e-5", "1.5e-5", "2e-5"]
+    assert min(label.bounding_box()["x"] for label in labels) >= chart.bounding_box()["x"]
+    opened.close()
+
+
 def test_a_sample_tells_what_was_written_and_what_is_right(browser: Any, tmp_path: Path) -> None:
     got = answers([0.0, 0.0], 256, outputs=['"What is my map!" The child', ""], answers=["office", "garden"])
     tasks = {"single": {"scoring": "generate"}}

@@ -30,7 +30,8 @@ function short(length) {
 function figure(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
-  if (size >= 1e4 || size < 1e-3) {
+  if (size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
+  if (size >= 1e4) {
     return Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 }).format(value);
   }
   return Intl.NumberFormat("en", { maximumSignificantDigits: 4 }).format(value);

@@ -169,7 +169,7 @@ TYPED = {
     ),
     "unknown key of an endpoint": (
         ["evaluate", "model=http://localhost/v1", "endpoint.modle=a"],
-        "endpoint: unknown key 'modle'. Did you mean 'model'? Known: chat, concurrency, extra_tokens, key, logprobs, "
+        "endpoint: unknown key 'modle'. Did you mean 'model'? Known: body, chat, concurrency, extra_tokens, key, logprobs, "
         "model, retries, timeout, tokenizer.",
     ),
     "wrong kind": (

@@ -78,7 +78,7 @@ class AttentionConfig(LendingSettings):
         return Attention(self, width)
 
     def parameters(self, width: int, layer: int, depth: int) -> int:
-        return Projection.count(width, *self.sizes(width), self.conv)
+        return Projection.weights(self, width)
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
@@ -92,7 +92,7 @@ class AttentionConfig(LendingSettings):
     def near_field(self, width: int, layer: int, depth: int) -> DocumentField:
         heads, _, head_width = self.sizes(width)
         slopes = slopes_of(heads) if self.position == "alibi" else None
-        return DocumentField(Rotation.of(self, head_width), head_width**-0.5, self.backend, slopes)
+        return DocumentField(Rotation.of(self, head_width), self.scale(width), self.backend, slopes)
 
     def pairs(self, width: int, tokens: int, layer: int, depth: int) -> int:
         return self.sizes(width)[0] * tokens
@@ -174,7 +174,7 @@ class Attention(LendingMixer):
     def __init__(self, config: AttentionConfig, width: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
-        self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
+        self.projection = Projection.of(config, width)
         self.field = config.near_field(width, 0, 1)
         self.rotation, self.scale, self.slopes = self.field.rotation, self.field.scale, self.field.slopes
         self.span = self.rotation.span

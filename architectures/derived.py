@@ -215,7 +215,7 @@ class DerivedSettings(KeyedSettings):
         return DerivedAttention(self, width, layer, depth)
 
     def parameters(self, width: int, layer: int, depth: int) -> int:
-        return Projection.count(width, *self.sizes(width), self.conv)
+        return Projection.weights(self, width)
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
@@ -247,9 +247,9 @@ class DerivedAttention(KeyedMixer):
     def __init__(self, config: DerivedSettings, width: int, layer: int, depth: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
-        self.scale, self.backend, self.reach = self.head_width**-0.5, config.backend, config.reach(layer, depth)
+        self.scale, self.backend, self.reach = config.scale(width), config.backend, config.reach(layer, depth)
         self.patterns = config.patterns(self.heads, layer)
-        self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
+        self.projection = Projection.of(config, width)
         self.rotation = Rotation.of(config, self.head_width)
         self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
 

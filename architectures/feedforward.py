@@ -119,15 +119,22 @@ class SwiGLUConfig(FeedForwardSettings):
 
     kind: Literal["swiglu"] = "swiglu"
     ratio: float = Field(2.67, gt=0, description="inner width over width; rounded up to a multiple of 8")
+    inner: int | None = Field(None, ge=1, description="inner width; null: by the ratio")
+    bias: bool = Field(False, description="whether both maps have biases")
 
     def check(self, width: int) -> None:
         """Every width fits."""
 
+    def size(self, width: int) -> int:
+        """Inner width."""
+        return self.inner or inner_width(width, self.ratio)
+
     def build(self, width: int) -> SwiGLU:
-        return SwiGLU(width, inner_width(width, self.ratio))
+        return SwiGLU(width, self.size(width), self.bias)
 
     def parameters(self, width: int) -> int:
-        return 3 * width * inner_width(width, self.ratio)
+        inner = self.size(width)
+        return 3 * width * inner + (2 * inner + width if self.bias else 0)
 
     def flops(self, width: int) -> int:
         return 2 * self.parameters(width)
@@ -136,10 +143,10 @@ class SwiGLUConfig(FeedForwardSettings):
 class SwiGLU(FeedForward):
     """See the file's head."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, bias: bool = False) -> None:
         super().__init__()
-        self.up = nn.Linear(width, 2 * inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
+        self.up = nn.Linear(width, 2 * inner, bias)
+        self.down = nn.Linear(inner, width, bias)
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:
         gate, value = self.up(x).chunk(2, dim=-1)
@@ -184,6 +191,7 @@ class MixtureConfig(FeedForwardSettings):
     experts: int = Field(16, ge=1, description="number of experts")
     top: int = Field(2, ge=1, description="experts of a token")
     ratio: float = Field(2.67, gt=0, description="inner width of an expert over width; rounded up to a multiple of 8")
+    inner: int | None = Field(None, ge=1, description="inner width of an expert; null: by the ratio")
     renormalise: bool = Field(False, description="whether the weights of a token's experts are made to sum to 1")
     balance: float = Field(0.001, ge=0, description="weight of the loss that keeps the experts equally loaded")
 
@@ -191,14 +199,18 @@ class MixtureConfig(FeedForwardSettings):
         if self.top > self.experts:
             raise ValueError(f"top: {self.top} experts a token given, but there are {self.experts}.")
 
+    def size(self, width: int) -> int:
+        """Inner width of an expert."""
+        return self.inner or inner_width(width, self.ratio)
+
     def build(self, width: int) -> MixtureOfExperts:
         return MixtureOfExperts(self, width)
 
     def parameters(self, width: int) -> int:
-        return self.experts * width * (3 * inner_width(width, self.ratio) + 1)
+        return self.experts * width * (3 * self.size(width) + 1)
 
     def active(self, width: int) -> int:
-        return width * (self.experts + self.top * 3 * inner_width(width, self.ratio))
+        return width * (self.experts + self.top * 3 * self.size(width))
 
     def flops(self, width: int) -> int:
         return 2 * self.active(width)
@@ -216,7 +228,7 @@ class MixtureOfExperts(FeedForward):
     def __init__(self, config: MixtureConfig, width: int) -> None:
         super().__init__()
         self.config = config
-        inner = inner_width(width, config.ratio)
+        inner = config.size(width)
         self.router = nn.Linear(width, config.experts, bias=False)
         self.up = nn.Parameter(torch.empty(config.experts, width, 2 * inner))
         self.down = nn.Parameter(torch.empty(config.experts, inner, width))

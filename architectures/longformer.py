@@ -74,6 +74,8 @@ class LongformerConfig(LendingSettings):
     def check(self, width: int) -> None:
         heads, _, _ = self.sizes(width)
         check_bands(self.window, self.dilation, heads)
+        if self.globals and self.qk_norm is not None:
+            raise ValueError("qk_norm: global tokens have projections of their own, without norms. Take globals: 0.")
 
     def ring(self, heads: int, layer: int, depth: int) -> int:
         """Tokens that the ring holds."""
@@ -84,8 +86,8 @@ class LongformerConfig(LendingSettings):
 
     def parameters(self, width: int, layer: int, depth: int) -> int:
         heads, kv_heads, head_width = self.sizes(width)
-        extra = width * (heads + 2 * kv_heads) * head_width if self.globals else 0
-        return Projection.count(width, heads, kv_heads, head_width, self.conv) + extra
+        extra = (width + (self.bias != "none")) * (heads + 2 * kv_heads) * head_width if self.globals else 0
+        return Projection.weights(self, width) + extra
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
@@ -94,16 +96,16 @@ class LongformerConfig(LendingSettings):
         return buffer + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:
-        heads, kv_heads, head_width = self.sizes(width)
+        heads, _, head_width = self.sizes(width)
         seen = self.pairs(width, tokens, layer, depth) + heads
-        return 2 * Projection.count(width, heads, kv_heads, head_width, self.conv) + 4 * head_width * seen
+        return 2 * Projection.weights(self, width) + 4 * head_width * seen
 
     def near_field(self, width: int, layer: int, depth: int) -> WindowField:
         heads, kv_heads, head_width = self.sizes(width)
         slopes = slopes_of(heads) if self.position == "alibi" else None
         shape = self.layer_window(layer, depth), self.head_dilations(heads), self.globals
         rotation = Rotation.of(self, head_width)
-        return WindowField(rotation, head_width**-0.5, self.backend, slopes, kv_heads, *shape)
+        return WindowField(rotation, self.scale(width), self.backend, slopes, kv_heads, *shape)
 
     def pairs(self, width: int, tokens: int, layer: int, depth: int) -> int:
         window, heads = self.layer_window(layer, depth), self.sizes(width)[0]
@@ -219,8 +221,8 @@ class Longformer(LendingMixer):
         self.reach = config.reach(layer, depth)
         self.ring = config.ring(self.heads, layer, depth)
         self.extent = self.globals, self.ring
-        self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
-        self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), bias=False) if self.globals else None
+        self.projection = Projection.of(config, width)
+        self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), config.bias != "none") if self.globals else None
         self.rotation, self.slopes = self.field.rotation, self.field.slopes
         self.span = self.rotation.span
 

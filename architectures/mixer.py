@@ -30,6 +30,7 @@ from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
+from farfield.architectures.stretching import ScalingConfig
 from farfield.config import Config, ModelError
 
 __all__ = [
@@ -109,11 +110,21 @@ class KeyedSettings(MixerSettings):
 
     heads: int | None = Field(None, ge=1, description="heads of queries; null: width / head_width")
     head_width: int = Field(32, ge=2, description="width of a head where heads is null")
+    head_size: int | None = Field(None, ge=2, description="width of a head apart from the width, as of Qwen3")
     kv_heads: int | None = Field(None, ge=1, description="heads of keys and values; null: as many as heads")
+    bias: Literal["none", "inputs", "all"] = Field(
+        "none", description="biases of the projections: none; inputs: to queries, keys and values; all: the output too"
+    )
+    qk_norm: float | None = Field(
+        None, gt=0, description="epsilon of RMS norms of queries and keys before rotation, as of Qwen3; null: no norms"
+    )
     position: Literal["rope", "xpos", "alibi", "none"] = Field(
         "rope", description="rope: rotations; xpos: those, and far tokens fade; alibi: a slope a head; none"
     )
     base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
+    scaling: ScalingConfig | None = Field(
+        None, description="rotary frequencies stretched beyond the trained length; null: as trained"
+    )
     scale_base: float = Field(512.0, ge=1, description="xpos: tokens in which the fastest pair fades to 0.29")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
     backend: Backend = "auto"
@@ -124,8 +135,19 @@ class KeyedSettings(MixerSettings):
         Raises:
             ValueError: they do not divide.
         """
+        if self.scaling is not None and self.position != "rope":
+            raise ValueError(f"scaling: stretches rotary positions, and position is {self.position}.")
         rotated = self.position in ("rope", "xpos")
-        return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, rotated, self.position)
+        if self.head_size is None:
+            return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, rotated, self.position)
+        if self.heads is None:
+            raise ValueError("heads: a number of heads is needed beside head_size.")
+        inner = self.heads * self.head_size
+        return softmax_sizes(inner, self.heads, self.head_width, self.kv_heads, rotated, self.position)
+
+    def scale(self, width: int) -> float:
+        """What products of queries and keys are multiplied by."""
+        return float(self.sizes(width)[2] ** -0.5 * (1.0 if self.scaling is None else self.scaling.sharpness))
 
     @abc.abstractmethod
     def reach(self, layer: int, depth: int) -> int | None:

@@ -8,17 +8,19 @@ Shapes: B batch, T time, D width, H heads, G heads of keys and values, W width o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from farfield.architectures.mixer import Heads
 from farfield.architectures.ops.rotary import angles, frequencies, powers, rotate, scales
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer
+from farfield.architectures.stretching import Scaling
 
 __all__ = ["Projection", "Rotation", "Turned"]
 
@@ -26,16 +28,48 @@ SPAN = 16  # xPos's powers run over at most this many times its scale base of to
 
 
 class Projection(nn.Module):
-    """x (B, T, D) to heads and back; without biases."""
+    """x (B, T, D) to heads and back.
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_width: int, conv: int) -> None:
+    `bias` stands at the inputs, at the inputs and the output (all), or nowhere. `qk_norm` is the epsilon of RMS norms
+    of the queries and keys, each with a gain a dimension of a head (https://arxiv.org/abs/2505.09388).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_width: int,
+        conv: int,
+        bias: Literal["none", "inputs", "all"] = "none",
+        qk_norm: float | None = None,
+    ) -> None:
         super().__init__()
         self.sizes = [heads * head_width, kv_heads * head_width, kv_heads * head_width]
         self.head_width, self.conv = head_width, conv
-        self.qkv = nn.Linear(width, sum(self.sizes), bias=False)
-        self.out = nn.Linear(heads * head_width, width, bias=False)
+        self.qkv = nn.Linear(width, sum(self.sizes), bias=bias != "none")
+        self.out = nn.Linear(heads * head_width, width, bias=bias == "all")
+        self.epsilon = qk_norm
+        self.query_gain = None if qk_norm is None else nn.Parameter(torch.ones(head_width))
+        self.key_gain = None if qk_norm is None or not kv_heads else nn.Parameter(torch.ones(head_width))
         self.taps = nn.Parameter(torch.empty(sum(self.sizes), conv)) if conv else None
         self.reset_parameters()
+
+    @staticmethod
+    def of(settings: Projected, width: int, kv_heads: int | None = None) -> Projection:
+        """As the settings of a mixer say; with another number of heads of keys and values if one is given."""
+        heads, own, head_width = settings.sizes(width)
+        chosen = own if kv_heads is None else kv_heads
+        return Projection(width, heads, chosen, head_width, settings.conv, settings.bias, settings.qk_norm)
+
+    @staticmethod
+    def weights(settings: Projected, width: int, kv_heads: int | None = None) -> int:
+        """Number of weights of `of`."""
+        heads, own, head_width = settings.sizes(width)
+        chosen = own if kv_heads is None else kv_heads
+        biases = (heads + 2 * chosen) * head_width * (settings.bias != "none") + width * (settings.bias == "all")
+        gains = 0 if settings.qk_norm is None else head_width * (2 if chosen else 1)
+        return Projection.count(width, heads, chosen, head_width, settings.conv) + biases + gains
 
     def reset_parameters(self) -> None:
         """The convolution begins as the identity plus a little of each earlier token."""
@@ -54,8 +88,12 @@ class Projection(nn.Module):
         qkv = self.qkv(x)
         if self.taps is not None and state is not None:
             qkv, state = short_convolution(qkv, self.taps.to(qkv.dtype), rows, state)
-        pieces = (rearrange(p, "b t (h w) -> b h t w", w=self.head_width) for p in qkv.split(self.sizes, dim=-1))
-        return Heads(*pieces), state
+        q, k, v = (rearrange(p, "b t (h w) -> b h t w", w=self.head_width) for p in qkv.split(self.sizes, dim=-1))
+        return Heads(self._normed(q, self.query_gain), self._normed(k, self.key_gain), v), state
+
+    def _normed(self, heads: Tensor, gain: Tensor | None) -> Tensor:
+        """Queries or keys (B, H, T, W) with their norm, where they have one."""
+        return heads if gain is None else rms_norm(heads, heads.shape[-1:], gain.to(heads.dtype), self.epsilon)
 
     def join(self, out: Tensor, rows: Rows) -> Tensor:
         """(B, T, D) of attention's output (B, H, T, W); zero at padding."""
@@ -63,7 +101,7 @@ class Projection(nn.Module):
 
     @staticmethod
     def count(width: int, heads: int, kv_heads: int, head_width: int, conv: int) -> int:
-        """Number of weights."""
+        """Number of weights without biases and norms."""
         channels = (heads + 2 * kv_heads) * head_width
         return channels * (width + conv) + heads * head_width * width
 
@@ -71,6 +109,25 @@ class Projection(nn.Module):
     def state_bytes(heads: int, kv_heads: int, head_width: int, conv: int, element: int) -> int:
         """Bytes of the convolution's inputs of one row."""
         return (heads + 2 * kv_heads) * head_width * max(conv - 1, 0) * element
+
+
+class Projected(Protocol):
+    """Settings that say how queries, keys and values are made."""
+
+    @property
+    def conv(self) -> int:
+        """Taps of the short convolution."""
+
+    @property
+    def bias(self) -> Literal["none", "inputs", "all"]:
+        """Where biases stand."""
+
+    @property
+    def qk_norm(self) -> float | None:
+        """Epsilon of the norms of queries and keys."""
+
+    def sizes(self, width: int) -> tuple[int, int, int]:
+        """Heads, heads of keys and values, width of a head."""
 
 
 class Positioned(Protocol):
@@ -122,9 +179,13 @@ class Turned:
 class Rotation:
     """Rotary positions with halves as pairs, with xPos's scales or without, or none; layers of a call share angles."""
 
-    def __init__(self, width: int, base: float | None, scale_base: float | None = None) -> None:
+    def __init__(
+        self, width: int, base: float | None, scale_base: float | None = None, scaling: Scaling | None = None
+    ) -> None:
         self.frequency = None if base is None else frequencies(width, "halves", base)
-        self.key = ("rotation", width, base)
+        if base is not None and scaling is not None:
+            self.frequency = scaling.frequencies(width, base)
+        self.key = ("rotation", width, base, scaling)
         self.scale = None if scale_base is None else scales(width, scale_base)
         self.span = None if scale_base is None else max(1, int(SPAN * scale_base))
 
@@ -133,7 +194,8 @@ class Rotation:
         """As the settings of a mixer say."""
         rotated = settings.position in ("rope", "xpos")
         scaled = settings.position == "xpos"
-        return Rotation(width, settings.base if rotated else None, settings.scale_base if scaled else None)
+        scaling = getattr(settings, "scaling", None)
+        return Rotation(width, settings.base if rotated else None, settings.scale_base if scaled else None, scaling)
 
     def start(self, batch: int, like: Tensor) -> Tensor | None:
         """The reference (B,) of an empty state on the device of `like`; None but for xPos."""

@@ -179,7 +179,7 @@ def _check_lends(what: str, index: int, mixer: MixerSettings) -> None:
         raise ValueError(f"kind: {what}, but of layer {index} {reason}")
 
 
-_FREE = {"heads", "head_width", "kv_heads", "conv", "backend"}
+_FREE = {"heads", "head_width", "head_size", "kv_heads", "bias", "qk_norm", "conv", "backend"}
 """Settings in which a layer may differ from the one whose keys it takes; the sizes of keys are compared apart."""
 
 

@@ -41,8 +41,7 @@ class TakingSettings(MixerSettings):
         return Taker(self, width, depth)
 
     def parameters(self, width: int, layer: int, depth: int) -> int:
-        heads, _, head_width = self.own.sizes(width)
-        return Projection.count(width, heads, 0, head_width, self.own.conv)
+        return Projection.weights(self.own, width, kv_heads=0)
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, _, head_width = self.own.sizes(width)
@@ -66,8 +65,7 @@ class Taker(Mixer):
 
     def __init__(self, settings: TakingSettings, width: int, depth: int) -> None:
         super().__init__()
-        heads, _, head_width = settings.own.sizes(width)
-        self.projection = Projection(width, heads, 0, head_width, settings.own.conv)
+        self.projection = Projection.of(settings.own, width, kv_heads=0)
         self.field = settings.own.near_field(width, settings.keeper, depth)
 
     def start(self, batch: int) -> TakerState:

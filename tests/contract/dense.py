@@ -44,7 +44,7 @@ def longformer_globals(heads: Softmax, out: Tensor) -> Tensor:
     """Global tokens n < G anew: over m <= n, with the global projections of x and no convolution."""
     if not heads.settings.globals:
         return out
-    q, k, v = heads.cut(heads.x @ heads.weights["prefix_qkv.weight"].T)
+    q, k, v = heads.cut(heads.x @ heads.weights["prefix_qkv.weight"].T + heads.weights.get("prefix_qkv.bias", 0))
     q, k, out = heads.turn(q, 1), heads.turn(k, -1), out.clone()
     for head in range(heads.heads):
         for time in range(min(heads.settings.globals, heads.x.shape[0])):

@@ -37,11 +37,25 @@ def turned(x: Tensor, position: int, frequency: list[float], pairs: list[tuple[i
     return torch.stack(out)
 
 
-def rope(x: Tensor, position: int, base: float) -> Tensor:
-    """Llama's: the first half of x (W,) is paired with the second, frequencies base^(-2 i / W)."""
+def rope(x: Tensor, position: int, base: float, scaling: Any = None) -> Tensor:
+    """Llama's: the first half of x (W,) is paired with the second, frequencies base^(-2 i / W), stretched or not."""
     half = x.shape[0] // 2
+    if scaling is not None and scaling.kind == "ntk":
+        base *= scaling.factor ** (2 * half / (2 * half - 2))
     frequency = [base ** (-2 * i / x.shape[0]) for i in range(half)]
+    if scaling is not None and scaling.kind == "yarn":
+        frequency = [yarn(omega, i, 2 * half, base, scaling) for i, omega in enumerate(frequency)]
     return turned(x, position, frequency, [(i, i + half) for i in range(half)])
+
+
+def yarn(omega: float, pair: int, width: int, base: float, scaling: Any) -> float:
+    """Divided by the factor from the pair that turns `slow` times in the trained length, as it is up to `fast`."""
+    first, last = (
+        width / 2 * math.log(scaling.trained / (2 * math.pi * turns), base) for turns in (scaling.fast, scaling.slow)
+    )
+    first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
+    share = min(max((pair - first) / (last - first), 0), 1)
+    return (1 - share) * omega + share * omega / scaling.factor
 
 
 def xpos(x: Tensor, count: int, scale_base: float) -> Tensor:
@@ -75,10 +89,16 @@ class Softmax:
         self.x, self.weights = x, weights
         self.heads = self.settings.heads or subject.width // self.settings.head_width
         self.kv_heads = self.settings.kv_heads or self.heads
-        self.head_width = subject.width // self.heads
-        mixed = convolved(x @ weights["projection.qkv.weight"].T, weights.get("projection.taps"))
-        self.q, self.k, self.v = self.cut(mixed)
+        self.head_width = getattr(self.settings, "head_size", None) or subject.width // self.heads
+        mixed = x @ weights["projection.qkv.weight"].T + weights.get("projection.qkv.bias", 0)
+        self.q, self.k, self.v = self.cut(convolved(mixed, weights.get("projection.taps")))
+        self.q, self.k = self.normed(self.q, "query"), self.normed(self.k, "key")
         self.turned_q, self.turned_k = self.turn(self.q, 1), self.turn(self.k, -1)
+
+    def normed(self, x: Tensor, name: str) -> Tensor:
+        """x (heads, T, W) over its root mean square, times the gain of its name, where there is one."""
+        gain = self.weights.get(f"projection.{name}_gain")
+        return x if gain is None else x * (x.square().mean(-1, keepdim=True) + self.settings.qk_norm) ** -0.5 * gain
 
     def cut(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(T, (H + 2 G) W) to heads; a head of queries h uses the head h // (H / G) of keys and values."""
@@ -92,7 +112,11 @@ class Softmax:
         """x (heads, T, W) as its positions turn it, and scale it: up by zeta for queries, sign 1, down for keys, -1."""
         if self.settings.position in ("alibi", "none"):
             return x
-        rotated = [[rope(x[h, n], n, self.settings.base) for n in range(x.shape[1])] for h in range(x.shape[0])]
+        scaling = getattr(self.settings, "scaling", None)
+        base = self.settings.base
+        rotated = [[rope(x[h, n], n, base, scaling) for n in range(x.shape[1])] for h in range(x.shape[0])]
+        if scaling is not None and scaling.kind == "yarn" and sign == 1:  # sharper: as if both were longer
+            rotated = [[one * (0.1 * math.log(scaling.factor) + 1) ** 2 for one in row] for row in rotated]
         if self.settings.position == "xpos":
             base = self.settings.scale_base
             rotated = [[xpos(one, sign * n, base) for n, one in enumerate(row)] for row in rotated]
@@ -105,7 +129,9 @@ class Softmax:
 
     def joined(self, out: Tensor) -> Tensor:
         """(T, D) of heads' outputs (H, T, W)."""
-        return out.transpose(0, 1).reshape(out.shape[1], -1) @ self.weights["projection.out.weight"].T
+        return out.transpose(0, 1).reshape(out.shape[1], -1) @ self.weights[
+            "projection.out.weight"
+        ].T + self.weights.get("projection.out.bias", 0)
 
     def attend(self, near: Keys, remember: Callable[[int, int, Tensor], Tensor] | None = None) -> Tensor:
         """Every head h and token n over the keys near(h, n); `remember` may make another answer of it."""

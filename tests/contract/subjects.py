@@ -19,6 +19,7 @@ from farfield.architectures import KeyedMixer, Mixer, MixerSettings, Rows, State
 from farfield.architectures.decoder import Decoder
 from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import NoFeedForwardConfig
+from farfield.architectures.stretching import NTK, YaRN
 from farfield.config import Config, read
 from farfield.memory import KeyValueMemoryConfig, MemoryConfig, MixerMemory, StackMemory
 from farfield.model import ModelConfig
@@ -30,9 +31,13 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "alibi": {"heads": 6, "kv_heads": 3, "position": "alibi"},
         "xpos": {"heads": 4, "kv_heads": 2, "position": "xpos", "scale_base": 2},
         "xpos-far": {"heads": 2, "conv": 3, "position": "xpos"},
+        "own-size": {"heads": 4, "kv_heads": 2, "head_size": 6, "bias": "all", "qk_norm": 1e-6},
+        "yarn": {"heads": 4, "bias": "inputs", "scaling": YaRN(factor=4, trained=40)},
     },
     "longformer": {
         "window": {"heads": 2, "window": 5},
+        "own-size": {"heads": 4, "kv_heads": 2, "window": 9, "head_size": 6, "bias": "inputs", "qk_norm": 1e-6},
+        "biases": {"heads": 2, "window": 4, "globals": 3, "bias": "all", "scaling": NTK(factor=4)},
         "globals": {"heads": 2, "window": 4, "globals": 3},
         "dilated": {"heads": 6, "kv_heads": 3, "window": 3, "dilation": [1, 3, 2], "globals": 2},
         "listed-conv": {"heads": 4, "kv_heads": 1, "window": [3, 70], "conv": 3, "globals": 70, "position": "none"},

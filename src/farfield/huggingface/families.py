@@ -1,0 +1,60 @@
+"""Families of Hugging Face models that our layers cover, by their `model_type`.
+
+    family = FAMILIES[given.choice("model_type", tuple(FAMILIES))]
+    config = family.model(given)            # config.json to our settings
+    pieces = family.pieces(config)          # which weights of ours are which of theirs
+    values = family.config(config)          # and the settings back
+
+A family is a module with a class of one instance here; what it cannot say it refuses, naming the key or the setting.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from farfield.huggingface.given import Given
+from farfield.huggingface.softmax import LLAMA, MISTRAL, QWEN2, QWEN3
+from farfield.huggingface.weights import Piece
+from farfield.model import ModelConfig
+
+__all__ = ["FAMILIES", "Family"]
+
+
+class Family(Protocol):
+    """One `model_type`: its config.json, and the names of its weights."""
+
+    @property
+    def name(self) -> str:
+        """The `model_type`."""
+
+    @property
+    def architecture(self) -> str:
+        """The class of transformers: what stands in `architectures`."""
+
+    @property
+    def mixers(self) -> frozenset[str]:
+        """The kinds of our mixers that its layers are made of."""
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Ends of names of tensors that files may hold and no model reads, such as rotary frequencies."""
+
+    def model(self, given: Given) -> ModelConfig:
+        """Our settings.
+
+        Raises:
+            ModelError: what is missing, of a wrong type, or not supported, by its key.
+        """
+
+    def config(self, model: ModelConfig) -> dict[str, Any]:
+        """What config.json says of the model, without ids of tokens, its trained length and the dtype.
+
+        Raises:
+            ModelError: what the family cannot say, by its setting.
+        """
+
+    def pieces(self, model: ModelConfig) -> list[Piece]:
+        """Our weights as parts of theirs: each of ours is covered once, each of theirs named once."""
+
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}

@@ -101,7 +101,7 @@ class Reading:
 
 def compare(task: Task, out: Path) -> Iterator[Row]:
     """Builds what is not there yet, tunes on the validation texts, and reads the test texts in every way."""
-    base = load(task.model)
+    base = load(task.model, layers="farfield")
     settings = {"datastore": str(task.datastore), "texts": str(task.texts), "cache": str(task.cache), "k": task.k}
     knn = base.open_datastore({**settings, "weight": 0.0})
     held, tested = (_texts(base, path, task) for path in (task.validation, task.test))

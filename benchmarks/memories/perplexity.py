@@ -187,7 +187,7 @@ def train_model(words: Sequence[str], root: Path, name: str, settings: Mapping[s
         if resume:
             raise TrainingError(f"{error} Comparisons of other settings go into another --out.") from None
         raise
-    return load(root / name)
+    return load(root / name, layers="farfield")
 
 
 @torch.no_grad()

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from farfield.architectures.saved_state import checksum
-from farfield.benchmarks.subjects.hf_cache import branch, cache_bytes, rows
 from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, Template, answer_start, begin_of, template_of
 from farfield.benchmarks.subjects.subject import Capability, Lacking, Prefilled, Reading, Written, incapable
 from farfield.benchmarks.subjects.subject_settings import HuggingFaceConfig
 from farfield.benchmarks.subjects.ties import rounding, tied, tied_where
 from farfield.benchmarks.tasks.sample import Ids, Turn
 from farfield.config import ModelError
+from farfield.huggingface.caches import branch, cache_bytes, rows
 
 __all__ = ["HubSubject"]
 

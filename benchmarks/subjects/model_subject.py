@@ -5,6 +5,7 @@ Shapes: B batch, T time, N candidates.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,10 +44,13 @@ class _Known:
 
 
 class ModelSubject:
-    """A trained model, asked by ids."""
+    """A trained model, asked by ids.
+
+    begin: the id that stands before every text, for models that were trained so; it does not count in lengths
+    """
 
     def __init__(self, model: TextModel, name: str) -> None:
-        self.model, self._name = model, name
+        self.model, self._name, self.begin = model, name, model.begin
         self.piece = PIECE if self._split_exact else WHOLE
 
     @property
@@ -86,7 +90,14 @@ class ModelSubject:
             "trained_length": _trained_length(trained.get("data", {})),
             "step": self.model.info.get("step"),
             "weights": self._fingerprint(),
+            **({} if self.begin is None else {"begin": self.begin}),
         }
+
+    def bare(self) -> ModelSubject:
+        """The same model, which reads what it is given and nothing before it."""
+        other = copy.copy(self)
+        other.begin = None
+        return other
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -102,11 +113,19 @@ class ModelSubject:
     def prefill(self, tokens: NDArray[np.int64], after: Prefilled | None = None) -> Prefilled:
         assert after is None or isinstance(after, _Known)
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
-        state = after.state if after is not None else self.model.start(ids.shape[0])
+        state = after.state if after is not None else self._start(ids)
         hidden = torch.empty(0)
         for first in range(0, ids.shape[1], self.piece):
             hidden, state = self.model.hidden(ids[:, first : first + self.piece], state)
         return _Known(state, self.model.head(hidden[:, -1]))
+
+    def _start(self, ids: Tensor) -> ModelState:
+        """The state before ids (B, T): behind the beginning of a text, unless they bring it."""
+        state = self.model.start(len(ids))
+        if self.begin is None or bool((ids[:, 0] == self.begin).all()):
+            return state
+        _, state = self.model.hidden(torch.full_like(ids[:, :1], self.begin), state)
+        return state
 
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         assert isinstance(prefilled, _Known)
@@ -127,7 +146,7 @@ class ModelSubject:
         return Written(found, ties)
 
     def _ended(self, ids: list[int], stop: tuple[str, ...]) -> bool:
-        if ids[-1] == self.tokenizer.end:
+        if ids[-1] in self.tokenizer.ends:
             return True
         return bool(stop) and any(text in self.tokenizer.decode(ids) for text in stop)
 
@@ -166,9 +185,11 @@ class ModelSubject:
                     found[row][number] = one
         return found
 
+    @torch.no_grad()
     def read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], after: Prefilled | None = None) -> Reading:
         assert after is None or isinstance(after, _Known)
-        return self._read(tokens, targets, self.model.start(len(tokens)) if after is None else after.state)
+        ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
+        return self._read(tokens, targets, self._start(ids) if after is None else after.state)
 
     @torch.no_grad()
     def _read(self, tokens: NDArray[np.int64], targets: NDArray[np.int64], state: ModelState) -> Reading:

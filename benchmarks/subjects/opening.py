@@ -9,11 +9,12 @@ import torch
 
 from farfield.api import open_model, place
 from farfield.benchmarks.subjects.endpoint_subject import open_endpoint
-from farfield.benchmarks.subjects.hf_loading import load_hub
 from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.subjects.subject import Subject
 from farfield.benchmarks.subjects.subject_settings import HUB_CONFIG, RUN_CONFIG
 from farfield.config import ModelError, nearest
+from farfield.huggingface.loading import load_hub
+from farfield.huggingface.reading import covered
 from farfield.settings import EvaluateSettings
 
 __all__ = ["open_subject", "sharing"]
@@ -39,11 +40,25 @@ def open_subject(settings: EvaluateSettings) -> Subject:
     match settings.kind:
         case "endpoint":
             return open_endpoint(settings.model, settings.endpoint, name)
-        case "huggingface":
+        case "huggingface" if _borrowed(settings, settings.model):
             return _open_hub(settings, settings.model, name)
-        case "farfield":
+        case _:
             _check_path(Path(settings.model).expanduser())
-            return ModelSubject(open_model(settings.model, settings.device, settings.remembered), name)
+            return ModelSubject(open_model(settings.model, settings.device, settings.remembered, settings.hf), name)
+
+
+def _borrowed(settings: EvaluateSettings, model: str) -> bool:
+    """Whether transformers' layers read the model.
+
+    Raises:
+        ModelError: they would, and a memory is asked for.
+    """
+    folder, asked = Path(model).expanduser(), settings.hf.layers
+    needs = settings.hf.chat or not folder.is_dir()
+    found = (needs and asked == "auto") or covered(folder, asked) == "transformers"
+    if found and settings.remembered != "trained":
+        raise ModelError(f"memory: memories go into our own layers, and {model} is run by transformers. Leave it out.")
+    return found
 
 
 def _open_hub(settings: EvaluateSettings, model: str, name: str) -> Subject:

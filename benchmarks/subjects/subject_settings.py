@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from farfield.config import Config
+from farfield.huggingface.settings import FolderConfig
 
 __all__ = [
     "HUB_CONFIG",
@@ -76,22 +77,28 @@ class EndpointConfig(Config):
         return self
 
 
-class HuggingFaceConfig(Config):
-    """How a Hugging Face model is read.
+class HuggingFaceConfig(FolderConfig):
+    """How a Hugging Face model is read, beside whose layers read it.
+
+    The rest is of transformers' layers and tokenizers, which auto takes for a chat and for a name of the hub.
 
     chat:    prompts go into the template of the tokenizer, as a user's turn; what the question ends in is the
              beginning of the answer. Data sets that were published otherwise are asked as they were
     system:  a system's turn before it; null: none
-    begin:   the begin-of-text token before each prompt, once; auto: where the tokenizer says that the model wants it
     online:  names of the hub are allowed, and what is missing is fetched
     piece:   tokens that are prefilled in one call
     """
 
     chat: bool = False
     system: str | None = None
-    begin: Literal["auto", "always", "never"] = "auto"
     online: bool = False
     piece: int = Field(2048, ge=1)
+
+    @model_validator(mode="after")
+    def _readable(self) -> HuggingFaceConfig:
+        if self.chat and self.layers == "farfield":
+            raise ValueError(".chat: true given; templates are transformers'. Set hf.layers=auto or transformers.")
+        return self
 
 
 def kind_of(model: str) -> ModelKind:

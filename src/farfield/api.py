@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 
 from farfield import pretrained
+from farfield.borrowed import BorrowedModel, open_borrowed
 from farfield.chunking import TokenStarts
 from farfield.cluster import Cluster
 from farfield.compose import option
-from farfield.config import Config, ConfigError, read
+from farfield.config import Config, ConfigError, ModelError, read
 from farfield.data.objective import MaskedConfig
 from farfield.embedding import Models
 from farfield.embedding.spread import Spread
 from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
+from farfield.huggingface.reading import covered, is_folder
+from farfield.huggingface.settings import FolderConfig
 from farfield.memory import MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
 from farfield.retrieval import Embedder, Index, IngestConfig, IngestResult, RetrievalConfig
@@ -27,7 +30,7 @@ from farfield.retrofit import retrofit
 from farfield.settings import DeviceConfig
 from farfield.tokenizers import BytesTokenizer, Tokenizer
 
-__all__ = ["build", "build_encoder", "ingest", "load", "load_encoder", "open_index", "open_model", "place"]
+__all__ = ["build", "build_encoder", "ingest", "load", "load_encoder", "open_any", "open_index", "open_model", "place"]
 
 
 class _Memory(Config):
@@ -99,21 +102,57 @@ def _config(architecture: str, overrides: Sequence[str], memory: str | None, voc
     return read(ModelConfig, mapping)
 
 
+@overload
 def load(
     path: str | Path,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
     *,
+    layers: Literal["farfield"],
     memory: str | None = None,
     overrides: Sequence[str] = (),
-) -> TextModel:
-    """The trained model at `path`: a run's folder, or a checkpoint or weights file in one.
+    begin: Literal["auto", "always", "never"] = "auto",
+    ignore_unknown: bool = False,
+) -> TextModel: ...
+
+
+@overload
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    layers: Literal["auto", "farfield", "transformers"] = "auto",
+    memory: str | None = None,
+    overrides: Sequence[str] = (),
+    begin: Literal["auto", "always", "never"] = "auto",
+    ignore_unknown: bool = False,
+) -> TextModel | BorrowedModel: ...
+
+
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    layers: Literal["auto", "farfield", "transformers"] = "auto",
+    memory: str | None = None,
+    overrides: Sequence[str] = (),
+    begin: Literal["auto", "always", "never"] = "auto",
+    ignore_unknown: bool = False,
+) -> TextModel | BorrowedModel:
+    """The trained model at `path`: a run's folder, a checkpoint or weights file in one, or a Hugging Face folder.
 
         farfield.load("runs/longformer", memory="knn", overrides=["capacity=4096"])
+        farfield.load("models/qwen3", "cuda", torch.bfloat16)
 
     Args:
-        path: where it is. device: where it goes.
+        path: where it is. device: where it goes. dtype: of its weights; None: as they are stored.
+        layers: whose layers read a Hugging Face folder: ours, transformers' own, or ours where they cover the family.
         memory: an option of the group `memory` in the place of the one that the model was trained with.
         overrides: settings within it, in Hydra's grammar.
+        begin: the begin-of-text token before each prompt, of a Hugging Face folder; auto: as its tokenizer has it.
+        ignore_unknown: leave out tensors that the model does not have, in the place of refusing them.
 
     Raises:
         ModelError: nothing there, or it cannot be used.
@@ -121,10 +160,31 @@ def load(
     """
     if overrides and memory is None:
         raise ConfigError("overrides: settings of a memory, and none is named. Add memory=<name>.")
-    model, tokenizer, info = pretrained.load(path, device)
+    hub = FolderConfig(layers=layers, begin=begin, ignore_unknown=ignore_unknown)
+    chosen: MemoryConfig | Literal["trained"] | None = "trained"
     if memory is not None:
-        chosen = None if memory == "none" else option("memory", memory, overrides)
-        model = retrofit(model, read(_Memory, {"memory": chosen}).memory)
+        mapping = None if memory == "none" else option("memory", memory, overrides)
+        chosen = read(_Memory, {"memory": mapping}).memory
+    return _opened(path, device, dtype, chosen, hub)
+
+
+def _opened(
+    path: str | Path,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    memory: MemoryConfig | Literal["trained"] | None,
+    hub: FolderConfig,
+) -> TextModel | BorrowedModel:
+    """The model at `path` by the layers that the settings say."""
+    folder = Path(path).expanduser()
+    if is_folder(folder) and covered(folder, hub.layers) == "transformers":
+        if memory != "trained":
+            named = "none" if memory is None else memory.name
+            raise ModelError(f"memory.name: '{named}' given, but {path} is run by transformers. Leave it out.")
+        return open_borrowed(folder, dtype, device, hub)
+    model, tokenizer, info = pretrained.load(path, device, dtype, hub)
+    if memory != "trained":
+        model = retrofit(model, memory)
     return TextModel(model, tokenizer, info)
 
 
@@ -138,18 +198,31 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> TextEn
 
 
 def open_model(
-    path: str | Path, device: DeviceConfig, memory: MemoryConfig | Literal["trained"] | None = "trained"
+    path: str | Path,
+    device: DeviceConfig,
+    memory: MemoryConfig | Literal["trained"] | None = "trained",
+    hub: FolderConfig | None = None,
 ) -> TextModel:
     """The trained model at `path`, where and in the precision that `device` says, with another memory if one is given.
 
     Raises:
-        ModelError: nothing there, or it cannot be used.
+        ModelError: nothing there, or it cannot be used by our layers.
         ConfigError: a GPU is asked for and there is none, or the memory cannot be put on it.
     """
-    model = load(path, place(device))
-    if memory != "trained":
-        model = TextModel(retrofit(model.model, memory), model.tokenizer, model.info)
-    return model.to(device.dtype)
+    hub = (hub or FolderConfig()).model_copy(update={"layers": "farfield"})
+    model = _opened(path, place(device), device.dtype, memory, hub)
+    assert isinstance(model, TextModel)
+    return model
+
+
+def open_any(
+    path: str | Path,
+    device: DeviceConfig,
+    memory: MemoryConfig | Literal["trained"] | None = "trained",
+    hub: FolderConfig | None = None,
+) -> TextModel | BorrowedModel:
+    """As `open_model`, by transformers' layers too."""
+    return _opened(path, place(device), device.dtype, memory, hub or FolderConfig())
 
 
 def place(device: DeviceConfig) -> Literal["cuda", "cpu"]:

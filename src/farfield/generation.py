@@ -12,10 +12,10 @@ Shapes: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -34,6 +34,7 @@ from farfield.retrieval.neighbours import Database
 from farfield.tokenizers import Decoder, Tokenizer
 
 __all__ = [
+    "Continues",
     "Decoding",
     "Generated",
     "GenerationConfig",
@@ -41,9 +42,12 @@ __all__ = [
     "TextModel",
     "choose",
     "decode",
+    "drawing",
     "generate",
+    "opened",
     "prefill",
     "stream",
+    "written",
 ]
 
 WINDOW = 512  # tokens of texts that a datastore's keys are made of at once, where no training says
@@ -138,6 +142,31 @@ def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.
     return torch.cat(drawn).to(logits.device)
 
 
+class Continues(Protocol):
+    """Rows that are being continued, by whatever model."""
+
+    @property
+    def config(self) -> GenerationConfig:
+        """How."""
+
+    @property
+    def rows(self) -> list[int]:
+        """Those that go on."""
+
+    def ids(self) -> dict[int, int]:
+        """The next id of every row that goes on, by row."""
+
+    def advance(self, ended: set[int]) -> None:
+        """Read the ids just chosen, but for rows that have `ended`."""
+
+
+def drawing(config: GenerationConfig, rows: int) -> list[torch.Generator]:
+    """What each row draws from."""
+    # Spread apart, so that row 1 of seed 0 is not row 0 of seed 1.
+    seeds = [(config.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9) % 2**63 for row in range(rows)]
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 @dataclass
 class Decoding:
     """Rows that are being continued. Rows that have ended are taken out, so that they cost nothing more."""
@@ -153,9 +182,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         self.rows = list(range(self.logits.shape[0]))
-        # Spread apart, so that row 1 of seed 0 is not row 0 of seed 1.
-        seeds = [(self.config.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9) % 2**63 for row in self.rows]
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = drawing(self.config, len(self.rows))
 
     @torch.no_grad()
     def ids(self) -> dict[int, int]:
@@ -191,7 +218,7 @@ class _Writer:
     """The text of one row: whole characters, and nothing that may still turn out to be a stop text."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
-        self.decoder, self.stop, self.end = Decoder(tokenizer, after=prompt), stop, tokenizer.end
+        self.decoder, self.stop, self.ends = Decoder(tokenizer, after=prompt), stop, tokenizer.ends
         self.ids: list[int] = []
         self.text, self.said = "", 0
         self.reason: Literal["end", "stop", "length"] | None = None
@@ -199,7 +226,7 @@ class _Writer:
     def push(self, token: int) -> str:
         """The text that is certain once `token` has come."""
         self.ids.append(token)
-        if token == self.end:
+        if token in self.ends:
             self.reason = "end"
             return self.close()
         return self._add(self.decoder.push(token))
@@ -256,7 +283,7 @@ def stream(
 
 
 def decode(
-    decoding: Decoding, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]]
+    decoding: Continues, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]]
 ) -> Generator[Piece, None, list[Generated]]:
     """Pieces of text as they come, from prompts that have been prefilled; as `stream` otherwise.
 
@@ -293,13 +320,26 @@ def generate(
     datastore: KnnLM | None = None,
 ) -> list[Generated]:
     """All answers at once; see `stream`."""
-    pieces = stream(model, tokenizer, prompts, config, bank, neighbours, datastore)
+    return written(stream(model, tokenizer, prompts, config, bank, neighbours, datastore))
+
+
+def written(
+    pieces: Generator[Piece, None, list[Generated]], told: Callable[[str], object] | None = None
+) -> list[Generated]:
+    """The answers at the end of a stream; `told` is called with each piece as it comes."""
     while True:
         try:
-            next(pieces)
+            piece = next(pieces)
         except StopIteration as end:
             answers: list[Generated] = end.value
             return answers
+        if told is not None:
+            told(piece.text)
+
+
+def opened(ids: Sequence[int], begin: int | None) -> list[int]:
+    """The ids of a text behind `begin`, which is there once; with None as they are."""
+    return list(ids) if begin is None or list(ids[:1]) == [begin] else [begin, *ids]
 
 
 class TextModel(nn.Module):
@@ -323,6 +363,16 @@ class TextModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
+
+    @property
+    def begin(self) -> int | None:
+        """The id that a text begins with, for models that were trained so."""
+        found: int | None = self.info.get("begin")
+        return found
+
+    def opened(self, ids: Sequence[int]) -> list[int]:
+        """The ids of a text behind the one that it begins with, which is there once."""
+        return opened(ids, self.begin)
 
     def start(self, batch: int) -> ModelState:
         """The empty state of `batch` rows."""
@@ -485,9 +535,19 @@ class TextModel(nn.Module):
         config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         encode = self.tokenizer.encode
-        placed = [self.behind(encode(one) if isinstance(one, str) else one, neighbours) for one in prompts]
-        left = placed[0][1] if placed else neighbours
-        ids = [one for one, _ in placed]
-        answers = generate(self.model, self.tokenizer, ids, config, bank, left, datastore)
-        texts = [answer.text for answer in answers]
+        ids = [self.opened(encode(one)) if isinstance(one, str) else one for one in prompts]
+        texts = [answer.text for answer in written(self.stream(ids, config, bank, neighbours, datastore))]
         return texts[0] if isinstance(prompt, str) else texts
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        bank: AmortizedBank | None = None,
+        neighbours: Database | None = None,
+        datastore: KnnLM | None = None,
+    ) -> Generator[Piece, None, list[Generated]]:
+        """Pieces of the texts behind prompts of ids as they come; see `generate`."""
+        placed = [self.behind(one, neighbours) for one in prompts]
+        left = placed[0][1] if placed else neighbours
+        return stream(self.model, self.tokenizer, [one for one, _ in placed], config, bank, left, datastore)

@@ -1,7 +1,8 @@
-"""Trained models from disk: a run's folder, or one of its files.
+"""Trained models from disk: a run's folder, or one of its files; or a folder of Hugging Face.
 
     model, tokenizer, info = load("runs/retnet")                        # the best weights of a run
     model, tokenizer, info = load("runs/retnet/checkpoints/last.ckpt")  # those of one checkpoint
+    model, tokenizer, info = load("models/stories260k")                 # of a family that our layers cover
 
 What a run leaves, and which file `load` takes: the first of the three marked ones that is there.
 
@@ -36,6 +37,9 @@ from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.augmentation import model_part
 from farfield.config import ConfigError, DataError, ModelError, nearest, read
 from farfield.encoding import EncoderModel
+from farfield.huggingface.reading import is_folder, open_folder
+from farfield.huggingface.settings import FolderConfig
+from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
 from farfield.model import LanguageModel, ModelConfig
 from farfield.tokenizers import Tokenizer, load_tokenizer
 
@@ -74,7 +78,8 @@ MODEL_KEYS = ("architecture", "memory", "vocabulary")  # and of `augmentation`, 
 class Pretrained(NamedTuple):
     """A model in evaluation mode, the tokenizer it was trained with, and where they come from.
 
-    `info` has: path, weights (the file), name, step, loss (of the best step, nats a token), parameters, config.
+    `info` has: path, weights (the file), name, step, loss (of the best step, nats a token), parameters, config; of a
+    folder of Hugging Face also family, and begin: the id that its texts begin with, or None.
     """
 
     model: LanguageModel
@@ -99,15 +104,50 @@ class _Weights(NamedTuple):
     config: dict[str, Any]
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> Pretrained:
-    """The trained model at `path`: a run's folder, a .ckpt or a .safetensors file in it.
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    hub: FolderConfig | None = None,
+) -> Pretrained:
+    """The trained model at `path`: a run's folder, a .ckpt or a .safetensors file in it, or a folder of Hugging Face.
+
+    Args:
+        path: where it is. device: where it goes. dtype: of its weights; None: as they are stored.
+        hub: how a folder of Hugging Face is opened.
 
     Raises:
+        UncoveredError: a folder of Hugging Face, of a family that our layers do not cover.
         ModelError: nothing there, not a run, a file that is cut short, one of another version, or an encoder.
     """
+    if is_folder(Path(path).expanduser()):
+        return _from_folder(Path(path).expanduser(), device, dtype, hub or FolderConfig())
     model, tokenizer, info = _load(path, device)
+    model = model if dtype is None else model.to(dtype)
     if isinstance(model, EncoderModel):
         raise ModelError(f"{path}: an encoder, which writes no text. Load it with farfield.load_encoder.")
+    return Pretrained(model, tokenizer, info)
+
+
+def _from_folder(
+    path: Path, device: torch.device | str, dtype: torch.dtype | None, settings: FolderConfig
+) -> Pretrained:
+    """The model in a folder of Hugging Face, by our layers."""
+    folder = open_folder(path, settings.ignore_unknown)
+    tokenizer = folder_tokenizer(path, folder.config.vocabulary, folder.ends())
+    begin = begin_of(tokenizer, settings.begin)
+    model = folder.model(device, dtype)
+    info = {
+        "path": str(path),
+        "weights": str(path),
+        "name": path.resolve().name,
+        "family": folder.family.name,
+        "begin": begin,
+        "step": None,
+        "loss": None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "config": {**folder.config.mapping(), "data": {"length": folder.longest}},
+    }
     return Pretrained(model, tokenizer, info)
 
 

@@ -18,11 +18,13 @@ from typing import Any, TextIO
 
 from farfield.amortized import AmortizedBank
 from farfield.answers import Answered, Source, explained, footer, shown_sources
-from farfield.api import open_index, open_model
+from farfield.api import open_any, open_index
 from farfield.asked_documents import open_bank, open_datastore, open_neighbours, read_document
+from farfield.augmentation import OutputTraining
+from farfield.borrowed import BorrowedModel
 from farfield.config import ConfigError
 from farfield.dialogue import Dialogue, typed
-from farfield.generation import GenerationConfig, TextModel, stream
+from farfield.generation import GenerationConfig, TextModel, written
 from farfield.knn import KnnLM
 from farfield.progress import say
 from farfield.retrieval import Answer, Filter, Hit, Index, PromptConfig, build_prompt
@@ -41,7 +43,7 @@ Told = Callable[[str], object]
 
 
 def ask(
-    model: TextModel | None,
+    model: TextModel | BorrowedModel | None,
     index: Index | None,
     question: str,
     *,
@@ -93,8 +95,8 @@ def ask(
     count = _counter(model)
     built = build_prompt(found.hits, question, count, prompt or PromptConfig())
     prompted = time.perf_counter()
-    written = generation or GenerationConfig(stop=("\n",))
-    reply = _reply(model, sessions, session, document, built.text, written, bank, neighbours, datastore, told)
+    config = generation or GenerationConfig(stop=("\n",))
+    reply = _reply(model, sessions, session, document, built.text, config, bank, neighbours, datastore, told)
     generated = time.perf_counter()
     used = [hit for hit in found.hits if hit in built.used]
     return replace(
@@ -129,12 +131,12 @@ def _check(
         raise ConfigError("datastore: given with sessions, which mix nothing in. Ask without them.")
 
 
-def _counter(model: TextModel) -> Callable[[str], int]:
+def _counter(model: TextModel | BorrowedModel) -> Callable[[str], int]:
     return lambda text: len(model.tokenizer.encode(text))
 
 
 def _reply(
-    model: TextModel,
+    model: TextModel | BorrowedModel,
     sessions: Sessions | None,
     session: str | None,
     document: str | None,
@@ -147,17 +149,10 @@ def _reply(
 ) -> Reply:
     """What the model writes behind `text`, with what it has read before."""
     if sessions is None:
-        ids = [*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)]
+        ids = model.opened([*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)])
         ids, neighbours = model.behind(ids, neighbours)
-        pieces = stream(model.model, model.tokenizer, [ids], generation, bank, neighbours, datastore)
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                (answer,) = end.value
-                return Reply(answer.text, tuple(answer.ids), answer.reason, 0, len(ids), None, {})
-            if told is not None:
-                told(piece.text)
+        (answer,) = written(model.stream([ids], generation, bank, neighbours, datastore), told)
+        return Reply(answer.text, tuple(answer.ids), answer.reason, 0, len(ids), None, {})
     if session is None:
         return sessions.ask(document or "", text, generation, told=told)
     return sessions.say(session, text, generation, document, told=told)
@@ -187,7 +182,7 @@ class _Opened:
     """What a command asks: opened once, for any number of questions."""
 
     settings: QuerySettings
-    model: TextModel | None
+    model: TextModel | BorrowedModel | None
     index: Index | None
     sessions: Sessions | None
     bank: AmortizedBank | None
@@ -235,19 +230,36 @@ def _opened(settings: QuerySettings) -> Iterator[_Opened]:
         if settings.index is not None:
             index = stack.enter_context(open_index(settings.index, settings.root, settings.retrieval))
         began = time.perf_counter()
-        model = open_model(settings.model, settings.device, settings.remembered) if settings.model else None
+        model = None
+        if settings.model:
+            model = open_any(settings.model, settings.device, settings.remembered, settings.hf)
         seconds = {"load model": time.perf_counter() - began} if model is not None else {}
-        bank, amortized = open_bank(model, settings.documents, settings.bank)
-        neighbours, found = open_neighbours(
-            model, settings.neighbours, settings.sessions is not None, index is not None
-        )
-        datastore, opened = open_datastore(model, settings.mixed, settings.sessions is not None)
+        own = _own(model, settings)
+        bank, amortized = open_bank(own, settings.documents, settings.bank)
+        neighbours, found = open_neighbours(own, settings.neighbours, settings.sessions is not None, index is not None)
+        datastore, opened = open_datastore(own, settings.mixed, settings.sessions is not None)
         document = None if settings.document is None else read_document(settings.document)
         sessions = None
-        if model is not None and settings.sessions is not None:
-            sessions = stack.enter_context(open_sessions(settings.sessions, model, settings.store))
+        if own is not None and settings.sessions is not None:
+            sessions = stack.enter_context(open_sessions(settings.sessions, own, settings.store))
         taken = {**seconds, **amortized, **found, **opened}
         yield _Opened(settings, model, index, sessions, bank, neighbours, datastore, document, taken)
+
+
+def _own(model: TextModel | BorrowedModel | None, settings: QuerySettings) -> TextModel | None:
+    """The model, if it is of our own layers.
+
+    Raises:
+        ConfigError: it is not, and something is asked for that they alone have.
+    """
+    if isinstance(model, BorrowedModel):
+        asked = ("documents", "bank", "neighbours", "sessions", "session")
+        told = [name for name in asked if getattr(settings, name) is not None]
+        told += ["augmentation"] if isinstance(settings.mixed, OutputTraining) else []
+        if told:
+            raise ConfigError(f"{told[0]}: {settings.model} is run by transformers, and only our own layers have it.")
+        return None
+    return model
 
 
 def query_command(settings: QuerySettings) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class Sessions:
         Raises:
             ModelError: there is neither a document nor a question.
         """
-        head = self.model.tokenizer.encode(document)
+        head = self.model.opened(self.model.tokenizer.encode(document))
         ids = [*head, *self.model.tokenizer.encode(question)]
         return self._answer(self.fingerprint, ids, len(head), generation, True, told)[0]
 
@@ -169,6 +169,7 @@ class Sessions:
     def _head(self, before: Session, document: str | None) -> list[int]:
         """The document's ids, where the session does not begin with it yet."""
         head = [] if document is None else self.model.tokenizer.encode(document)
+        head = self.model.opened(head) if head or not len(before.tokens) else head
         if not len(before.tokens) or not head:
             return head
         if before.seed != before.model:  # it has left the window

@@ -24,6 +24,7 @@ from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConf
 from farfield.data.settings import DataConfig
 from farfield.data.text import TextData
 from farfield.generation import GenerationConfig
+from farfield.huggingface.settings import FolderConfig
 from farfield.memory import AmortizedContextsConfig, MemoryConfig
 from farfield.model import check_augmentation, check_memory
 from farfield.retrieval.filters import Scalar
@@ -205,8 +206,8 @@ class EvaluateSettings(Config):
             raise ValueError(
                 f".processes: {self.processes} given, and an endpoint is asked by one. Use endpoint.concurrency."
             )
-        if self.kind != "farfield" and self.remembered != "trained":
-            raise ValueError(f".memory: memories go into models of Farfield, and {self.model} is none. Leave it out.")
+        if self.remembered != "trained" and (self.kind == "endpoint" or self.hf.layers == "transformers"):
+            raise ValueError(f".memory: memories go into our own layers, and {self.model} has none. Leave it out.")
         return self
 
     @property
@@ -291,6 +292,7 @@ class QuerySettings(Config):
     prompt: PromptConfig = PromptConfig()
     generation: GenerationConfig = GenerationConfig(stop=("\n",))
     device: DeviceConfig = DeviceConfig()
+    hf: FolderConfig = FolderConfig()
 
     @property
     def remembered(self) -> MemoryConfig | Literal["trained"] | None:

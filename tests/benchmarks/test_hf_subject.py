@@ -12,12 +12,12 @@ import torch
 from hf_models import SIZES, TEMPLATE, VOCABULARY, byte_tokenizer, save, tiny_model
 from numpy.typing import NDArray
 
-from farfield.benchmarks.subjects.hf_loading import load_hub
 from farfield.benchmarks.subjects.hf_subject import HubSubject
 from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, answer_start
 from farfield.benchmarks.subjects.subject import IncapableError, Lacking
 from farfield.benchmarks.subjects.subject_settings import HuggingFaceConfig
 from farfield.config import ConfigError, ModelError
+from farfield.huggingface.loading import load_hub
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "data" / "stories260k"
 # Transformers' Mamba makes its logits float32, whatever its weights are.

@@ -20,11 +20,20 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By our layers, which cover the family, and by those of transformers: the answers are the same."""
     save(place / "models" / "tiny", "Llama", begin=True)
-    assert cli.main(["evaluate", "model=models/tiny", *GRID]) == 0
-    lines = [json.loads(line) for line in (place / "results/tiny/needle.jsonl").read_text().splitlines()]
+    for layers in ("farfield", "transformers"):
+        assert cli.main(["evaluate", "model=models/tiny", f"hf.layers={layers}", f"name={layers}", *GRID]) == 0
+    ours, lines = (
+        [json.loads(line) for line in (place / f"results/{layers}/needle.jsonl").read_text().splitlines()]
+        for layers in ("farfield", "transformers")
+    )
+    model = ours[0]["model"]
+    assert (model["architecture"], model["dtype"], model["begin"]) == ("attention", "float32", 257)
     model = lines[0]["model"]
     assert (model["architecture"], model["precision"], model["added_tokens"]) == ("LlamaForCausalLM", "float32", 1)
+    answers = [[one["answers"] for one in file if one["record"] == "cell"] for file in (ours, lines)]
+    assert answers[0] == answers[1]
     assert model["capabilities"] == ["generate", "read", "score", "state"]
     cells = [line for line in lines if line["record"] == "cell" and line["condition"] == "full"]
     assert len(cells) == 2
@@ -51,8 +60,8 @@ def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureF
             "hf.chat: true given, but the tokenizer has no chat template. Take chat=false.",
         ),
         (
-            ["model=models/tiny", "memory=none"],
-            "memory: memories go into models of Farfield, and models/tiny is none. Leave it out.",
+            ["model=models/tiny", "memory=none", "hf.layers=transformers"],
+            "memory: memories go into our own layers, and models/tiny has none. Leave it out.",
         ),
         (
             ["model=models/tiny", "device.accelerator=gpu"],

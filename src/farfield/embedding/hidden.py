@@ -42,6 +42,7 @@ class HiddenStates:
         if self._layer > depth:
             raise IndexingError(f"embedder.layer: {self._layer} given, but '{config.model}' has {depth} layers.")
         self._most, self._batch = config.tokens, config.batch
+        self._begin: int | None = info.get("begin")
         self.dimension = self._model.config.architecture.width
         self.name = f"hidden-1 model={info['name']} layer={self._layer} tokens={config.tokens}"
         self.version = fingerprint(self._model)
@@ -90,7 +91,12 @@ class HiddenStates:
 
     @torch.no_grad()
     def _read(self, rows: Sequence[Sequence[int]]) -> list[Matrix]:
-        """The layer's output at each row's tokens; each row is a document, with padding behind it."""
+        """The layer's output at each row's tokens; each row is a document, with padding behind it.
+
+        A model that was trained with a token before each text gets it, and what it says of that one is left out.
+        """
+        begin = [] if self._begin is None else [self._begin]
+        rows = [[*begin, *row] for row in rows]
         lengths = torch.tensor([len(row) for row in rows])
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True)
         column = torch.arange(tokens.shape[1])
@@ -99,7 +105,7 @@ class HiddenStates:
         with self._tapped() as outputs:
             self._model.hidden(tokens.to(device), positions=positions.to(device))
         states = outputs[-1].float().cpu().numpy()
-        return [one[:length] for one, length in zip(states, lengths.tolist(), strict=True)]
+        return [one[len(begin) : length] for one, length in zip(states, lengths.tolist(), strict=True)]
 
     @contextmanager
     def _tapped(self) -> Iterator[list[Tensor]]:

@@ -280,7 +280,7 @@ def _opened(path: str, precision: str, memory: str | None, device: str | None) -
     settings = read(DeviceConfig, {"accelerator": "cpu" if device == "cpu" else "auto", "precision": precision})
     if memory is None:
         return open_model(path, settings)
-    return load(path, place(settings), memory=memory).to(settings.dtype)
+    return load(path, place(settings), settings.dtype, layers="farfield", memory=memory)
 
 
 def _rows(value: object) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from farfield.config import DataError
-from farfield.tokenizers.protocol import BACKEND, SETTINGS, Ids, read_json, write_settings
+from farfield.tokenizers.protocol import BACKEND, ENDS, SETTINGS, Ids, read_json, told_ends, write_settings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -26,17 +26,25 @@ class BpeTokenizer:
     """A tokenizer of the `tokenizers` library: ours from `train_bpe`, or any that came as a tokenizer.json.
 
     Ours loses nothing. Others are as their makers made them: some normalize the text, some add a space before it.
-    `begin` is the id that some published models want before every text, or None; `encode` never adds it.
+    `begin` is the id that some published models want before every text, or None; `encode` never adds it. `ends` are
+    more ids that end what a model writes, such as that of a turn.
     """
 
     kind = "bpe"
 
-    def __init__(self, backend: Backend, end: int, begin: int | None = None) -> None:
+    def __init__(self, backend: Backend, end: int, begin: int | None = None, ends: Iterable[int] = ()) -> None:
         backend.encode_special_tokens = True  # text that spells a special token stays text
         backend.no_padding()
         backend.no_truncation()
         self.backend, self.end, self.begin = backend, end, begin
+        self.ends = frozenset((end, *ends))
         self.vocabulary = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def opening(self) -> int | None:
+        """The id that the tokenizer's own rules put before a text; None where they put none there, or several."""
+        ids = self.backend.encode("", add_special_tokens=True).ids
+        return self.begin if self.begin is not None and ids[:1] == [self.begin] else None
 
     def encode(self, text: str) -> list[int]:
         return list(self.backend.encode(_valid(text), add_special_tokens=False).ids)
@@ -46,11 +54,13 @@ class BpeTokenizer:
         return [np.array(encoding.ids, np.uint32) for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.backend.decode([token for token in ids if token != self.end], skip_special_tokens=True)
+        return self.backend.decode([token for token in ids if token not in self.ends], skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
         special = {"eos_token": self.end} | ({"bos_token": self.begin} if self.begin is not None else {})
         settings: dict[str, object] = {"kind": self.kind, "tokenizer_class": "PreTrainedTokenizerFast"}
+        if len(self.ends) > 1:
+            settings[ENDS] = sorted(self.ends)
         write_settings(folder, settings | {name: self.backend.id_to_token(token) for name, token in special.items()})
         (folder / BACKEND).write_text(self.backend.to_str(pretty=True), encoding="utf-8")
 
@@ -77,8 +87,8 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> BpeTokenizer:
     return BpeTokenizer(backend, backend.get_vocab()[END])
 
 
-def load_bpe(folder: Path, settings: dict[str, object]) -> BpeTokenizer:
-    """The tokenizer.json in `folder`, whose tokenizer_config.json holds `settings`.
+def load_bpe(folder: Path, settings: dict[str, object], ends: Sequence[int] = ()) -> BpeTokenizer:
+    """The tokenizer.json in `folder`, whose tokenizer_config.json holds `settings`; `ends` are those of its model.
 
     Raises:
         DataError: it is missing or damaged, or its end token is not known.
@@ -88,17 +98,19 @@ def load_bpe(folder: Path, settings: dict[str, object]) -> BpeTokenizer:
     file = folder / BACKEND
     if not file.is_file():
         raise DataError(f"{folder}: {SETTINGS} promises a {BACKEND}, and it is missing.")
-    # The library reports a damaged file as a bare Exception, so what people get wrong is looked at first.
     model = read_json(file).get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") not in BACKEND_MODELS:
         raise DataError(f"{file}: not a tokenizer of the Hugging Face `tokenizers` library.")
-    backend = Backend.from_file(str(file))
+    try:
+        backend = Backend.from_file(str(file))
+    except Exception as error:  # noqa: BLE001  the library knows no other error
+        raise DataError(f"{file}: damaged: {' '.join(str(error).split())[:100]}.") from None
     named = _special(backend, settings.get("eos_token"))
-    ends = [named] if named is not None else [backend.token_to_id(name) for name in FOREIGN_ENDS]
-    end = next((token for token in ends if token is not None), None)
+    known = [named] if named is not None else [*ends, *map(backend.token_to_id, FOREIGN_ENDS)]
+    end = next((token for token in known if token is not None), None)
     if end is None:
         raise DataError(f'{file}: which token ends a text? Name it: {{"eos_token": "..."}} in {folder / SETTINGS}.')
-    return BpeTokenizer(backend, end, _special(backend, settings.get("bos_token")))
+    return BpeTokenizer(backend, end, _special(backend, settings.get("bos_token")), [*ends, *told_ends(settings)])
 
 
 def _special(backend: Backend, token: object) -> int | None:

@@ -25,13 +25,13 @@ class Decoder:
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
-        self.ids = [token for token in after if token != tokenizer.end][-CONTEXT:]
+        self.ids = [token for token in after if token not in tokenizer.ends][-CONTEXT:]
         self.said = _certain(tokenizer.decode(self.ids))  # characters of the text of `ids` that are out already
         self.held = 0  # tokens since the text last ended in a whole character
 
     def push(self, token: int) -> str:
         """The text that is certain now that `token` has come; nothing where a character is still open."""
-        if token == self.tokenizer.end:
+        if token in self.tokenizer.ends:
             return ""
         self.ids.append(token)
         text = self.tokenizer.decode(self.ids)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from farfield.config import DataError
-from farfield.tokenizers.protocol import Ids, write_settings
+from farfield.tokenizers.protocol import ENDS, Ids, write_settings
 
 __all__ = ["BytesTokenizer", "IdsTokenizer"]
 
@@ -19,6 +19,7 @@ class BytesTokenizer:
     kind = "bytes"
     vocabulary = 257
     end = 256
+    ends = frozenset((end,))
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", "replace"))
@@ -36,14 +37,15 @@ class BytesTokenizer:
 class IdsTokenizer:
     """Text is whole numbers with spaces between, each of them a token: for synthetic tasks.
 
-    The last id ends a document. Text may name it; `decode` leaves it out, as in every kind.
+    The last id ends a document, or those of `ends`. Text may name it; `decode` leaves it out, as in every kind.
     """
 
     kind = "ids"
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, ends: Sequence[int] = ()) -> None:
         self.vocabulary = vocabulary
-        self.end = vocabulary - 1
+        self.end = ends[0] if ends else vocabulary - 1
+        self.ends = frozenset((self.end, *ends))
 
     def encode(self, text: str) -> list[int]:
         """The numbers in `text`.
@@ -57,10 +59,12 @@ class IdsTokenizer:
         return [np.array(self.encode(text), np.uint32) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return " ".join(str(token) for token in ids if token != self.end)
+        return " ".join(str(token) for token in ids if token not in self.ends)
 
     def save(self, folder: Path) -> None:
-        write_settings(folder, {"kind": self.kind, "vocabulary": self.vocabulary})
+        own = self.end != self.vocabulary - 1 or len(self.ends) > 1
+        ends = {ENDS: [self.end, *sorted(self.ends - {self.end})]} if own else {}
+        write_settings(folder, {"kind": self.kind, "vocabulary": self.vocabulary, **ends})
 
     def _number(self, word: str) -> int:
         if word.isascii() and word.isdigit() and len(word) < 10 and int(word) < self.vocabulary:

@@ -12,11 +12,22 @@ from numpy.typing import NDArray
 
 from farfield.config import DataError
 
-__all__ = ["BACKEND", "SETTINGS", "CorpusTokenizer", "Ids", "Tokenizer", "read_json", "write_settings"]
+__all__ = [
+    "BACKEND",
+    "ENDS",
+    "SETTINGS",
+    "CorpusTokenizer",
+    "Ids",
+    "Tokenizer",
+    "read_json",
+    "told_ends",
+    "write_settings",
+]
 
 Ids: TypeAlias = NDArray[np.uint32]  # (tokens,)
 
 SETTINGS, BACKEND = "tokenizer_config.json", "tokenizer.json"
+ENDS = "farfield_ends"  # of the settings: ids that end what a model writes, where they are not the usual one
 
 
 class Tokenizer(Protocol):
@@ -35,6 +46,11 @@ class Tokenizer(Protocol):
         """The id that ends a document. It decodes to nothing."""
         ...
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """The ids that end what a model writes, `end` among them."""
+        ...
+
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -48,6 +64,12 @@ class CorpusTokenizer(Tokenizer, Protocol):
     def encode_many(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, as `encode` gives them."""
         ...
+
+
+def told_ends(settings: dict[str, object]) -> list[int]:
+    """The ids that settings name as ends."""
+    found = settings.get(ENDS)
+    return [one for one in found if isinstance(one, int)] if isinstance(found, list) else []
 
 
 def read_json(file: Path) -> dict[str, object]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from farfield.config import DataError, unknown
 from farfield.tokenizers.bpe import load_bpe
 from farfield.tokenizers.plain import BytesTokenizer, IdsTokenizer
-from farfield.tokenizers.protocol import BACKEND, SETTINGS, CorpusTokenizer, Tokenizer, read_json
+from farfield.tokenizers.protocol import BACKEND, SETTINGS, CorpusTokenizer, Tokenizer, read_json, told_ends
 
 __all__ = ["fingerprint", "load_tokenizer"]
 
@@ -27,7 +27,7 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
         case "bytes":
             return BytesTokenizer()
         case "ids":
-            return IdsTokenizer(_vocabulary(settings, folder / SETTINGS))
+            return IdsTokenizer(_vocabulary(settings, folder / SETTINGS), told_ends(settings))
         case "bpe":
             return load_bpe(folder, settings)
         case other:

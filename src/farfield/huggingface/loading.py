@@ -15,7 +15,7 @@ import torch
 from farfield.config import ModelError
 from farfield.tokenizers.protocol import read_json
 
-__all__ = ["load_hub"]
+__all__ = ["load_hub", "load_hub_model"]
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
@@ -31,24 +31,40 @@ def load_hub(path: str, dtype: torch.dtype, device: torch.device | str, online: 
     Raises:
         ModelError: transformers is not installed, or the folder holds no causal model that can be read.
     """
-    try:
-        transformers: Any = importlib.import_module("transformers")
-    except ImportError:
-        raise ModelError(f"{path}: a Hugging Face model needs transformers: pip install 'farfield[hf]'.") from None
+    model = load_hub_model(path, dtype, device, online)
+    transformers = _transformers(path)
+    with _told(path), _quiet(transformers):
+        return model, transformers.AutoTokenizer.from_pretrained(**_asked(path, online))
+
+
+def load_hub_model(path: str, dtype: torch.dtype | None, device: torch.device | str, online: bool = False) -> Any:
+    """The model of `load_hub` alone; without a `dtype` in that of its weights."""
+    transformers = _transformers(path)
     folder = Path(path).expanduser()
     if folder.is_dir():
         _check_folder(folder, online)
-    asked = {"local_files_only": not online, "trust_remote_code": False}
-    source = str(folder) if folder.is_dir() else path
     with _told(path), _quiet(transformers):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **asked)
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **asked
+            **_asked(path, online), dtype=dtype or "auto", use_safetensors=True, output_loading_info=True
         )
     wrong = sorted(found["missing_keys"]) + sorted(str(one) for one in found["mismatched_keys"])
     if wrong:
         raise ModelError(f"{path}: {len(wrong)} weights are missing or of another shape, {wrong[0]} for one.")
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval()
+
+
+def _transformers(path: str) -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError:
+        raise ModelError(f"{path}: a Hugging Face model needs transformers: pip install 'farfield[hf]'.") from None
+
+
+def _asked(path: str, online: bool) -> dict[str, Any]:
+    """What every part of a folder is asked for with."""
+    folder = Path(path).expanduser()
+    source = str(folder) if folder.is_dir() else path
+    return {"pretrained_model_name_or_path": source, "local_files_only": not online, "trust_remote_code": False}
 
 
 def _check_folder(folder: Path, online: bool) -> None:

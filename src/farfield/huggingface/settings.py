@@ -1,0 +1,24 @@
+"""How a folder of Hugging Face is opened."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from farfield.config import Config
+
+__all__ = ["FolderConfig"]
+
+
+class FolderConfig(Config):
+    """Whose layers read a folder, and what stands before a text.
+
+    layers:         farfield: ours; transformers: its own; auto: ours where they cover the family, else its own
+    begin:          the begin-of-text token before each prompt, once; auto: where the tokenizer itself puts it
+    ignore_unknown: leave out tensors that the model does not have, in the place of refusing them
+    """
+
+    layers: Literal["auto", "farfield", "transformers"] = "auto"
+    begin: Literal["auto", "always", "never"] = "auto"
+    ignore_unknown: bool = Field(False, description="leave out tensors that the model does not have")

@@ -88,7 +88,10 @@ COMPOSING = {
         [*TRAIN, "--cfg", "job", "--resolve", "name=${nothing}"],
         "name: Interpolation key 'nothing' not found",
     ),
-    "settings of models": (["models", "width=1"], "models takes no settings."),
+    "settings of models": (
+        ["models", "width=1"],
+        "models takes no settings. It tells of the folder of a model: farfield models <folder>.",
+    ),
     "no key of Hydra's": ([*TRAIN, "hydra=1"], f"train: unknown key 'hydra'. Known: {KNOWN}."),
     "a question with a sign": (["query", "a=b gate", "index=x"], f"query: unknown key 'a'. {KNOWN_TO_QUERY}"),
     "a question with signs": (["query", "a==b (or c, d", "index=x"], f"query: unknown key 'a'. {KNOWN_TO_QUERY}"),

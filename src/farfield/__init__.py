@@ -2,7 +2,7 @@
 
     import farfield
     model = farfield.build("retnet", ["width=64", "depth=2"])     # fresh weights; overrides within `architecture`
-    model = farfield.load("runs/retnet-text")                     # a run's folder, or a checkpoint in it
+    model = farfield.load("runs/retnet-text")                     # a run's folder, or one of Hugging Face
     logits, state = model(tokens)                                 # (batch, time) -> (batch, time, vocabulary)
     index = farfield.open_index("handbook")
     answer = farfield.ask(model, index, "Who signs for it?")
@@ -16,11 +16,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from farfield.api import build, build_encoder, load, load_encoder, open_index
+    from farfield.api import build, build_encoder, load, load_encoder, open_index, save
     from farfield.query import ask
     from farfield.sessions import open_sessions
 
-__all__ = ["__version__", "ask", "build", "build_encoder", "load", "load_encoder", "open_index", "open_sessions"]
+__all__ = [
+    "__version__",
+    "ask",
+    "build",
+    "build_encoder",
+    "load",
+    "load_encoder",
+    "open_index",
+    "open_sessions",
+    "save",
+]
 
 __version__ = "0.1.0"
 
@@ -32,6 +42,7 @@ _HOMES = {
     "load_encoder": "farfield.api",
     "open_index": "farfield.api",
     "open_sessions": "farfield.sessions",
+    "save": "farfield.api",
 }
 _MODULES = ("architectures", "benchmarks", "data", "generation", "memory", "model", "retrieval", "training")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 
@@ -21,16 +21,30 @@ from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
 from farfield.huggingface.reading import covered, is_folder
 from farfield.huggingface.settings import FolderConfig
+from farfield.huggingface.writing import SHARD, write_folder
 from farfield.memory import MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
 from farfield.retrieval import Embedder, Index, IngestConfig, IngestResult, RetrievalConfig
 from farfield.retrieval import ingest as ingest_with
 from farfield.retrieval import open_index as open_index_with
 from farfield.retrofit import retrofit
-from farfield.settings import DeviceConfig
+from farfield.settings import DeviceConfig, ExportSettings
 from farfield.tokenizers import BytesTokenizer, Tokenizer
+from farfield.tokenizers.protocol import read_json
 
-__all__ = ["build", "build_encoder", "ingest", "load", "load_encoder", "open_any", "open_index", "open_model", "place"]
+__all__ = [
+    "build",
+    "build_encoder",
+    "export",
+    "ingest",
+    "load",
+    "load_encoder",
+    "open_any",
+    "open_index",
+    "open_model",
+    "place",
+    "save",
+]
 
 
 class _Memory(Config):
@@ -186,6 +200,41 @@ def _opened(
     if memory != "trained":
         model = retrofit(model, memory)
     return TextModel(model, tokenizer, info)
+
+
+def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None, shard: int = SHARD) -> Path:
+    """Writes `model` as a folder that Hugging Face's libraries read, and returns where.
+
+        farfield.save(farfield.load("runs/attention"), "models/mine")
+
+    Args:
+        model: of layers that a family of theirs has. folder: that does not exist yet.
+        dtype: of the weights; None: as they are. shard: the most bytes of weights in one file.
+
+    Raises:
+        ModelError: no family has a word for a setting of the model, or something is in the folder.
+    """
+    trained = model.info.get("config", {}).get("data", {}).get("length")
+    return write_folder(
+        model.model,
+        model.tokenizer,
+        Path(folder).expanduser(),
+        family=model.info.get("family"),
+        begin=model.begin,
+        longest=trained,
+        dtype=dtype,
+        shard=shard,
+    )
+
+
+def export(settings: ExportSettings) -> dict[str, Any]:
+    """`farfield export`: what was written."""
+    model = load(settings.model, dtype=settings.dtype, layers="farfield")
+    folder = save(model, settings.to, shard=settings.shard)
+    files = sorted(folder.iterdir())
+    kept = {"family": read_json(folder / "config.json")["model_type"], "parameters": model.info["parameters"]}
+    lines = [f"wrote {file} ({file.stat().st_size:,} bytes)" for file in files]
+    return {"folder": str(folder), **kept, "files": [str(file) for file in files], "text": "\n".join(lines)}
 
 
 def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> TextEncoder:

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.compose import compose, group_options, option, sized
-from farfield.config import Config, read
+from farfield.config import Config, ModelError, read
+from farfield.huggingface.given import Given
+from farfield.huggingface.reading import covered, is_folder, open_folder
 from farfield.memory import MemoryConfig
 from farfield.model import ModelConfig
 from farfield.settings import EvaluateSettings
 from farfield.usage import options
 
-__all__ = ["models"]
+__all__ = ["model_in", "models"]
 
 LENGTHS = (4096, 131072)
 VOCABULARY = 257
@@ -45,6 +49,56 @@ def models() -> dict[str, Any]:
         "suites": [_suite(name, text) for name, text in options("suite").items()],
     }
     return {**found, "text": _text(found)}
+
+
+def model_in(path: str) -> dict[str, Any]:
+    """What a folder of Hugging Face gets: our layers or those of transformers, and what it costs or why not.
+
+    No weight is read.
+
+    Raises:
+        ModelError: no such folder, or its config.json cannot be read.
+    """
+    folder = Path(path).expanduser()
+    if not is_folder(folder):
+        raise ModelError(f"{path}: no folder of Hugging Face: it has no config.json.")
+    said = Given.of(folder / "config.json").values
+    told: dict[str, Any] = {"model": path, "family": said.get("model_type")}
+    try:
+        found = open_folder(folder)
+    except ModelError as error:
+        theirs = covered(folder, "auto") == "transformers"
+        if theirs and find_spec("transformers") is None:
+            error = ModelError(f"{error} They are not installed: pip install 'farfield[hf]'.")
+        told |= {"layers": "transformers" if theirs else None, "reason": str(error)}
+        lead = "is run by transformers" if theirs else "cannot be read"
+        return {**told, "text": f"{path} {lead}: {error}"}
+    element = found.dtype.itemsize
+    told |= {
+        "layers": "farfield",
+        "mixers": sorted({str(getattr(mixer, "kind", "?")) for mixer in found.config.decoder.mixers()}),
+        "dtype": str(found.dtype).removeprefix("torch."),
+        "trained_length": found.longest,
+        "parameters": found.config.parameters(),
+        "active_parameters": found.config.active(),
+        "state_bytes": {str(length): found.config.state_bytes(length, element) for length in LENGTHS},
+        "flops_per_token": {str(length): found.config.flops(length) for length in LENGTHS},
+    }
+    return {**told, "text": _told(told)}
+
+
+def _told(one: Mapping[str, Any]) -> str:
+    """A folder that our layers read, in lines."""
+    weights, states, work = _cost_cells(one)
+    length = "not said" if one["trained_length"] is None else f"{one['trained_length']:,} tokens"
+    rows = [
+        ["layers", f"ours: {', '.join(one['mixers'])}, of the family {one['family']}"],
+        ["weights", f"{weights}, {one['dtype']}"],
+        ["trained for", length],
+        ["state at 4k, 128k", states],
+        ["work a token", work],
+    ]
+    return f"{one['model']}\n{_aligned(rows)}"
 
 
 def _read(mapping: dict[str, Any]) -> ArchitectureConfig:

@@ -128,7 +128,9 @@ def _line(words: Sequence[str]) -> argparse.Namespace:
     line.settings = [word for word in rest if SETTING.fullmatch(word)]
     loose = [word for word in rest if not SETTING.fullmatch(word)]
     line.question = " ".join(loose) or None
-    if loose and line.verb != "query":
+    if line.verb == "models":
+        line.model = _named_model(line, loose)
+    elif loose and line.verb != "query":
         raise ConfigError(f"{line.verb}: '{loose[0]}' is not a setting. Write key=value or group=name.")
     return line
 
@@ -148,11 +150,20 @@ def _run(line: argparse.Namespace) -> int:
     return _sweep(line) if line.multirun else _single(line)
 
 
+def _named_model(line: argparse.Namespace, loose: Sequence[str]) -> str | None:
+    """The folder that `farfield models` is to tell of, as a word or as model=<folder>; None where none is named."""
+    named = [*loose, *(word.removeprefix("model=") for word in line.settings if word.startswith("model="))]
+    others = [word for word in line.settings if not word.startswith("model=")]
+    if others or line.multirun or line.cfg or line.info:
+        raise ConfigError("models takes no settings. It tells of the folder of a model: farfield models <folder>.")
+    if len(named) > 1:
+        raise ConfigError(f"models: '{named[1]}' given behind '{named[0]}'. It tells of one folder at a time.")
+    return named[0] if named else None
+
+
 def _models(line: argparse.Namespace) -> int:
-    if line.settings or line.multirun or line.cfg or line.info:
-        raise ConfigError(f"{line.verb} takes no settings.")
     with contextlib.redirect_stdout(sys.stderr):
-        result = _result(line.verb)
+        result = _result(line.verb) if line.model is None else _called("farfield.catalogue:model_in")(line.model)
     return _print(result, line.json)
 
 

@@ -294,7 +294,7 @@ def _no_run(path: Path) -> str:
     inside = _runs(path)
     if inside:
         return f"{path}: not a run, but it holds some. Name one: {', '.join(str(path / name) for name in inside)}."
-    return f"{path}: not a run: it has no {CONFIG}. Runs are made by `farfield train`."
+    return f"{path}: not a model: it has neither a {CONFIG} of `farfield train` nor a config.json of Hugging Face."
 
 
 def _runs(folder: Path) -> list[str]:

@@ -37,6 +37,7 @@ from farfield.training.options import TrainingConfig
 __all__ = [
     "DeviceConfig",
     "EvaluateSettings",
+    "ExportSettings",
     "IngestSettings",
     "QuerySettings",
     "ReportSettings",
@@ -243,6 +244,21 @@ class EvaluateSettings(Config):
     def remembered(self) -> MemoryConfig | Literal["trained"] | None:
         """The memory that the model gets; trained: its own."""
         return self.memory if "memory" in self.model_fields_set else "trained"
+
+
+class ExportSettings(Config):
+    """`farfield export`: a trained model as a folder of Hugging Face."""
+
+    model: Text
+    to: Text
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    shard: int = Field(2 << 30, ge=1 << 20, description="the most bytes of weights in one file")
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the weights; None: as they are stored."""
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return None if self.precision is None else kinds[self.precision]
 
 
 class SpeedSettings(Config):

@@ -91,11 +91,19 @@ VERBS = {
             "farfield query 'Who signs for it?' model=runs/retnet-text index=handbook",
             "farfield query model=runs/retnet-text index=handbook",
             "farfield query 'Who is the count?' model=runs/retnet-text document=book.txt sessions=sessions",
+            "farfield query 'Who signs for it?' model=models/qwen3 index=handbook",
             "farfield query 'Who signs for it?' model=runs/mac documents=handbook bank=handbook.safetensors",
         ),
         "QuerySettings",
         "farfield.query:query_command",
         "farfield.query:query_live",
+    ),
+    "export": Verb(
+        "write a trained model for Hugging Face's libraries",
+        "<to>/: config.json, model.safetensors, tokenizer.json",
+        ("farfield export model=runs/attention to=models/mine", "farfield export model=models/a to=b precision=bf16"),
+        "ExportSettings",
+        "farfield.api:export",
     ),
     "report": Verb(
         "turn results into tables, pictures and a page",
@@ -108,9 +116,9 @@ VERBS = {
         "farfield.benchmarks:report_command",
     ),
     "models": Verb(
-        "list architectures, memories and suites with their costs",
+        "list architectures, memories and suites with their costs, or tell what a folder of Hugging Face gets",
         "nothing",
-        ("farfield models", "farfield models --json"),
+        ("farfield models", "farfield models --json", "farfield models models/stories260k"),
         None,
         "farfield.catalogue:models",
     ),
@@ -200,7 +208,7 @@ def help_verb(name: str, words: Sequence[str] = ()) -> str:
     examples = ["examples", *(f"  {example}" for example in verb.examples)]
     writes = f"Writes {verb.writes}."
     if verb.settings is None:
-        return "\n".join([f"farfield {name} [--json]: {verb.summary}", writes, "", *examples])
+        return "\n".join([f"farfield {name} [folder] [--json]: {verb.summary}", writes, "", *examples])
     question = "[question] " if name == "query" else ""
     lines = [f"farfield {name} {question}[group=name ...] [key=value ...]: {verb.summary}", writes]
     lines += _group_lines(name) + _setting_lines(settings(name))

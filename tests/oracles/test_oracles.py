@@ -22,6 +22,8 @@ from farfield.architectures.ops.layouts import Causal
 from farfield.architectures.ops.linear_attention import linear_attention
 from farfield.architectures.ops.rotary import angles, frequencies, rotate
 from farfield.config import read
+from farfield.huggingface.families import FAMILIES
+from farfield.huggingface.weights import theirs as theirs_of
 from farfield.model import LanguageModel, ModelConfig
 
 VOCABULARY = 37
@@ -38,25 +40,10 @@ def language_model(mixer: dict[str, Any]) -> LanguageModel:
     return model.double()
 
 
-def transplanted(ours: LanguageModel, kv_heads: int) -> dict[str, Tensor]:
-    """Our weights by the names of Llama's, which Mistral shares: q, k, v apart, gate and value apart."""
-    theirs = {
-        "model.embed_tokens.weight": ours.embedding.weight,
-        "lm_head.weight": ours.embedding.weight,
-        "model.norm.weight": ours.decoder.norm.weight,
-    }
-    head = WIDTH // 4
-    for index, layer in enumerate(ours.decoder.layers):
-        name = f"model.layers.{index}"
-        qkv = layer.mixer.projection.qkv.weight.split([WIDTH, kv_heads * head, kv_heads * head])
-        theirs |= {f"{name}.self_attn.{part}_proj.weight": w for part, w in zip("qkv", qkv, strict=True)}
-        theirs[f"{name}.self_attn.o_proj.weight"] = layer.mixer.projection.out.weight
-        gate, value = layer.feedforward.up.weight.chunk(2)
-        theirs |= {f"{name}.mlp.gate_proj.weight": gate, f"{name}.mlp.up_proj.weight": value}
-        theirs[f"{name}.mlp.down_proj.weight"] = layer.feedforward.down.weight
-        theirs[f"{name}.input_layernorm.weight"] = layer.mixer_norm.weight
-        theirs[f"{name}.post_attention_layernorm.weight"] = layer.feedforward_norm.weight
-    return theirs
+def transplanted(ours: LanguageModel, family: str) -> dict[str, Tensor]:
+    """Our weights by the names of a family's, as they are written for it."""
+    found = theirs_of(FAMILIES[family].pieces(ours.config), ours.state_dict())
+    return {**found, "lm_head.weight": ours.embedding.weight}
 
 
 def check_against(theirs: Any, ours: LanguageModel, parity: Parity) -> None:
@@ -103,7 +90,7 @@ def shared_settings(kv_heads: int, inner: int) -> dict[str, Any]:
 def test_attention_is_llama(kv_heads: int, parity: Parity) -> None:
     transformers = installed("transformers")
     ours = language_model({"kind": "attention", "heads": 4, "kv_heads": kv_heads})
-    theirs = built(transformers.LlamaConfig, transformers.LlamaForCausalLM, ours, kv_heads)
+    theirs = built("llama", transformers.LlamaConfig, transformers.LlamaForCausalLM, ours, kv_heads)
     check_against(theirs, ours, parity)
 
 
@@ -113,16 +100,17 @@ def test_a_window_is_mistral(window: int, parity: Parity) -> None:
     """Mistral counts the token itself: its window is one more than ours."""
     transformers = installed("transformers")
     ours = language_model({"kind": "longformer", "heads": 4, "kv_heads": 2, "window": window})
-    theirs = built(transformers.MistralConfig, transformers.MistralForCausalLM, ours, 2, sliding_window=window + 1)
+    kinds = transformers.MistralConfig, transformers.MistralForCausalLM
+    theirs = built("mistral", *kinds, ours, 2, sliding_window=window + 1)
     check_against(theirs, ours, parity)
 
 
-def built(config: Any, kind: Any, ours: LanguageModel, kv_heads: int, **more: Any) -> Any:
+def built(family: str, config: Any, kind: Any, ours: LanguageModel, kv_heads: int, **more: Any) -> Any:
     inner = ours.decoder.layers[0].feedforward.down.weight.shape[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = kind(config(**shared_settings(kv_heads, inner), **more)).double().eval()
-    theirs.load_state_dict(transplanted(ours, kv_heads))
+    theirs.load_state_dict(transplanted(ours, family))
     return theirs
 
 

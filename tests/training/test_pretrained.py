@@ -88,7 +88,10 @@ def test_no_such_run(copy: Path) -> None:
 
 def test_not_a_run(copy: Path) -> None:
     (copy / "other").mkdir()
-    assert line(copy / "other") == f"{copy}/other: not a run: it has no config.yaml. Runs are made by `farfield train`."
+    assert line(copy / "other") == (
+        f"{copy}/other: not a model: it has neither a config.yaml of `farfield train` nor a config.json of Hugging "
+        "Face."
+    )
     assert line(copy) == f"{copy}: not a run, but it holds some. Name one: {copy}/run."
     assert line(copy / "run" / "metrics.csv") == (
         f"{copy}/run/metrics.csv: not a trained model. Name a run's folder, a .ckpt or a .safetensors file."

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from farfield.config import ModelError
 from farfield.huggingface.given import Given
 from farfield.huggingface.softmax import LLAMA, MISTRAL, QWEN2, QWEN3
 from farfield.huggingface.weights import Piece
 from farfield.model import ModelConfig
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "family_of"]
 
 
 class Family(Protocol):
@@ -58,3 +59,30 @@ class Family(Protocol):
 
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+
+
+def family_of(model: ModelConfig, first: str | None = None) -> Family:
+    """The family that has a word for each setting of the model; `first` is tried before the others.
+
+    Raises:
+        ModelError: none has, with the setting that the most likely one lacks.
+    """
+    layers = zip(model.decoder.mixers(), model.decoder.names(), strict=True)
+    kinds = {str(getattr(mixer, "kind", type(mixer).__name__)): name for mixer, name in layers}
+    known = sorted({kind for family in FAMILIES.values() for kind in family.mixers})
+    fitting = [family for family in FAMILIES.values() if kinds.keys() <= family.mixers]
+    if not fitting:
+        kind = next((one for one in kinds if one not in known), "+".join(kinds))
+        where = f"architecture.layers.{kinds.get(kind, next(iter(kinds.values())))}.mixer.kind"
+        raise ModelError(
+            f"{where}: '{kind}' given; no family of Hugging Face here has such layers. Known: {', '.join(known)}."
+        )
+    refused = []
+    for family in sorted(fitting, key=lambda one: one.name != first):
+        try:
+            family.config(model)
+        except ModelError as error:
+            refused.append(error)
+        else:
+            return family
+    raise refused[0]

@@ -166,7 +166,7 @@ def open_folder(path: str | Path, ignore_unknown: bool = False) -> Folder:
     _check_names(path, tensors, pieces, family.dropped, config.decoder.tied, ignore_unknown)
     with _Unallocated():
         shapes = {name: tensor.shape for name, tensor in LanguageModel(config).state_dict().items()}
-    _check_shapes(path, tensors, pieces, shapes)
+    _check_tensors(path, tensors, pieces, shapes)
     return Folder(path, given, family, config, tensors, pieces)
 
 
@@ -202,10 +202,12 @@ def _several(names: Sequence[str], what: str) -> str:
     return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'} {what}: {shown}"
 
 
-def _check_shapes(path: Path, tensors: Tensors, pieces: Iterable[Piece], shapes: Mapping[str, torch.Size]) -> None:
+def _check_tensors(path: Path, tensors: Tensors, pieces: Iterable[Piece], shapes: Mapping[str, torch.Size]) -> None:
+    """Raises a ModelError where a tensor is of another shape, or of no numbers that a model has."""
     for piece in pieces:
         wanted = tuple(piece.write(torch.empty(shapes[piece.ours], device="meta")).shape)
         found = tensors.shapes[piece.theirs]
+        tensors.dtype(piece.theirs)
         if wanted != found:
             raise ModelError(f"{path}: {piece.theirs}: of shape {found}, and config.json makes it {wanted}.")
 

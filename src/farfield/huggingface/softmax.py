@@ -20,6 +20,7 @@ from farfield.architectures.decoder import DecoderConfig
 from farfield.architectures.feedforward import SwiGLUConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import KeyedSettings
+from farfield.architectures.stretching import Llama3, YaRN
 from farfield.config import ConfigError, ModelError, read
 from farfield.huggingface.given import Given
 from farfield.huggingface.rotary import read_rotary, written_rotary
@@ -73,9 +74,12 @@ class SoftmaxFamily:
         depth, epsilon = given.whole("num_hidden_layers", most=LAYERS), given.number("rms_norm_eps", 1e-6, above=0)
         base, scaling = read_rotary(given, given.whole("max_position_embeddings", self.longest, most=1 << 40))
         heads = given.whole("num_attention_heads")
+        kv_heads = given.whole("num_key_value_heads", self.kv_heads or heads)
+        if heads % kv_heads:
+            given.refuse("num_key_value_heads", f"a divisor of num_attention_heads = {heads} is needed")
         mixer = {
             "heads": heads,
-            "kv_heads": given.whole("num_key_value_heads", self.kv_heads or heads),
+            "kv_heads": kv_heads,
             "head_size": self._head_size(given, heads),
             "bias": self._bias(given),
             "qk_norm": epsilon if self.norms else None,
@@ -134,8 +138,10 @@ class SoftmaxFamily:
         heads, kv_heads, head = first.sizes(decoder.width)
         if self.name == "llama" and decoder.width % heads:
             raise ModelError(f"architecture.width: {decoder.width} given; a llama's heads, here {heads}, divide it.")
-        told = {"attention_bias": first.bias == "all"} if self.bias == "told" else {}
+        told: dict[str, Any] = {"attention_bias": first.bias == "all"} if self.bias == "told" else {}
         told |= {"mlp_bias": feedforward.bias} if self.mlp_bias else {}
+        if isinstance(first.scaling, YaRN | Llama3):
+            told["max_position_embeddings"] = int(first.scaling.trained * first.scaling.factor)
         return {
             "hidden_act": "silu",
             "hidden_size": decoder.width,

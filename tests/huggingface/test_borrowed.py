@@ -1,0 +1,162 @@
+"""Families that our layers do not cover run by transformers, behind what a model of ours offers of reading on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_folders import changed, silence, theirs, tiny
+
+import farfield
+from farfield import cli
+from farfield.borrowed import BorrowedModel
+from farfield.config import ConfigError, ModelError
+from farfield.generation import GenerationConfig, TextModel
+from farfield.generation import written as finished
+
+pytest.importorskip("transformers", reason="pip install 'farfield[hf]'")
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2 of bytes, with the tokenizer of a model of ours."""
+    import transformers
+
+    folder = farfield.save(tiny(), tmp_path_factory.mktemp("gpt") / "folder")
+    for file in ("model.safetensors", "config.json", "generation_config.json"):
+        (folder / file).unlink()
+    with silence():
+        config = transformers.GPT2Config(vocab_size=257, n_embd=16, n_layer=2, n_head=2, n_positions=200)
+        config.bos_token_id, config.eos_token_id = None, 256
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+        model.save_pretrained(folder)
+    return folder
+
+
+def opened(folder: Path) -> BorrowedModel:
+    with silence():
+        found = farfield.load(folder)
+    assert isinstance(found, BorrowedModel)
+    return found
+
+
+def test_it_writes_what_generate_writes(gpt: Path) -> None:
+    """Rows of different lengths side by side, each as if alone."""
+    model, other = opened(gpt), theirs(gpt)
+    prompts = [[5, 9, 2, 7], [65], [100, 101, 102, 103, 104, 105, 106]]
+    answers = finished(model.stream(prompts, GenerationConfig(tokens=20)))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([prompt])
+        with silence():
+            expected = other.generate(ids, max_new_tokens=20, do_sample=False, attention_mask=torch.ones_like(ids))
+        assert answer.ids == expected[0, len(prompt) :].tolist()
+
+
+def test_what_was_read_stays_as_it_was(gpt: Path) -> None:
+    """A state is a value: two continuations of it do not see each other."""
+    model = opened(gpt)
+    logits, state = model.prefill([[5, 9, 2], [7]])
+    first, _ = model.go_on(torch.tensor([[1, 2], [3, 4]]), state)
+    model.go_on(torch.tensor([[8], [9]]), state)
+    again, after = model.go_on(torch.tensor([[1, 2], [3, 4]]), state)
+    assert torch.equal(first, again)
+    whole, _ = model.prefill([[7, 3, 4], [5, 9, 2, 1, 2]])
+    torch.testing.assert_close(whole.flip(0), again)
+    swapped, _ = model.go_on(torch.tensor([[6], [6]]), after.select([1, 0]))
+    plain, _ = model.go_on(torch.tensor([[6], [6]]), after)
+    assert torch.equal(swapped, plain.flip(0))
+    assert logits.shape == (2, 257)
+
+
+def test_texts_are_drawn_as_ours_are(gpt: Path) -> None:
+    model = opened(gpt)
+    one, two = (model.generate(["Once", "A"], tokens=12, temperature=1.0, seed=seed) for seed in (0, 1))
+    assert one == model.generate(["Once", "A"], tokens=12, temperature=1.0, seed=0)
+    assert one != two
+    assert model.generate("A", tokens=12, temperature=1.0, seed=0) == model.generate(["A"], 12, temperature=1.0)[0]
+
+
+def test_whose_layers_is_a_choice(gpt: Path, tmp_path: Path) -> None:
+    """auto takes ours where they cover the family; asked for, a family that they do not cover is refused by name."""
+    assert isinstance(farfield.load(tiny_folder(tmp_path)), TextModel)
+    with silence():
+        other = farfield.load(tmp_path / "folder", layers="transformers")
+    assert isinstance(other, BorrowedModel)
+    model = farfield.load(tmp_path / "folder")
+    assert other.generate("Once upon", tokens=12) == model.generate("Once upon", tokens=12)
+    with pytest.raises(ModelError) as raised:
+        farfield.load(gpt, layers="farfield")
+    assert str(raised.value).startswith(f"{gpt}/config.json: model_type: our layers do not cover 'gpt2'. ")
+    assert str(raised.value).endswith("Those of transformers may: hf.layers=transformers.")
+    with pytest.raises(ModelError, match=r"memory\.name: 'knn' given, but .* is run by transformers\. Leave it out\."):
+        farfield.load(gpt, memory="knn")
+    with pytest.raises(ConfigError, match=r"hf\.begin: always given, but the tokenizer has no begin-of-text token"):
+        farfield.load(tmp_path / "folder", begin="always")
+
+
+def tiny_folder(place: Path) -> Path:
+    return farfield.save(tiny(), place / "folder")
+
+
+def test_the_command_line_asks_it(gpt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["query", "Once", f"model={gpt}", "generation.tokens=8"]
+    with silence():
+        assert cli.main([*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    prompt = "Question: Once\nAnswer:"
+    assert said["answer"] == opened(gpt).generate(prompt, tokens=8, stop=["\n"]).strip()
+    refusals = {
+        "sessions=kept document=a.txt": f"sessions: {gpt} is run by transformers, and only our own layers have it.",
+        "neighbours=a": f"neighbours: {gpt} is run by transformers, and only our own layers have it.",
+        "memory=knn": f"memory.name: 'knn' given, but {gpt} is run by transformers. Leave it out.",
+    }
+    for setting, line in refusals.items():
+        with silence():
+            assert cli.main([*words, *setting.split()]) == 2
+        assert capsys.readouterr().err.strip() == f"farfield: {line}"
+
+
+def test_models_tells_whose_layers_a_folder_gets(
+    gpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*words: str) -> dict[str, Any]:
+        assert cli.main(["models", *words, "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    folder = changed(tiny_folder(tmp_path), max_position_embeddings=128)
+    found = told(str(folder))
+    assert found == told(f"model={folder}")
+    assert (found["layers"], found["family"], found["dtype"], found["trained_length"]) == (
+        "farfield",
+        "llama",
+        "float32",
+        128,
+    )
+    model = farfield.load(folder, layers="farfield")
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["state_bytes"] == {str(length): model.config.state_bytes(length) for length in (4096, 131072)}
+    found = told(str(gpt))
+    assert found["layers"] == "transformers"
+    assert "our layers do not cover 'gpt2'" in found["reason"]
+    monkeypatch.setattr("farfield.catalogue.find_spec", lambda name: None)
+    assert told(str(gpt))["reason"].endswith("They are not installed: pip install 'farfield[hf]'.")
+    found = told(str(changed(folder, hidden_act="gelu")))
+    assert found["layers"] is None
+    assert 'hidden_act: "gelu" given; nothing but "silu" is supported.' in found["reason"]
+    assert cli.main(["models", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"farfield: {tmp_path}: no folder of Hugging Face: it has no config.json.\n"
+
+
+def test_without_transformers_it_says_what_to_install(gpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"a Hugging Face model needs transformers: pip install 'farfield\[hf\]'\."):
+        farfield.load(gpt)

@@ -11,6 +11,7 @@ from hub_folders import CASES, ENDS, STORIES, VOCABULARY, needs_stories, silence
 from torch import Tensor
 
 import farfield
+from farfield import cli
 from farfield.generation import GenerationConfig, TextModel, generate
 from farfield.model import ModelState
 
@@ -130,9 +131,16 @@ def test_a_real_model_has_transformers_logits() -> None:
 
 
 @needs_stories
-def test_a_real_model_tells_its_story_on(tmp_path: Path) -> None:
-    """As its README has it, read from there and from what we write of it."""
+def test_a_real_model_tells_its_story_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As its README has it, read from there and from what we write of it; the command asks it too."""
+    begun, told = (
+        "Once upon a time, there was a little girl named Lily.",
+        "She loved to play outside in the park. One day",
+    )
     farfield.save(ours(STORIES), tmp_path / "again")
     for folder in (STORIES, tmp_path / "again"):
-        text = farfield.load(folder).generate("Once upon a time, there was a little girl named Lily.", tokens=32)
-        assert text.startswith(" She loved to play outside in the park. One day, she saw a big, red ball.")
+        text = farfield.load(folder).generate(begun, tokens=32)
+        assert text.startswith(f" {told}, she saw a big, red ball.")
+    words = ["query", begun, f"model={STORIES}", 'prompt.prompt="{passages}{question}"', "generation.tokens=32"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.startswith(f"{told}, she saw a big, red ball.")

@@ -42,7 +42,7 @@ class BpeTokenizer:
 
     @property
     def opening(self) -> int | None:
-        """The id that the tokenizer's own rules put before a text; None where they put none there, or several."""
+        """The begin-of-text id where the tokenizer's own rules put it before a text, else None."""
         ids = self.backend.encode("", add_special_tokens=True).ids
         return self.begin if self.begin is not None and ids[:1] == [self.begin] else None
 

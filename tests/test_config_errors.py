@@ -67,7 +67,7 @@ COMPOSING = {
     "a word": ([*TRAIN, "retnet"], "train: 'retnet' is not a setting. Write key=value or group=name."),
     "unknown verb": (
         ["trian"],
-        "unknown verb 'trian'. Did you mean 'train'? Known: evaluate, ingest, models, query, report, speed, train.",
+        "unknown verb 'trian'. Did you mean 'train'? Known: evaluate, export, ingest, models, query, report, speed, train.",
     ),
     "unknown flag": (
         [*TRAIN, "--jsno"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -237,3 +238,21 @@ def test_what_is_refused_is_told_before_weights_are_read(folder: Path) -> None:
     )
     with pytest.raises(ModelError, match="our layers do not cover 'gpt9'"):
         open_folder(changed(folder, model_type="gpt9"))
+
+
+def test_a_flipped_byte_anywhere_in_a_header_does_no_more_harm(folder: Path) -> None:
+    """It is refused in one line, or was no more than a letter of a text that nobody reads."""
+    file = folder / WEIGHTS
+    whole = file.read_bytes()
+    length = 8 + struct.unpack("<Q", whole[:8])[0]
+    drawn = random.Random(0)
+    lines = []
+    for _ in range(150):
+        at, bit = drawn.randrange(length), 1 << drawn.randrange(8)
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+        try:
+            open_folder(folder)
+        except ModelError as error:
+            lines.append(str(error))
+    assert len(lines) > 100
+    assert not any("\n" in line for line in lines)

@@ -61,7 +61,9 @@ def test_greedy_texts_are_transformers(name: str, folders: dict[str, Path]) -> N
     """Up to any of the ends that generation_config.json names."""
     model, other = ours(folders[name], torch.float32), theirs(folders[name], torch.float32)
     config, reasons = GenerationConfig(tokens=16), set()
-    for seed in range(4):
+    for seed in range(16):
+        if "end" in reasons and seed > 1:
+            break
         prompt = torch.randint(VOCABULARY, (1, 11), generator=torch.Generator().manual_seed(seed))
         with silence():
             expected = other.generate(prompt, max_new_tokens=16, do_sample=False, attention_mask=prompt.new_ones(1, 11))

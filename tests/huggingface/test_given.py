@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from hub_folders import LLAMA3, SIZES, YARN
+from hypothesis import given
+from hypothesis import strategies as st
 
 from farfield.architectures.stretching import Interpolation, YaRN
 from farfield.config import ModelError
@@ -51,7 +53,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "odd heads": (
         "llama",
         {"head_dim": 7},
-        "does not fit together: architecture.layers.attention.mixer.head_width: ",
+        "does not fit together: architecture.layers.attention.mixer.position: rope needs heads of even width",
     ),
     "activation": ("llama", {"hidden_act": "gelu"}, 'hidden_act: "gelu" given; nothing but "silu" is supported.'),
     "window of one": (
@@ -202,3 +204,24 @@ def test_rotary_settings_come_back_as_they_were(rope: dict[str, Any]) -> None:
     back = written_rotary(base, scaling, 16)
     assert read_rotary(Given({"rope_parameters": back}, Path("config.json")), 4096) == (base, scaling)
     assert rope.items() <= back.items()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["yarn", "silu"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.sampled_from([*YARN]), inner),
+    max_leaves=4,
+)
+KEYS = [*SIZES, "head_dim", "rope_parameters", "rope_scaling", "rope_theta", "layer_types", "sliding_window"]
+KEYS += ["use_sliding_window", "max_window_layers", "attention_bias", "mlp_bias", "hidden_act", "rms_norm_eps"]
+KEYS += ["tie_word_embeddings", "partial_rotary_factor", "original_max_position_embeddings"]
+
+
+@given(family=st.sampled_from([*FAMILIES]), key=st.sampled_from(KEYS), value=JSON)
+def test_any_value_is_read_or_refused_in_one_line(family: str, key: str, value: Any) -> None:
+    line = ""
+    try:
+        assert read(family, **{key: value}).parameters() > 0
+    except ModelError as error:
+        line = str(error)
+    assert "\n" not in line
+    assert not line or key.split("_")[0] in line

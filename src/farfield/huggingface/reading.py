@@ -35,6 +35,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 HEAD = "lm_head.weight"
 LONGEST = 1 << 40  # tokens that a model may be said to read
 NAMED = 3  # tensors that a message names
+DRAWN = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)  # how weights of modules begin
 
 
 class UncoveredError(ModelError):
@@ -213,16 +214,21 @@ def _check_tensors(path: Path, tensors: Tensors, pieces: Iterable[Piece], shapes
 
 
 class _Unallocated(TorchFunctionMode):
-    """Within it, `torch.empty` makes tensors without memory, and filling them does nothing.
+    """Within it, `torch.empty` makes tensors without memory, and drawing them does nothing.
 
     What modules compute beside weights, such as rotary frequencies, is as it is elsewhere, which the meta device as
-    the default would not do.
+    the default would not do. The meta device draws too, by way of a second of imports.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func is torch.empty:
-            kwargs = {**(kwargs or {}), "device": "meta"}
-        return func(*args, **(kwargs or {}))
+            kwargs = {**kwargs, "device": "meta"}
+        if func in DRAWN:
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 def _give(model: nn.Module, name: str, weight: Tensor) -> None:

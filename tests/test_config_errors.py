@@ -15,8 +15,8 @@ KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass
 ARCHITECTURES = ", ".join(usage.options("architecture"))
 KNOWN = "architecture, augmentation, data, memory, name, objective, resume, root, seed, size, start, training"
 KNOWN_TO_QUERY = (
-    "Known: augmentation, bank, device, document, documents, explain, generation, index, memory, model, neighbours, "
-    "prompt, question, retrieval, root, session, sessions, store, where. "
+    "Known: augmentation, bank, device, document, documents, explain, generation, hf, index, memory, model, "
+    "neighbours, prompt, question, retrieval, root, session, sessions, store, where. "
     "A question with '=' in it is given as question='...'."
 )
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."
@@ -67,7 +67,8 @@ COMPOSING = {
     "a word": ([*TRAIN, "retnet"], "train: 'retnet' is not a setting. Write key=value or group=name."),
     "unknown verb": (
         ["trian"],
-        "unknown verb 'trian'. Did you mean 'train'? Known: evaluate, export, ingest, models, query, report, speed, train.",
+        "unknown verb 'trian'. Did you mean 'train'? Known: evaluate, export, ingest, models, query, report, speed, "
+        "train.",
     ),
     "unknown flag": (
         [*TRAIN, "--jsno"],
@@ -160,7 +161,7 @@ TYPED = {
     ),
     "a memory for an endpoint": (
         ["evaluate", "model=http://localhost/v1", "memory=knn"],
-        "memory: memories go into models of Farfield, and http://localhost/v1 is none. Leave it out.",
+        "memory: memories go into our own layers, and http://localhost/v1 has none. Leave it out.",
     ),
     "processes for an endpoint": (
         ["evaluate", "model=http://localhost/v1", "processes=2"],

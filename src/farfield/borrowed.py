@@ -205,6 +205,6 @@ def open_borrowed(
         "step": None,
         "loss": None,
         "parameters": model.num_parameters(),
-        "config": {"data": {"length": longest}},
+        "config": {} if longest is None else {"data": {"length": longest}},
     }
     return BorrowedModel(model, tokenizer, info)

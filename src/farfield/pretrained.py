@@ -137,6 +137,7 @@ def _from_folder(
     tokenizer = folder_tokenizer(path, folder.config.vocabulary, folder.ends())
     begin = begin_of(tokenizer, settings.begin)
     model = folder.model(device, dtype)
+    data = {} if folder.longest is None else {"data": {"length": folder.longest}}
     info = {
         "path": str(path),
         "weights": str(path),
@@ -146,7 +147,7 @@ def _from_folder(
         "step": None,
         "loss": None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "config": {**folder.config.mapping(), "data": {"length": folder.longest}},
+        "config": {**folder.config.mapping(), **data},
     }
     return Pretrained(model, tokenizer, info)
 
@@ -157,6 +158,8 @@ def load_encoder(path: str | Path, device: torch.device | str = "cpu") -> Pretra
     Raises:
         ModelError: as `load`, or no encoder.
     """
+    if is_folder(Path(path).expanduser()):
+        raise ModelError(f"{path}: a folder of Hugging Face, of which models that write are read: farfield.load.")
     model, tokenizer, info = _load(path, device)
     if isinstance(model, LanguageModel):
         raise ModelError(f"{path}: a model that reads from left to right. Load it with farfield.load.")
@@ -316,7 +319,8 @@ def _from_checkpoint(file: Path) -> _Weights:
 
 def _from_export(file: Path, config: Path) -> _Weights:
     if not config.is_file():
-        raise ModelError(f"{file}: its {CONFIG} is missing. It must stand beside the weights.")
+        whole = f" Name the folder of Hugging Face: {file.parent}." if is_folder(file.parent) else ""
+        raise ModelError(f"{file}: its {CONFIG} is missing. It must stand beside the weights.{whole}")
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             # safetensors has no types, and its handle is no mapping.

@@ -140,6 +140,20 @@ def test_a_folder_without_a_config_is_one_line(folder: Path) -> None:
     )
 
 
+def test_what_a_folder_is_not_is_one_line(folder: Path) -> None:
+    with pytest.raises(ModelError) as raised:
+        farfield.load_encoder(folder)
+    assert str(raised.value) == (
+        f"{folder}: a folder of Hugging Face, of which models that write are read: farfield.load."
+    )
+    with pytest.raises(ModelError) as raised:
+        farfield.load(folder / WEIGHTS)
+    assert str(raised.value) == (
+        f"{folder / WEIGHTS}: its config.yaml is missing. It must stand beside the weights. Name the folder of "
+        f"Hugging Face: {folder}."
+    )
+
+
 def test_tensors_are_compared_by_name_and_shape(folder: Path) -> None:
     weights = load_file(folder / WEIGHTS)
     gate = "model.layers.0.mlp.gate_proj.weight"

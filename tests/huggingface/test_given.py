@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hub_folders import LLAMA3, SIZES, YARN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farfield.architectures.stretching import Interpolation, YaRN
+from farfield.architectures.ops.rotary import frequencies
+from farfield.architectures.stretching import NTK, Interpolation, YaRN
 from farfield.config import ModelError
 from farfield.huggingface.families import FAMILIES
 from farfield.huggingface.given import Given
@@ -204,6 +206,15 @@ def test_rotary_settings_come_back_as_they_were(rope: dict[str, Any]) -> None:
     back = written_rotary(base, scaling, 16)
     assert read_rotary(Given({"rope_parameters": back}, Path("config.json")), 4096) == (base, scaling)
     assert rope.items() <= back.items()
+
+
+@pytest.mark.parametrize("scaling", [NTK(factor=4.0), Interpolation(factor=4.0)])
+def test_stretched_models_are_written_as_what_they_are(scaling: NTK | Interpolation) -> None:
+    """NTK by its larger base, interpolation as linear: the frequencies are the same."""
+    written = written_rotary(1e4, scaling, 16)
+    base, read_back = read_rotary(Given({"rope_parameters": written}, Path("config.json")), 4096)
+    found = frequencies(16, "halves", base) if read_back is None else read_back.frequencies(16, base)
+    torch.testing.assert_close(found, scaling.frequencies(16, 1e4), rtol=1e-14, atol=0)
 
 
 JSON = st.recursive(

@@ -42,13 +42,17 @@ class MambaConfig(MixerSettings):
     kind: Literal["mamba"] = "mamba"
     state: int = Field(16, ge=1, description="states a channel")
     expand: int = Field(2, ge=1, description="channels over the width")
+    inner: int | None = Field(None, ge=1, description="channels; null: by expand")
     rank: int | None = Field(None, ge=1, description="rank of the map to the steps; null: width / 16, rounded up")
     conv: int = Field(4, ge=1, le=16, description="taps of the short convolution before the scan")
     inner_norm: bool = Field(False, description="RMS norms of steps, inputs and outputs, as in Jamba")
+    inner_epsilon: float = Field(1e-6, gt=0, description="epsilon of those norms")
+    bias: bool = Field(False, description="whether the projections into and out of the layer have biases")
+    conv_bias: bool = Field(True, description="whether the short convolution has a bias")
 
     def sizes(self, width: int) -> tuple[int, int, int]:
         """Channels, rank of the steps, states a channel."""
-        return self.expand * width, self.rank or math.ceil(width / 16), self.state
+        return self.inner or self.expand * width, self.rank or math.ceil(width / 16), self.state
 
     def check(self, width: int) -> None:
         channels, rank, _ = self.sizes(width)
@@ -61,8 +65,9 @@ class MambaConfig(MixerSettings):
     def parameters(self, width: int, layer: int, depth: int) -> int:
         channels, rank, states = self.sizes(width)
         inner = rank + 2 * states
-        a_channel = 3 * width + self.conv + 1 + inner + rank + 1 + states + 1
-        return channels * a_channel + (inner if self.inner_norm else 0)
+        a_channel = 3 * width + self.conv + self.conv_bias + inner + rank + 1 + states + 1
+        biases = 2 * channels + width if self.bias else 0
+        return channels * a_channel + biases + (inner if self.inner_norm else 0)
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         channels, _, states = self.sizes(width)
@@ -88,15 +93,16 @@ class Mamba(Mixer):
         super().__init__()
         self.channels, self.rank, self.states = config.sizes(width)
         self.inner = [self.rank, self.states, self.states]
-        self.input = nn.Linear(width, 2 * self.channels, bias=False)
+        self.input = nn.Linear(width, 2 * self.channels, config.bias)
         self.taps = nn.Parameter(torch.empty(self.channels, config.conv))
-        self.conv_bias = nn.Parameter(torch.empty(self.channels))
+        self.conv_bias = nn.Parameter(torch.empty(self.channels)) if config.conv_bias else None
         self.select = nn.Linear(self.channels, sum(self.inner), bias=False)
         self.gain = nn.Parameter(torch.ones(sum(self.inner))) if config.inner_norm else None
+        self.epsilon = config.inner_epsilon
         self.step = nn.Linear(self.rank, self.channels)
         self.A_log = nn.Parameter(torch.empty(self.channels, self.states))
         self.D = nn.Parameter(torch.ones(self.channels))
-        self.out = nn.Linear(self.channels, width, bias=False)
+        self.out = nn.Linear(self.channels, width, config.bias)
         for rate in (self.A_log, self.D):
             rate._no_weight_decay = True  # type: ignore[attr-defined]  # read by farfield.training.optimizer
         self.reset_parameters()
@@ -106,7 +112,8 @@ class Mamba(Mixer):
         bound = self.taps.shape[1] ** -0.5
         with torch.no_grad():
             self.taps.uniform_(-bound, bound)
-            self.conv_bias.uniform_(-bound, bound)
+            if self.conv_bias is not None:
+                self.conv_bias.uniform_(-bound, bound)
             self.step.weight.uniform_(-(self.rank**-0.5), self.rank**-0.5)
             self.step.bias.copy_(time_step_bias(self.channels))
             self.A_log.copy_(torch.arange(1.0, self.states + 1).log().expand(self.channels, -1))
@@ -121,7 +128,7 @@ class Mamba(Mixer):
         assert isinstance(state, MambaState)
         u, gate = self.input(x).chunk(2, dim=-1)
         u, conv = short_convolution(u, self.taps.to(u.dtype), rows, state.conv)
-        u = silu(u + self.conv_bias.to(u.dtype))
+        u = silu(u if self.conv_bias is None else u + self.conv_bias.to(u.dtype))
         delta, b, c = self._selected(u, state.memory.dtype)
         rates = -self.A_log.to(state.memory.dtype).exp()
         out, memory = selective_scan(u, delta, rates, b, c, self.D, rows, state.memory)
@@ -132,6 +139,6 @@ class Mamba(Mixer):
         parts = self.select(u).split(self.inner, dim=-1)
         if self.gain is not None:
             gains = self.gain.to(u.dtype).split(self.inner)
-            parts = [rms_norm(p, p.shape[-1:], eps=1e-6) * g for p, g in zip(parts, gains, strict=True)]
+            parts = [rms_norm(p, p.shape[-1:], eps=self.epsilon) * g for p, g in zip(parts, gains, strict=True)]
         low, b, c = parts
         return softplus(linear(low, self.step.weight).to(kind) + self.step.bias.to(kind)), b, c

@@ -47,6 +47,11 @@ class Mamba2Config(MixerSettings):
     state: int = Field(128, ge=1, description="width of B and C: numbers of state for each inner channel")
     groups: int = Field(1, ge=1, description="groups of heads, each with its own B and C")
     conv: int = Field(4, ge=1, le=16, description="taps of the short convolution on x, B and C")
+    conv_bias: bool = Field(True, description="whether the short convolution has a bias")
+    bias: bool = Field(False, description="whether the projections into and out of the layer have biases")
+    epsilon: float = Field(1e-5, gt=0, description="epsilon of the norm before the projection out of the layer")
+    step_low: float = Field(0.0, ge=0, description="least step dt of a token")
+    step_high: float | None = Field(None, gt=0, description="largest step dt of a token; null: any")
     chunk: int = Field(64, ge=0, description="tokens in a chunk of the chunked form; 0: all at once, the dense form")
 
     def sizes(self, width: int) -> tuple[int, int]:
@@ -68,6 +73,8 @@ class Mamba2Config(MixerSettings):
 
     def check(self, width: int) -> None:
         self.sizes(width)
+        if self.step_high is not None and self.step_high <= self.step_low:
+            raise ValueError(f"step_high: {self.step_high} given, which is not above step_low, {self.step_low}.")
 
     def build(self, width: int, layer: int, depth: int) -> Mamba2:
         return Mamba2(self, width)
@@ -79,7 +86,9 @@ class Mamba2Config(MixerSettings):
     def parameters(self, width: int, layer: int, depth: int) -> int:
         heads, _ = self.sizes(width)
         inner, channels = self.expand * width, self.channels(width)
-        return width * (inner + channels + heads) + channels * (self.conv + 1) + 3 * heads + inner + inner * width
+        into = inner + channels + heads
+        biases = into + width if self.bias else 0
+        return width * (into + inner) + biases + channels * (self.conv + self.conv_bias) + 3 * heads + inner
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         return self.expand * width * self.state * max(element, 4) + self.channels(width) * (self.conv - 1) * element
@@ -103,16 +112,17 @@ class Mamba2(Mixer):
         super().__init__()
         self.heads, self.head_width = config.sizes(width)
         self.groups, self.state, self.chunk = config.groups, config.state, config.chunk
+        self.epsilon, self.steps = config.epsilon, (config.step_low, config.step_high)
         self.inner = config.expand * width
         self.channels = config.channels(width)
-        self.into = nn.Linear(width, self.inner + self.channels + self.heads, bias=False)
+        self.into = nn.Linear(width, self.inner + self.channels + self.heads, config.bias)
         self.taps = nn.Parameter(torch.empty(self.channels, config.conv))
-        self.taps_bias = nn.Parameter(torch.empty(self.channels))
+        self.taps_bias = nn.Parameter(torch.empty(self.channels)) if config.conv_bias else None
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
         self.gain = nn.Parameter(torch.ones(self.inner))
-        self.out = nn.Linear(self.inner, width, bias=False)
+        self.out = nn.Linear(self.inner, width, config.bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -120,7 +130,8 @@ class Mamba2(Mixer):
         bound = self.taps.shape[1] ** -0.5
         with torch.no_grad():
             self.taps.uniform_(-bound, bound)
-            self.taps_bias.uniform_(-bound, bound)
+            if self.taps_bias is not None:
+                self.taps_bias.uniform_(-bound, bound)
             self.A_log.uniform_(1, 16).log_()
             dt = self.dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of it is dt
@@ -137,11 +148,12 @@ class Mamba2(Mixer):
         z, mixed, dt = self.into(x).to(wide).split([self.inner, self.channels, self.heads], dim=-1)
         mixed, conv = short_convolution(mixed, self.taps.to(wide), rows, state.conv)
         conv = ConvolutionState(conv.inputs.to(state.conv.inputs.dtype))  # rounded there before: nothing is lost
-        mixed = nn.functional.silu(mixed + self.taps_bias.to(wide))
+        mixed = nn.functional.silu(mixed if self.taps_bias is None else mixed + self.taps_bias.to(wide))
         u, k, q = mixed.split([self.inner, self.groups * self.state, self.groups * self.state], dim=-1)
         u = rearrange(u, "b t (h p) -> b h t p", h=self.heads)
         k, q = (rearrange(part, "b t (g n) -> b g t n", g=self.groups) for part in (k, q))
-        dt = rearrange(nn.functional.softplus(dt + self.dt_bias.to(wide)), "b t h -> b h t")
+        dt = nn.functional.softplus(dt + self.dt_bias.to(wide))
+        dt = rearrange(dt if self.steps == (0, None) else dt.clamp(*self.steps), "b t h -> b h t")
         decay = -self.A_log.to(wide).exp()[:, None] * dt
         out, memory = linear_attention(q, k, u * dt[..., None], decay, rows, state.memory, self.chunk)
         out = rearrange(out + self.D.to(wide)[:, None, None] * u, "b h t p -> b t (h p)")
@@ -151,5 +163,5 @@ class Mamba2(Mixer):
     def norm(self, y: Tensor, z: Tensor) -> Tensor:
         """RMS norm of y (B, T, E), gated by z (B, T, E) before it, over each group's channels."""
         parts = rearrange(y * nn.functional.silu(z), "b t (g c) -> b t g c", g=self.groups)
-        normed = nn.functional.rms_norm(parts, parts.shape[-1:], eps=1e-5)
+        normed = nn.functional.rms_norm(parts, parts.shape[-1:], eps=self.epsilon)
         return rearrange(normed, "b t g c -> b t (g c)") * self.gain.to(y.dtype)

@@ -50,9 +50,10 @@ def mamba2(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     inner, width, groups = settings.expand * subject.width, settings.state, settings.groups
     heads = settings.heads or inner // settings.head_width
     part = inner // heads
-    z, mixed, dt = (x @ weights["into.weight"].T).split([inner, inner + 2 * groups * width, heads], 1)
-    mixed = silu(convolved(mixed, weights["taps"]) + weights["taps_bias"])
-    dt = torch.log(1 + torch.exp(dt + weights["dt_bias"]))
+    into = x @ weights["into.weight"].T + weights.get("into.bias", 0)
+    z, mixed, dt = into.split([inner, inner + 2 * groups * width, heads], 1)
+    mixed = silu(convolved(mixed, weights["taps"]) + weights.get("taps_bias", 0))
+    dt = torch.log(1 + torch.exp(dt + weights["dt_bias"])).clamp(settings.step_low, settings.step_high)
     states, rows = [torch.zeros(part, width, dtype=x.dtype)] * heads, []
     for n in range(x.shape[0]):
         y = []
@@ -64,8 +65,9 @@ def mamba2(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
             states[head] = decay * states[head] + dt[n, head] * torch.outer(u, b)
             y.append(states[head] @ c + weights["D"][head] * u)
         pieces = (torch.cat(y) * silu(z[n])).chunk(groups)
-        rows.append(torch.cat([piece / (piece.square().mean() + 1e-5).sqrt() for piece in pieces]) * weights["gain"])
-    return torch.stack(rows) @ weights["out.weight"].T
+        normed = [piece / (piece.square().mean() + settings.epsilon).sqrt() for piece in pieces]
+        rows.append(torch.cat(normed) * weights["gain"])
+    return torch.stack(rows) @ weights["out.weight"].T + weights.get("out.bias", 0)
 
 
 def performer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -102,6 +104,8 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "mamba2": {
         "groups": {"heads": 4, "groups": 2, "state": 5, "chunk": 16},
         "own": {"heads": 3, "expand": 1, "groups": 3, "state": 4, "conv": 1, "chunk": 1000},
+        "biases": {"heads": 6, "groups": 3, "state": 5, "conv_bias": False, "bias": True, "epsilon": 1e-2},
+        "limits": {"heads": 4, "state": 5, "step_low": 0.02, "step_high": 0.06},
     },
     "performer": {
         "conv-chunk": {"heads": 4, "count": 9, "conv": 4, "chunk": 16, "position": "none"},

@@ -27,7 +27,8 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "narrow": {"channels": 3, "state": 5, "expand": 1},
     },
     "mamba": {
-        "jamba": {"state": 3, "rank": 2, "conv": 1, "inner_norm": True},
+        "jamba": {"state": 3, "rank": 2, "conv": 1, "inner_norm": True, "inner_epsilon": 1e-2},
+        "biases": {"state": 3, "inner": 37, "conv": 3, "bias": True, "conv_bias": False},
         "wide": {"state": 1, "expand": 3, "rank": 5, "conv": 2},
     },
 }
@@ -68,15 +69,15 @@ def gated_delta_net(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> 
 def mamba(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     """Channel by channel: h_t = exp(Delta_t A) h_(t-1) + Delta_t u_t B_t, y_t = C_t . h_t + D u_t."""
     settings: Any = subject.settings
-    channels, states = settings.expand * subject.width, settings.state
-    u, gate = (x @ weights["input.weight"].T).split([channels, channels], 1)
-    u = silu(convolved(u, weights["taps"]) + weights["conv_bias"])
+    channels, states = settings.inner or settings.expand * subject.width, settings.state
+    u, gate = (x @ weights["input.weight"].T + weights.get("input.bias", 0)).split([channels, channels], 1)
+    u = silu(convolved(u, weights["taps"]) + weights.get("conv_bias", 0))
     rank = settings.rank or math.ceil(subject.width / 16)
     low, into, out_of = (u @ weights["select.weight"].T).split([rank, states, states], 1)
     if settings.inner_norm:
         gains = weights["gain"].split([rank, states, states])
         low, into, out_of = (
-            part / (part.square().mean(1, keepdim=True) + 1e-6).sqrt() * gain
+            part / (part.square().mean(1, keepdim=True) + settings.inner_epsilon).sqrt() * gain
             for part, gain in zip((low, into, out_of), gains, strict=True)
         )
     step = torch.log(1 + torch.exp(low @ weights["step.weight"].T + weights["step.bias"]))
@@ -89,7 +90,7 @@ def mamba(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
             state = torch.exp(delta * rates) * state + delta * into[t] * value
             column.append(out_of[t] @ state + weights["D"][channel] * value)
         columns.append(torch.stack(column))
-    return (torch.stack(columns, 1) * silu(gate)) @ weights["out.weight"].T
+    return (torch.stack(columns, 1) * silu(gate)) @ weights["out.weight"].T + weights.get("out.bias", 0)
 
 
 def gelu(x: Tensor) -> Tensor:

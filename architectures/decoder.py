@@ -4,6 +4,7 @@
     x = between(x)                  where something stands there: see `between`
     x = x + feedforward(norm(x))
 
+Where `wide_residual` is set, the stream is float32 also between layers whose weights are narrower.
 Layers may take the keys and values of others: see `sharing`.
 
 Shapes: B batch, T time, D width.
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 from torch.utils.checkpoint import checkpoint
 
 from farfield.architectures import FeedForwardConfig, MixerConfig
@@ -47,6 +49,9 @@ class DecoderConfig(StackConfig[LayerConfig]):
 
     bidirectional: Literal[False] = False
     sharing: SharingConfig = Field(NoSharing(), description="which layer keeps keys and values for which")
+    wide_residual: bool = Field(
+        False, description="whether the residual stream is float32 also where the weights are narrower, as Mamba's"
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> DecoderConfig:
@@ -81,14 +86,24 @@ class DecoderConfig(StackConfig[LayerConfig]):
         return [self.layers[name].mixer.resolved() for name in self.names()]
 
 
+class StreamNorm(nn.RMSNorm):
+    """The RMS norm of a stream that may be wider than the weights; its answer is as wide as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) of `x` (..., D)."""
+        if torch.promote_types(x.dtype, self.weight.dtype) == self.weight.dtype:
+            return super().forward(x)
+        return rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
+
+
 class Layer(nn.Module):
     """One mixer and one feed-forward."""
 
     def __init__(self, width: int, epsilon: float, mixer: Mixer, feedforward: nn.Module) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(width, eps=epsilon)
+        self.mixer_norm = StreamNorm(width, eps=epsilon)
         self.mixer = mixer
-        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else nn.RMSNorm(width, eps=epsilon)
+        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else StreamNorm(width, eps=epsilon)
         self.feedforward = feedforward
 
     def forward(
@@ -151,7 +166,7 @@ class Decoder(nn.Module):
             Layer(config.width, config.epsilon, build(i), config.layer(i).feedforward.build(config.width))
             for i in range(config.depth)
         )
-        self.norm = nn.RMSNorm(config.width, eps=config.epsilon)
+        self.norm = StreamNorm(config.width, eps=config.epsilon)
         self.keepers = config.keepers()
         self.lends = [keeper == index and self.keepers.count(index) > 1 for index, keeper in enumerate(self.keepers)]
         self.iterated = iterated(self.keepers)
@@ -167,6 +182,10 @@ class Decoder(nn.Module):
         """The empty state of each layer."""
         return tuple(mixer.start(batch) for mixer in self.mixers())
 
+    def stream(self, x: Tensor) -> Tensor:
+        """Embeddings as wide as the residual stream that they begin."""
+        return x.to(torch.promote_types(x.dtype, torch.float32)) if self.config.wide_residual else x
+
     def forward(
         self, x: Tensor, rows: Rows, states: Sequence[State], between: Between | None = None
     ) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
@@ -177,7 +196,7 @@ class Decoder(nn.Module):
         depth = len(self.layers)
         assert len(states) == depth + (between is not None)
         carried = None if between is None else between.begin(states[depth])
-        start = _Passed(x, (), (), {}, between, carried)
+        start = _Passed(self.stream(x), (), (), {}, between, carried)
         found = self._condensed(start, rows, states) if self.iterated else self._run(range(depth), start, rows, states)
         after = found.states if between is None else (*found.states, between.end(found.carried))
         return self.norm(found.x), after, Auxiliary.of_layers(found.told)

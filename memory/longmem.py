@@ -256,6 +256,7 @@ class LongMem(nn.Module):
     def _step(self, x: Tensor, rows: Rows, states: Sequence[State]) -> tuple[Tensor, tuple[State, ...], Auxiliary]:
         (state,) = states
         assert isinstance(state, LongMemState)
+        x = self.stack.stream(x)
         outputs, layers, kept, auxiliary = self._backbone(x, rows, state)
         h, side, told = x, [], []
         for place, name in enumerate(self.memory):

@@ -218,6 +218,7 @@ class Reading:
         """The stream (B, T, D) with what layer `index` has read."""
         layer, number = self.module.cross[str(index)], self.order.index(str(index))
         assert isinstance(layer, CrossAttention)
+        stream, x = x, x.to(layer.norm.weight.dtype)  # the stream may be wider than the weights
         if number == 0:
             carried = self._encoded(x, carried)
         keys = carried.state.read[:, number, None]
@@ -227,8 +228,8 @@ class Reading:
             chosen = self.chunks.count.view(-1, *([1] * (keys.ndim - 1))).expand(-1, 1, *keys.shape[2:])
             carried = replace(carried, kept=(*carried.kept, keys.gather(1, chosen)[:, 0]))
         if not self.chunks.any:
-            return x, carried
-        return x + self._answer(layer, x, keys, self._seen(carried.state)), carried
+            return stream, carried
+        return stream + self._answer(layer, x, keys, self._seen(carried.state)), carried
 
     def _answer(self, layer: CrossAttention, x: Tensor, keys: Tensor, seen: Tensor) -> Tensor:
         """(B, T, D) of the stream (B, T, D): the tokens that read a slot together ask its keys; zero where none is."""

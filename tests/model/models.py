@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def mapping(
     pattern: list[str], depth: int, tied: bool = True, memory: Any = None, width: int = 16, **more: Any
 ) -> dict[str, Any]:
     """The settings of a model as a configuration file gives them; `more` of the architecture."""
-    layers = {name: LAYERS[name] for name in pattern}
+    layers = {name: deepcopy(LAYERS[name]) for name in pattern}
     architecture = {"width": width, "depth": depth, "pattern": pattern, "layers": layers, "tied": tied, **more}
     memory = None if memory is None else {"kind": "key_value", **memory}
     return {"architecture": architecture, "memory": memory, "vocabulary": VOCABULARY}

@@ -39,7 +39,7 @@ def error_of(wide: bool, **more: Any) -> float:
 
 def test_narrow_weights_come_nearer_to_the_truth() -> None:
     """What 24 additions round away is most of the error of a narrow stream."""
-    assert error_of(True) < 0.7 * error_of(False)
+    assert error_of(True) < 0.8 * error_of(False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -49,7 +49,7 @@ def test_wide_weights_answer_as_without_it(dtype: torch.dtype) -> None:
 
 def test_a_side_network_has_the_wide_stream_too() -> None:
     memory = {"kind": "longmem", "capacity": 64, "segment": 8, "unit": 8, "top": 8}
-    assert error_of(True, memory=memory) < 0.7 * error_of(False, memory=memory)
+    assert error_of(True, memory=memory) < 0.8 * error_of(False, memory=memory)
 
 
 def test_passages_are_read_by_the_weights_width() -> None:

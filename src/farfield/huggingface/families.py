@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from farfield.config import ModelError
 from farfield.huggingface.given import Given
+from farfield.huggingface.jamba import JAMBA
+from farfield.huggingface.mambas import MAMBA, MAMBA2
 from farfield.huggingface.softmax import LLAMA, MISTRAL, QWEN2, QWEN3
 from farfield.huggingface.weights import Piece
 from farfield.model import ModelConfig
@@ -58,7 +60,7 @@ class Family(Protocol):
         """Our weights as parts of theirs: each of ours is covered once, each of theirs named once."""
 
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, MAMBA, MAMBA2, JAMBA)}
 
 
 def family_of(model: ModelConfig, first: str | None = None) -> Family:

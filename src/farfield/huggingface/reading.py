@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from farfield.config import ModelError, nearest, unknown
 from farfield.huggingface.families import FAMILIES, Family
 from farfield.huggingface.given import Given
+from farfield.huggingface.mambas import refuse_original
 from farfield.huggingface.shards import Tensors
 from farfield.huggingface.weights import Piece
 from farfield.model import LanguageModel, ModelConfig
@@ -149,6 +150,7 @@ def open_folder(path: str | Path, ignore_unknown: bool = False) -> Folder:
     given = Given.of(path / CONFIG)
     kind = given.values.get("model_type")
     if not isinstance(kind, str):
+        refuse_original(given)
         raise ModelError(f"{given.file}: model_type is missing. Known: {', '.join(sorted(FAMILIES))}.")
     if kind not in FAMILIES:
         raise UncoveredError(

@@ -132,6 +132,8 @@ class SoftmaxFamily:
 
     def config(self, model: ModelConfig) -> dict[str, Any]:
         decoder = plain(model)
+        if decoder.wide_residual:
+            refuse("architecture.wide_residual", True, (False,), self.name)
         for index in range(decoder.depth):
             self._check(decoder, index)
         first, feedforward = _same(decoder)
@@ -218,8 +220,19 @@ class SoftmaxFamily:
         return found
 
 
-def stacked(given: Given, depth: int, pattern: Sequence[str], layers: dict[str, Any], epsilon: float) -> ModelConfig:
+def stacked(
+    given: Given,
+    depth: int,
+    pattern: Sequence[str],
+    layers: dict[str, Any],
+    epsilon: float,
+    *,
+    tied: bool = False,
+    wide: bool = False,
+) -> ModelConfig:
     """The model of named layers, with the width, the vocabulary and the head that `given` tells.
+
+    `tied`: whether the head is the embedding where nothing is said. `wide`: a residual stream of float32.
 
     Raises:
         ModelError: sizes that do not fit one another.
@@ -230,8 +243,9 @@ def stacked(given: Given, depth: int, pattern: Sequence[str], layers: dict[str, 
         "depth": depth,
         "pattern": list(pattern) if len(used) > 1 else [pattern[0]],
         "layers": used,
-        "tied": given.flag("tie_word_embeddings", False),
+        "tied": given.flag("tie_word_embeddings", tied),
         "epsilon": epsilon,
+        "wide_residual": wide,
     }
     try:
         return read(ModelConfig, {"architecture": architecture, "vocabulary": given.whole("vocab_size")})

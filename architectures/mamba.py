@@ -5,6 +5,8 @@
     h_t = exp(Delta_t A) h_{t-1} + Delta_t u_t B_t,   y_t = C_t h_t + D u_t          A = -exp(A_log)
     out = W_o (y silu(z))
 
+The convolution's sums are of float32 or wider, as the scan is: rounded at each tap, they were the largest error in
+bfloat16.
 Gu and Dao, https://arxiv.org/abs/2312.00752. With `inner_norm`, d, B and C pass an RMS norm each, as in Jamba
 (https://arxiv.org/abs/2403.19887). A_log begins as log(1 .. N), D as 1, steps log-uniform in [0.001, 0.1].
 
@@ -126,11 +128,13 @@ class Mamba(Mixer):
 
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, MambaState)
+        wide = state.memory.dtype
         u, gate = self.input(x).chunk(2, dim=-1)
-        u, conv = short_convolution(u, self.taps.to(u.dtype), rows, state.conv)
-        u = silu(u if self.conv_bias is None else u + self.conv_bias.to(u.dtype))
-        delta, b, c = self._selected(u, state.memory.dtype)
-        rates = -self.A_log.to(state.memory.dtype).exp()
+        mixed, conv = short_convolution(u.to(wide), self.taps.to(wide), rows, state.conv)
+        conv = ConvolutionState(conv.inputs.to(state.conv.inputs.dtype))  # rounded there before: nothing is lost
+        u = silu(mixed if self.conv_bias is None else mixed + self.conv_bias.to(wide)).to(u.dtype)
+        delta, b, c = self._selected(u, wide)
+        rates = -self.A_log.to(wide).exp()
         out, memory = selective_scan(u, delta, rates, b, c, self.D, rows, state.memory)
         return rows.masked(self.out(out * silu(gate))), MambaState(memory, conv)
 

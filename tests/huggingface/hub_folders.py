@@ -33,6 +33,19 @@ SIZES = {
     "eos_token_id": ENDS,
     "pad_token_id": None,
 }
+OF_ALL = {key: SIZES[key] for key in ("vocab_size", "num_hidden_layers", "eos_token_id", "pad_token_id")}
+MAMBA = {**OF_ALL, "hidden_size": 20, "state_size": 5, "layer_norm_epsilon": 1e-3}
+MAMBA2 = {**OF_ALL, "hidden_size": 24, "num_heads": 6, "head_dim": 8, "n_groups": 3, "state_size": 5, "chunk_size": 7}
+JAMBA = {
+    **SIZES,
+    "num_hidden_layers": 4,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 1,
+    "num_experts": 3,
+    "mamba_d_state": 5,
+    "mamba_d_conv": 3,
+    "mamba_dt_rank": 3,
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,
@@ -46,9 +59,10 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
 
 @dataclass(frozen=True)
 class Case:
-    """A model of transformers: its family, what its settings have beside SIZES, and how its folder is written.
+    """A model of transformers: its family, what its settings have beside `sizes`, and how its folder is written.
 
     `old`: with `rope_theta` and `rope_scaling`, as before transformers 5. `shards`: the weights in several files.
+    `steps`: whether transformers decodes one token as it reads many: its Mamba-2 forgets the limits of steps.
     """
 
     family: str
@@ -56,6 +70,8 @@ class Case:
     dtype: torch.dtype = torch.float32
     old: bool = False
     shards: bool = False
+    steps: bool = True
+    sizes: dict[str, Any] = field(default_factory=lambda: SIZES)
 
 
 CASES = {
@@ -95,6 +111,37 @@ CASES = {
             "rope_parameters": {**YARN, "attention_factor": 1.2, "truncate": False},
         },
     ),
+    "mamba": Case("Mamba", {"expand": 3, "conv_kernel": 3, "use_bias": True, "time_step_rank": 4}, sizes=MAMBA),
+    "mamba-inner-untied": Case(
+        "Mamba",
+        {"intermediate_size": 37, "tie_word_embeddings": False, "use_conv_bias": False, "residual_in_fp32": False},
+        sizes=MAMBA,
+        shards=True,
+    ),
+    "mamba-bfloat16": Case("Mamba", {"conv_kernel": 1}, torch.bfloat16, sizes=MAMBA),
+    "mamba2": Case("Mamba2", {"use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True}, sizes=MAMBA2),
+    "mamba2-limits": Case(
+        "Mamba2",
+        {"expand": 3, "n_groups": 1, "num_heads": 9, "time_step_limit": (0.4, 0.7), "layer_norm_epsilon": 1e-3},
+        sizes=MAMBA2,
+        shards=True,
+        steps=False,
+    ),
+    "mamba2-bfloat16": Case("Mamba2", {"residual_in_fp32": False, "conv_kernel": 2}, torch.bfloat16, sizes=MAMBA2),
+    "jamba": Case("Jamba", {"mamba_proj_bias": True, "tie_word_embeddings": True, "rms_norm_eps": 1e-3}, sizes=JAMBA),
+    "jamba-head-size": Case(
+        "Jamba",
+        {
+            "head_dim": 7,
+            "num_experts_per_tok": 1,
+            "expert_layer_period": 3,
+            "mamba_conv_bias": False,
+            "mamba_expand": 3,
+        },
+        sizes=JAMBA,
+        shards=True,
+    ),
+    "jamba-dense-bfloat16": Case("Jamba", {"num_experts": 1, "num_key_value_heads": 1}, torch.bfloat16, sizes=JAMBA),
 }
 
 
@@ -119,12 +166,12 @@ def written(folder: Path, case: Case) -> Path:
     import transformers
 
     with silence():
-        config = getattr(transformers, f"{case.family}Config")(**{**SIZES, **case.settings})
+        config = getattr(transformers, f"{case.family}Config")(**{**case.sizes, **case.settings})
         model = getattr(transformers, f"{case.family}ForCausalLM")(config)
         torch.manual_seed(0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                gain = name.endswith("norm.weight")
+                gain = "norm" in name
                 parameter.normal_(1.0 if gain else 0.0, 0.2 if gain or parameter.ndim == 1 else 0.3)
         model.to(case.dtype).save_pretrained(folder, max_shard_size="4KB" if case.shards else "1GB")
     if case.old:

@@ -58,15 +58,16 @@ def test_logits_are_transformers(name: str, folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_greedy_texts_are_transformers(name: str, folders: dict[str, Path]) -> None:
-    """Up to any of the ends that generation_config.json names."""
+    """Up to any of the ends that generation_config.json names; of four prompts, or more until one comes to an end."""
     model, other = ours(folders[name], torch.float32), theirs(folders[name], torch.float32)
     config, reasons = GenerationConfig(tokens=16), set()
     for seed in range(16):
         if "end" in reasons and seed > 1:
             break
         prompt = torch.randint(VOCABULARY, (1, 11), generator=torch.Generator().manual_seed(seed))
+        how = {"attention_mask": prompt.new_ones(1, 11), "use_cache": CASES[name].steps}
         with silence():
-            expected = other.generate(prompt, max_new_tokens=16, do_sample=False, attention_mask=prompt.new_ones(1, 11))
+            expected = other.generate(prompt, max_new_tokens=16, do_sample=False, **how)
         (answer,) = generate(model.model, model.tokenizer, prompt.tolist(), config)
         assert answer.ids == expected[0, 11:].tolist()
         reasons.add(answer.reason)
@@ -80,13 +81,20 @@ def test_states_are_no_larger_than_their_caches(name: str, folders: dict[str, Pa
     model, other = ours(folders[name], torch.float32), theirs(folders[name], torch.float32)
     tokens = torch.randint(VOCABULARY, (1, 100))
     with torch.no_grad(), silence():
-        cache = other(tokens, use_cache=True).past_key_values
+        answer = other(tokens, use_cache=True)
         _, state = model(tokens)
     assert isinstance(state, ModelState)
-    held = sum(one.nbytes for layer in cache.layers for one in (layer.keys, layer.values))
+    cache = answer["cache_params" if "cache_params" in answer else "past_key_values"]
+    held = sum(one.nbytes for layer in cache.layers for one in _tensors(vars(layer)))
     counts = 8 * (1 + len(cache.layers))
     assert model.config.state_bytes(100) == state.bytes
     assert 0 < state.bytes - counts <= held
+
+
+def _tensors(of: dict[str, Any]) -> list[Tensor]:
+    """What a layer of a cache holds, by names or numbers too."""
+    parts = [one for value in of.values() for one in (value.values() if isinstance(value, dict) else [value])]
+    return [one for one in parts if isinstance(one, Tensor)]
 
 
 @pytest.mark.parametrize("name", CASES)

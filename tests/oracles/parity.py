@@ -15,7 +15,8 @@ import torch
 from contract.runs import assert_close, error
 from torch import Tensor
 
-from farfield.architectures import Mixer, Rows, build_mixer
+from farfield.architectures import Mixer, Rows, build_mixer, mixer_kinds
+from farfield.huggingface.weights import Piece, theirs
 
 WIDTH = 32
 FLOAT32, FLOAT64 = 1e-5, 1e-11
@@ -49,6 +50,14 @@ class Parity:
         x = torch.randn(2, time, WIDTH, dtype=torch.float64, requires_grad=True)
         found, _ = ours(x, Rows.fresh_documents(2, time), ours.start(2))
         self.outputs(found, theirs(x), tolerance, x)
+
+
+def named(pieces: Callable[..., list[Piece]], ours: Mixer, kind: str, **settings: Any) -> dict[str, Tensor]:
+    """The weights of a mixer that `mixer` has made of these settings, by the names and in the form of transformers."""
+    found = pieces(mixer_kinds()[kind](**settings), WIDTH, "ours", "theirs")
+    weights = theirs(found, {f"ours.{name}": weight for name, weight in ours.named_parameters()})
+    assert {piece.ours for piece in found} == {f"ours.{name}" for name, _ in ours.named_parameters()}
+    return {name.removeprefix("theirs."): weight for name, weight in weights.items()}
 
 
 def mixer(kind: str, layer: int = 0, depth: int = 1, **settings: Any) -> Any:

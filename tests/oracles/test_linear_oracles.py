@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from contract.runs import assert_close
-from parity import FLOAT32, FLOAT64, WIDTH, Parity, mixer
+from parity import FLOAT32, FLOAT64, WIDTH, Parity, mixer, named
 from theirs import apart, installed
 from torch import Tensor
 from torch.nn.functional import silu, softplus
@@ -19,6 +19,7 @@ from torch.nn.functional import silu, softplus
 from farfield.architectures import Rows, build_mixer
 from farfield.architectures.lightning import slopes
 from farfield.architectures.ops.linear_attention import linear_attention
+from farfield.huggingface.mambas import mamba2_pieces
 
 
 def interleaved(weight: Tensor, heads: int) -> Tensor:
@@ -54,11 +55,13 @@ def test_lightning_is_minimaxs(layer: int, parity: Parity) -> None:
 
 
 @pytest.mark.parity("mamba2", "transformers' Mamba2")
-@pytest.mark.parametrize("groups", [1, 2])
-def test_mamba2_is_transformers(groups: int, parity: Parity) -> None:
+@pytest.mark.parametrize(("groups", "bias"), [(1, False), (2, True)])
+def test_mamba2_is_transformers(groups: int, bias: bool, parity: Parity) -> None:
     """The whole layer, chunked; theirs computes the scan and the norm in float32."""
     transformers = installed("transformers.models.mamba2.modeling_mamba2")
-    ours = mixer("mamba2", heads=4, groups=groups, state=8, chunk=16)
+    settings = {"heads": 4, "groups": groups, "state": 8, "chunk": 16, "bias": bias, "conv_bias": not bias}
+    settings |= {"epsilon": 1e-3, "step_low": 0.03, "step_high": 0.07}
+    ours = mixer("mamba2", **settings)
     config = transformers.Mamba2Config(
         hidden_size=WIDTH,
         num_heads=4,
@@ -69,19 +72,13 @@ def test_mamba2_is_transformers(groups: int, parity: Parity) -> None:
         num_hidden_layers=1,
         vocab_size=7,
         use_cache=False,
+        use_bias=bias,
+        use_conv_bias=not bias,
+        layer_norm_epsilon=1e-3,
+        time_step_limit=(0.03, 0.07),
     )
     theirs = transformers.Mamba2Mixer(config, 0).double().eval()
-    names = {
-        "in_proj.weight": ours.into.weight,
-        "conv1d.weight": ours.taps.flip(1)[:, None],  # theirs begin with the oldest token
-        "conv1d.bias": ours.taps_bias,
-        "dt_bias": ours.dt_bias,
-        "A_log": ours.A_log,
-        "D": ours.D,
-        "norm.weight": ours.gain,
-        "out_proj.weight": ours.out.weight,
-    }
-    theirs.load_state_dict(names)
+    theirs.load_state_dict(named(mamba2_pieces, ours, "mamba2", **settings))
     parity.layer(ours, theirs, FLOAT32)
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from parity import FLOAT32, WIDTH, Parity, mixer
+from parity import FLOAT32, WIDTH, Parity, mixer, named
 from theirs import apart, installed
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from farfield.architectures import Rows
 from farfield.architectures.ops.gated_delta_rule import gated_delta_rule
+from farfield.huggingface.mambas import mamba_pieces
 
 TIME = 130
 
@@ -88,38 +89,42 @@ def test_the_gated_delta_rule_is_flash_linear_attentions(form: str, parity: Pari
     delta_rule(parity, getattr(apart("fla.ops.gated_delta_rule.naive"), form))
 
 
-def mamba_weights(ours: Any, norms: str = "bc") -> dict[str, Tensor]:
-    """Ours by the names that Mamba, Jamba and mambapy share but for those of two norms."""
-    names = {"in_proj": ours.input, "x_proj": ours.select, "dt_proj": ours.step, "out_proj": ours.out}
-    found = {f"{name}.weight": module.weight for name, module in names.items()}
-    found |= {"dt_proj.bias": ours.step.bias, "A_log": ours.A_log, "D": ours.D}
-    found |= {"conv1d.weight": swapped(ours.taps), "conv1d.bias": ours.conv_bias}
-    if ours.gain is not None:
-        found |= dict(zip((f"{n}_layernorm.weight" for n in ("dt", *norms)), ours.gain.split(ours.inner), strict=True))
-    return found
-
-
 @pytest.mark.parity("mamba", "transformers' Mamba")
-@pytest.mark.parametrize(("states", "taps"), [(16, 4), (5, 3)])
-def test_mamba_is_transformers(states: int, taps: int, parity: Parity) -> None:
+@pytest.mark.parametrize(("states", "taps", "bias"), [(16, 4, False), (5, 3, True)])
+def test_mamba_is_transformers(states: int, taps: int, bias: bool, parity: Parity) -> None:
     """Their layer; it runs the recurrence in float32."""
     module, transformers = installed("transformers.models.mamba.modeling_mamba"), installed("transformers")
-    config = transformers.MambaConfig(hidden_size=WIDTH, num_hidden_layers=1, state_size=states, conv_kernel=taps)
+    settings = {"state": states, "conv": taps, "bias": bias, "conv_bias": not bias}
+    config = transformers.MambaConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        state_size=states,
+        conv_kernel=taps,
+        use_bias=bias,
+        use_conv_bias=not bias,
+    )
     theirs = module.MambaMixer(config, 0).double()
-    ours = mixer("mamba", state=states, conv=taps)
-    theirs.load_state_dict(mamba_weights(ours))
+    ours = mixer("mamba", **settings)
+    theirs.load_state_dict(named(mamba_pieces, ours, "mamba", **settings))
     parity.layer(ours, theirs, FLOAT32)
 
 
 @pytest.mark.parity("mamba", "transformers' Jamba")
-def test_mamba_with_inner_norms_is_jambas(parity: Parity) -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_mamba_with_inner_norms_is_jambas(bias: bool, parity: Parity) -> None:
     module, transformers = installed("transformers.models.jamba.modeling_jamba"), installed("transformers")
+    settings = {"rank": 3, "inner_norm": True, "inner_epsilon": 1e-3, "bias": bias, "conv_bias": not bias}
     config = transformers.JambaConfig(
-        hidden_size=WIDTH, num_hidden_layers=1, mamba_dt_rank=3, use_mamba_kernels=False, rms_norm_eps=1e-6
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        mamba_dt_rank=3,
+        rms_norm_eps=1e-3,
+        mamba_proj_bias=bias,
+        mamba_conv_bias=not bias,
     )
     theirs = module.JambaMambaMixer(config, 0).double()
-    ours = mixer("mamba", rank=3, inner_norm=True)
-    theirs.load_state_dict(mamba_weights(ours))
+    ours = mixer("mamba", **settings)
+    theirs.load_state_dict(named(mamba_pieces, ours, "mamba", **settings))
     parity.layer(ours, theirs, FLOAT32)
 
 
@@ -127,14 +132,16 @@ def test_mamba_with_inner_norms_is_jambas(parity: Parity) -> None:
 @pytest.mark.parametrize("inner_norm", [False, True])
 @pytest.mark.parametrize("parallel", [False, True])
 def test_mamba_is_mambapys(parallel: bool, inner_norm: bool, parity: Parity) -> None:
-    """By its loop and by its parallel scan; rates are float32 there."""
+    """By its loop and by its parallel scan; rates are float32 there, and two norms have names of their own."""
     module = installed("mambapy.mamba")
     config = module.MambaConfig(
         d_model=WIDTH, n_layers=1, pscan=parallel, inner_layernorms=inner_norm, rms_norm_eps=1e-6
     )
     theirs = module.MambaBlock(config).double()
     ours = mixer("mamba", inner_norm=inner_norm)
-    theirs.load_state_dict(mamba_weights(ours, "BC"))
+    weights = named(mamba_pieces, ours, "mamba", inner_norm=inner_norm)
+    others = {"b_layernorm.weight": "B_layernorm.weight", "c_layernorm.weight": "C_layernorm.weight"}
+    theirs.load_state_dict({others.get(name, name): weight for name, weight in weights.items()})
     parity.layer(ours, theirs, FLOAT32)
 
 
@@ -152,7 +159,7 @@ def test_mamba_is_mamba_ssms(states: int, parity: Parity, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "causal_conv1d_fn", convolution)
     monkeypatch.setattr(module, "selective_scan_fn", module.selective_scan_ref)
     ours = mixer("mamba", state=states)
-    w = mamba_weights(ours)
+    w = named(mamba_pieces, ours, "mamba", state=states)
     names = [f"{name}.weight" for name in ("x_proj", "dt_proj", "out_proj")]
 
     def theirs(x: Tensor) -> Tensor:

@@ -126,11 +126,12 @@ def mixture_pieces(feedforward: MixtureConfig, width: int, ours: str, theirs: st
 
 
 def _read_mamba(given: Given, epsilon: float) -> dict[str, Any]:
+    expand = given.whole("mamba_expand", 2)
     return {
         "kind": "mamba",
         "state": given.whole("mamba_d_state", 16),
-        "expand": given.whole("mamba_expand", 2),
-        "rank": rank_of(given, "mamba_dt_rank"),
+        "expand": expand,
+        "rank": rank_of(given, "mamba_dt_rank", expand * given.whole("hidden_size")),
         "conv": given.whole("mamba_d_conv", 4, most=TAPS),
         "bias": given.flag("mamba_proj_bias", False),
         "conv_bias": given.flag("mamba_conv_bias", True),

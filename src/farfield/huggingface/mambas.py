@@ -108,12 +108,14 @@ def refuse_original(given: Given) -> None:
         given.refuse("ssm_cfg", why)
 
 
-def rank_of(given: Given, key: str) -> int | None:
-    """The rank of the steps; None: a sixteenth of the width, which `auto` stands for."""
+def rank_of(given: Given, key: str, channels: int) -> int | None:
+    """The rank of the steps of `channels`; None: a sixteenth of the width, which `auto` stands for."""
     usual = math.ceil(given.whole("hidden_size") / 16)
     if given.values.get(key) == "auto":
         return None
     rank = given.whole(key, usual)
+    if rank > channels:
+        given.refuse(key, f"at most as many as channels, {channels}, are needed")
     return None if rank == usual else rank
 
 
@@ -142,7 +144,7 @@ def _read_mamba(given: Given, epsilon: float) -> dict[str, Any]:
         "state": given.whole("state_size", 16),
         "expand": expand,
         "inner": None if inner == usual else inner,
-        "rank": rank_of(given, "time_step_rank"),
+        "rank": rank_of(given, "time_step_rank", inner),
         "conv": given.whole("conv_kernel", 4, most=TAPS),
         "bias": given.flag("use_bias", False),
         "conv_bias": given.flag("use_conv_bias", True),

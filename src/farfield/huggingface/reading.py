@@ -56,7 +56,9 @@ def covered(path: Path, layers: Literal["auto", "farfield", "transformers"]) -> 
     """
     if layers != "auto":
         return layers
-    return "farfield" if Given.of(path / CONFIG).values.get("model_type") in FAMILIES else "transformers"
+    given = Given.of(path / CONFIG)
+    refuse_original(given)
+    return "farfield" if given.values.get("model_type") in FAMILIES else "transformers"
 
 
 @dataclass(frozen=True)
@@ -238,4 +240,7 @@ def _give(model: nn.Module, name: str, weight: Tensor) -> None:
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
     old = getattr(module, leaf)
-    setattr(module, leaf, nn.Parameter(weight, old.requires_grad) if isinstance(old, nn.Parameter) else weight)
+    if isinstance(old, nn.Parameter):
+        weight = nn.Parameter(weight, old.requires_grad)
+        vars(weight).update(vars(old))  # such as that it does not decay
+    setattr(module, leaf, weight)

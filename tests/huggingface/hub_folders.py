@@ -46,6 +46,12 @@ JAMBA = {
     "mamba_d_conv": 3,
     "mamba_dt_rank": 3,
 }
+FAMILY_SIZES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), SIZES),
+    "mamba": MAMBA,
+    "mamba2": MAMBA2,
+    "jamba": JAMBA,
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from hub_folders import CASES, JAMBA, MAMBA, MAMBA2, VOCABULARY, changed, silence, theirs, written
+from hub_folders import CASES, FAMILY_SIZES, JAMBA, VOCABULARY, changed, silence, theirs, written
+from hypothesis import given
+from hypothesis import strategies as st
 
 import farfield
 from farfield.config import ModelError
@@ -18,12 +20,11 @@ from farfield.huggingface.given import Given
 from farfield.model import ModelConfig
 
 GONE: Any = object()
-SIZES = {"mamba": MAMBA, "mamba2": MAMBA2, "jamba": JAMBA}
 
 
 def read(family: str, **settings: Any) -> ModelConfig:
     """Our settings of the family's sizes with others, by way of a text."""
-    values = {key: value for key, value in {**SIZES[family], **settings}.items() if value is not GONE}
+    values = {key: value for key, value in {**FAMILY_SIZES[family], **settings}.items() if value is not GONE}
     return FAMILIES[family].model(Given(json.loads(json.dumps(values)), Path("config.json")))
 
 
@@ -46,7 +47,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "rank above channels": (
         "mamba",
         {"time_step_rank": 41},
-        "time_step_rank: 41 given; at most as many as channels, 40, are needed.",
+        "time_step_rank: 41 given; at most as many as channels (intermediate_size, hidden_size x expand), 40, are "
+        "needed.",
     ),
     "taps": ("mamba", {"conv_kernel": 17}, "conv_kernel: 17 given; a whole number from 1 to 16 is needed."),
     "bias": ("mamba", {"use_bias": "yes"}, 'use_bias: "yes" given; true or false is needed.'),
@@ -86,6 +88,32 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "balance": ("jamba", {"router_aux_loss_coef": -1}, "router_aux_loss_coef: -1 given; at least 0 is needed."),
 }
+
+
+TOLD = {
+    "mamba": ["expand", "intermediate_size", "time_step_rank", "conv_kernel", "use_bias", "use_conv_bias"],
+    "mamba2": ["expand", "time_step_limit", "conv_kernel", "use_bias", "residual_in_fp32", "rms_norm", "hidden_act"],
+    "jamba": ["head_dim", "mamba_expand", "mamba_proj_bias", "router_aux_loss_coef", "num_experts_per_tok"]
+    + ["expert_layer_period", "expert_layer_offset", "num_local_experts", "sliding_window", "rms_norm_eps"],
+}
+"""By family: keys beside those of its sizes."""
+
+NUMBER = st.integers(-2, 50) | st.floats() | st.sampled_from([1 << 19, 1 << 25, 10**30])
+VALUE = st.none() | st.booleans() | NUMBER | st.text(max_size=4) | st.lists(NUMBER, max_size=3) | st.just({"a": 1})
+
+
+@given(st.sampled_from([(family, key) for family in TOLD for key in (*FAMILY_SIZES[family], *TOLD[family])]), VALUE)
+def test_any_value_is_read_or_refused_in_one_line(place: tuple[str, str], value: Any) -> None:
+    """That names the key, or another one in the folder that does not fit it."""
+    family, key = place
+    try:
+        config = read(family, **{key: value})
+    except ModelError as error:
+        line = str(error)
+        assert "\n" not in line
+        assert key in line or line.split(":")[1].strip() in FAMILY_SIZES[family]
+    else:
+        assert again(config, family).parameters() == config.parameters() > 0
 
 
 @pytest.mark.parametrize("name", WRONG)

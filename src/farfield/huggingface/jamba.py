@@ -145,6 +145,8 @@ def _read_attention(given: Given) -> dict[str, Any]:
     kv_heads = given.whole("num_key_value_heads", heads if "num_key_value_heads" in given.values else 8)
     if heads % kv_heads:
         given.refuse("num_key_value_heads", f"a divisor of num_attention_heads = {heads} is needed")
+    if given.values.get("head_dim") is None and width < 2 * heads:
+        given.refuse("num_attention_heads", f"at most half of hidden_size, {width // 2}, is needed without head_dim")
     size = given.whole("head_dim", width // heads, least=2)
     own = {"head_size": None if size * heads == width else size}
     return {"kind": "attention", "heads": heads, "kv_heads": kv_heads, "position": "none", **own}

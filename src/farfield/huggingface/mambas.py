@@ -115,7 +115,9 @@ def rank_of(given: Given, key: str, channels: int) -> int | None:
         return None
     rank = given.whole(key, usual)
     if rank > channels:
-        given.refuse(key, f"at most as many as channels, {channels}, are needed")
+        given.refuse(
+            key, f"at most as many as channels (intermediate_size, hidden_size x expand), {channels}, are needed"
+        )
     return None if rank == usual else rank
 
 
@@ -139,7 +141,7 @@ def agreed(decoder: DecoderConfig, told: Callable[[int], Mapping[str, object]]) 
 def _read_mamba(given: Given, epsilon: float) -> dict[str, Any]:
     expand = given.whole("expand", 2)
     usual = expand * given.whole("hidden_size")
-    inner = given.whole("intermediate_size", usual)
+    inner = usual if given.values.get("intermediate_size") is None else given.whole("intermediate_size")
     return {
         "state": given.whole("state_size", 16),
         "expand": expand,

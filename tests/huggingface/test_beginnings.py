@@ -25,6 +25,7 @@ GENERATION = GenerationConfig(tokens=24, temperature=1.0)  # drawn: any differen
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
     trained = train_bpe([TEXT * 8], 280)
     trained.backend.add_special_tokens([AddedToken("<s>", special=True)])
     begin = trained.backend.token_to_id("<s>")

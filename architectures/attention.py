@@ -7,6 +7,7 @@
     alibi   neither; a score falls by the head's slope a token of distance     https://arxiv.org/abs/2108.12409
     none    neither
 
+With an `extension` it reads farther than it was trained, by where queries and keys stand: see that file.
 Vaswani et al., https://arxiv.org/abs/1706.03762; grouped queries https://arxiv.org/abs/2305.13245; a short convolution
 on queries, keys and values is what lets two layers learn recall in a few hundred steps (https://arxiv.org/abs/2402.18668).
 
@@ -19,11 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from farfield.architectures.columns import banded
+from farfield.architectures.dual_chunk import DualChunk
+from farfield.architectures.extension import ExtendedField
 from farfield.architectures.mixer import (
     Attended,
     Heads,
@@ -37,11 +42,12 @@ from farfield.architectures.mixer import (
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.backend import Backend
-from farfield.architectures.ops.layouts import Banded, Causal, Full
+from farfield.architectures.ops.layouts import Causal, Full
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.short_convolution import ConvolutionState
-from farfield.architectures.projection import Projection, Rotation
+from farfield.architectures.projection import Projection, Rotation, Turned
 from farfield.architectures.rows import Rows
+from farfield.architectures.self_extend import SelfExtend
 from farfield.architectures.state import KeyValueBuffer, State
 
 __all__ = [
@@ -50,14 +56,14 @@ __all__ = [
     "AttentionConfig",
     "AttentionState",
     "DocumentField",
-    "banded",
-    "columns",
-    "located",
-    "opens",
+    "ExtensionConfig",
 ]
 
 XPOS = "position: xpos scales keys from a reference that moves. Positions whose keys can be taken: rope, alibi, none."
 """Why keys with xPos stay with their layer."""
+
+
+ExtensionConfig = Annotated[DualChunk | SelfExtend, Field(discriminator="kind")]
 
 
 class AttentionConfig(LendingSettings):
@@ -67,12 +73,17 @@ class AttentionConfig(LendingSettings):
     source = "arxiv.org/abs/1706.03762"
 
     kind: Literal["attention"] = "attention"
+    extension: ExtensionConfig | None = Field(
+        None, description="where tokens beyond the trained length stand: dual_chunk, self_extend; null: where they are"
+    )
 
     def reach(self, layer: int, depth: int) -> int | None:
         return None
 
     def check(self, width: int) -> None:
         self.sizes(width)
+        if self.extension is not None and self.position != "rope":
+            raise ValueError(f"extension: moves rotary positions, and position is {self.position}.")
 
     def build(self, width: int, layer: int, depth: int) -> Attention:
         return Attention(self, width)
@@ -89,8 +100,10 @@ class AttentionConfig(LendingSettings):
         heads, _, head_width = self.sizes(width)
         return 2 * self.parameters(width, layer, depth) + 4 * heads * head_width * (tokens + 1)
 
-    def near_field(self, width: int, layer: int, depth: int) -> DocumentField:
+    def near_field(self, width: int, layer: int, depth: int) -> DocumentField | ExtendedField:
         heads, _, head_width = self.sizes(width)
+        if self.extension is not None:
+            return self.extension.field(Rotation.of(self, head_width), self.scale(width), self.backend)
         slopes = slopes_of(heads) if self.position == "alibi" else None
         return DocumentField(Rotation.of(self, head_width), self.scale(width), self.backend, slopes)
 
@@ -99,6 +112,11 @@ class AttentionConfig(LendingSettings):
 
     def lends(self) -> str | None:
         return XPOS if self.position == "xpos" else None
+
+    def remembers(self) -> str | None:
+        if self.extension is None:
+            return None
+        return f"extension: {self.extension.kind} moves keys for its own queries alone. Take extension: null."
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +142,19 @@ class DocumentField:
     backend: Backend
     slopes: Tensor | None
 
+    def queries(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.rotation.rows(x, rows)
+
     def turn(self, x: Tensor, rows: Rows) -> Tensor:
         return self.rotation.rows(x, rows)
+
+    def turned(self, queries: Tensor, keys: Tensor, rows: Rows, reference: Tensor | None) -> Turned:
+        """See `Rotation.turned`."""
+        return self.rotation.turned(queries, keys, rows, reference)
+
+    def renumbered(self, kept: KeyValueBuffer, dropped: Tensor) -> KeyValueBuffer:
+        """See `Rotation.renumbered`."""
+        return self.rotation.renumbered(kept, dropped)
 
     def attend(self, queries: Tensor, kept: Kept, rows: Rows, reads: Sequence[KeyValue] = ()) -> Attended:
         parts = self._parts(queries, kept, rows) if kept.own else self._earlier(queries, kept, rows)
@@ -175,7 +204,7 @@ class Attention(LendingMixer):
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
         self.projection = Projection.of(config, width)
-        self.field = config.near_field(width, 0, 1)
+        self.field: DocumentField | ExtendedField = config.near_field(width, 0, 1)
         self.rotation, self.scale, self.slopes = self.field.rotation, self.field.scale, self.field.slopes
         self.span = self.rotation.span
 
@@ -191,7 +220,7 @@ class Attention(LendingMixer):
 
     def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
         assert isinstance(state, AttentionState)
-        turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
+        turned = self.field.turned(heads.queries, heads.keys, rows, state.reference)
         before = turned.moved(state.near.cast(turned.keys.dtype))
         after = before.append(turned.keys, heads.values, rows)
         kept = Kept(turned.keys, heads.values, before, after)
@@ -207,7 +236,7 @@ class Attention(LendingMixer):
 
     def newest(self, state: State, count: int, dropped: Tensor) -> AttentionState:
         assert isinstance(state, AttentionState)
-        near = self.rotation.renumbered(state.near.newest(count), dropped)
+        near = self.field.renumbered(state.near.newest(count), dropped)
         return replace(state, near=near, reference=None if state.reference is None else state.reference - dropped)
 
     def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
@@ -215,68 +244,3 @@ class Attention(LendingMixer):
 
     def near(self, query_position: Tensor, key_position: Tensor) -> Tensor:
         return (key_position[:, None, None, :] <= query_position[:, None, :, None]) & (key_position >= 0)[:, None, None]
-
-
-def columns(rows: Rows, past: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Positions and documents (B, past + T) of the key columns [past, call]; `valid` (B, past) past columns count.
-
-    The past belongs to document 0 and ends just before the first token that goes on with it. A column that nobody may
-    see has document -1.
-    """
-
-    def make() -> tuple[Tensor, Tensor]:
-        position = rows.following - past + torch.arange(past, device=rows.device)
-        seen = torch.zeros_like(position) if valid is None else torch.where(valid, 0, -1)
-        document = torch.where(rows.real, rows.document, -1)
-        return torch.cat((position, rows.positions), 1), torch.cat((seen, document), 1)
-
-    return make() if valid is not None else rows.once(("columns", past), make)
-
-
-def located(position: Tensor, column: Tensor, rows: Rows, past: int) -> Tensor:
-    """The key columns in [past, call] of positions (B, N, ...) of the documents of the call's columns (B, N).
-
-    The past ends just before the first token that goes on with it. Meaningless for padding and before a document.
-    """
-    following = torch.where(rows.document.gather(1, column) == 0, rows.following, 0)
-    own = rows.positions.gather(1, column)
-    wide = (*column.shape, *([1] * (position.ndim - 2)))
-    following, shift = following.view(wide), (past + column - own).view(wide)
-    return torch.where(position < following, past - following, shift) + position
-
-
-def banded(
-    rows: Rows,
-    past: int,
-    valid: Tensor | None,
-    reach: int | None,
-    dilation: int = 1,
-    first: int = 0,
-    ahead: int = 0,
-    slopes: Tensor | None = None,
-) -> Banded:
-    """The layout of queries at `rows` over the key columns [past, call]; slopes (H,) let scores fall with distance."""
-    position, document = columns(rows, past, valid)
-    query_document = torch.where(rows.real, rows.document, -2)
-    regular = rows.plain and valid is None
-    some = slice(0, 1) if regular else slice(None)
-    alibi = None if slopes is None else Alibi(slopes, rows.positions[some], position[some])
-    found = rows.positions, query_document, position, document, reach, dilation, first, regular, ahead, alibi
-    return Banded(*found, opens(rows, past))
-
-
-def opens(rows: Rows, past: int) -> list[int] | None:
-    """Of each query the first of the key columns [past, call] that its document has in any row; None where all are one.
-
-    A compiled graph would be made anew for every packing: there each query looks at all columns before its own.
-    """
-    if rows.plain or torch.compiler.is_compiling():
-        return None
-
-    def make() -> list[int]:
-        own = torch.arange(rows.time, device=rows.device)
-        first = torch.where(rows.document > 0, past + own - rows.positions, 0)
-        found: list[int] = torch.where(rows.real, first, past + own).amin(0).tolist()
-        return found
-
-    return rows.once(("opens", past), make)

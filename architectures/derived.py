@@ -24,7 +24,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from farfield.architectures.attention import banded
+from farfield.architectures.columns import banded
 from farfield.architectures.mixer import (
     Attended,
     Heads,

@@ -23,8 +23,8 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
-from farfield.architectures.attention import located
 from farfield.architectures.block_keys import BlockKeys
+from farfield.architectures.columns import located
 from farfield.architectures.derived import Group
 from farfield.architectures.mixer import Mixer, MixerSettings, in_steps, reference_bytes, softmax_sizes
 from farfield.architectures.ops.alibi import alike, slopes_of

@@ -23,7 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from farfield.architectures.attention import XPOS, banded
+from farfield.architectures.attention import XPOS
+from farfield.architectures.columns import banded
 from farfield.architectures.mixer import (
     Attended,
     Heads,
@@ -164,6 +165,9 @@ class WindowField:
     window: int
     dilations: list[int]
     globals: int = 0
+
+    def queries(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.rotation.rows(x, rows)
 
     def turn(self, x: Tensor, rows: Rows) -> Tensor:
         return self.rotation.rows(x, rows)

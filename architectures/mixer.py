@@ -153,6 +153,10 @@ class KeyedSettings(MixerSettings):
     def reach(self, layer: int, depth: int) -> int | None:
         """As `KeyedMixer.reach` of the layer."""
 
+    def remembers(self) -> str | None:
+        """Why no memory can stand around it, in words that begin with the name of a setting; None: one can."""
+        return None
+
 
 class LendingSettings(KeyedSettings):
     """What the settings of softmax mixers have whose keys and values other layers may take."""
@@ -273,11 +277,14 @@ class Attended:
 class NearField(Protocol):
     """How queries see what a layer keeps, whichever layer they are of."""
 
+    def queries(self, x: Tensor, rows: Rows) -> Tensor:
+        """Queries (B, H, T, W) as `attend` takes them: turned to where they stand, if that is one place."""
+
     def turn(self, x: Tensor, rows: Rows) -> Tensor:
-        """Queries or keys (B, H, T, W) turned to where they stand."""
+        """Keys (B, G, T, W) turned to where they stand, as they are kept."""
 
     def attend(self, queries: Tensor, kept: Kept, rows: Rows, reads: Sequence[KeyValue] = ()) -> Attended:
-        """Turned queries (B, H, T, W) over what is kept, joined with `reads`."""
+        """Queries (B, H, T, W), of this field's `queries`, over what is kept, joined with `reads`."""
 
 
 class KeyedMixer(Mixer):

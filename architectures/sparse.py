@@ -30,8 +30,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from farfield.architectures.attention import banded, columns, located
 from farfield.architectures.block_keys import BlockKeys
+from farfield.architectures.columns import banded, columns, located
 from farfield.architectures.derived import DerivedSettings, Group, Pattern
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.attention import Part

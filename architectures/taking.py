@@ -76,6 +76,6 @@ class Taker(Mixer):
         assert isinstance(state, TakerState)
         assert kept is not None, "a layer that takes keys is handed them by the stack"
         heads, conv = self.projection.split(x, rows, state.conv)
-        queries = self.field.turn(heads.queries, rows)
+        queries = self.field.queries(heads.queries, rows)
         found = self.field.attend(queries, kept.cast(queries.dtype), rows)
         return self.projection.join(found.out, rows), TakerState(conv)

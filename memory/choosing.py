@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from farfield.architectures.attention import columns
+from farfield.architectures.columns import columns
 from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Full, Given

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from farfield.architectures.attention import columns
 from farfield.architectures.block_keys import labels
+from farfield.architectures.columns import columns
 from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyValue, Mixer, in_steps
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.uncompiled import uncompiled

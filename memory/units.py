@@ -25,7 +25,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from farfield.architectures.attention import located
+from farfield.architectures.columns import located
 from farfield.architectures.mixer import KeyedMixer
 from farfield.architectures.ops.alibi import alike
 from farfield.architectures.rows import Rows

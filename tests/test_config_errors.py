@@ -19,6 +19,8 @@ KNOWN_TO_QUERY = (
     "neighbours, prompt, question, retrieval, root, session, sessions, store, where. "
     "A question with '=' in it is given as question='...'."
 )
+MIXER = "architecture.layers.attention.mixer"
+DUAL_CHUNK = "{kind: dual_chunk, chunk: 8, window: 4}"
 NOT_A_SETTING = "not a setting. Write key=value, and quote a value with special characters: key='\"a, b\"'."
 
 # What Hydra and the yaml files know: seen before torch is imported.
@@ -246,6 +248,24 @@ TYPED = {
     "scales that fade at once": (
         [*TRAIN, "architecture=attention", "+architecture.layers.attention.mixer.scale_base=0.5"],
         "architecture.layers.attention.mixer.scale_base: 0.5 given. Input should be greater than or equal to 1.",
+    ),
+    "an extension of other positions": (
+        [*TRAIN, "architecture=attention", f"{MIXER}.position=alibi", f"+{MIXER}.extension={DUAL_CHUNK}"],
+        "architecture.layers.attention.mixer.extension: moves rotary positions, and position is alibi.",
+    ),
+    "a window as long as its chunk": (
+        [*TRAIN, "architecture=attention", f"+{MIXER}.extension={{kind: dual_chunk, chunk: 8, window: 8}}"],
+        "architecture.layers.attention.mixer.extension.window: 8 given, less than chunk = 8 is needed.",
+    ),
+    "an extension of a window": (
+        [*TRAIN, "architecture=longformer", f"+architecture.layers.longformer.mixer.extension={DUAL_CHUNK}"],
+        "architecture.layers.longformer.mixer: unknown key 'extension'. Known: backend, base, bias, conv, dilation, "
+        "globals, head_size, head_width, heads, kind, kv_heads, position, qk_norm, scale_base, scaling, window.",
+    ),
+    "memory around an extension": (
+        [*TRAIN, "architecture=attention", "memory=knn", f"+{MIXER}.extension={DUAL_CHUNK}"],
+        "memory.name: 'knn' cannot stand around layer 0, of which extension: dual_chunk moves keys for its own queries "
+        "alone. Take extension: null.",
     ),
     "memory and architecture": (
         [*TRAIN, "memory=knn"],

@@ -220,7 +220,11 @@ def check_memory(architecture: ArchitectureConfig, memory: MemoryConfig | None) 
             return
         mixers = dict(_mixers(architecture))
         for index in _places(architecture, memory):
-            memory.check(mixers[index], architecture.width, index, architecture.depth)
+            mixer = mixers[index]
+            reason = mixer.remembers() if isinstance(mixer, KeyedSettings) else None
+            if reason is not None:
+                raise ValueError(f"name: '{memory.name}' cannot stand around layer {index}, of which {reason}")
+            memory.check(mixer, architecture.width, index, architecture.depth)
     except ValueError as error:
         raise ValueError(f"memory.{error}") from None
 

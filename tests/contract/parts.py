@@ -5,6 +5,7 @@ Shapes: T time, C channels, D width, H heads, G heads of keys and values, W widt
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ def rope(x: Tensor, position: int, base: float, scaling: Any = None) -> Tensor:
     frequency = [base ** (-2 * i / x.shape[0]) for i in range(half)]
     if scaling is not None and scaling.kind == "yarn":
         frequency = [yarn(omega, i, 2 * half, base, scaling) for i, omega in enumerate(frequency)]
+    if scaling is not None and scaling.kind == "llama3":
+        frequency = [llama3(omega, scaling) for omega in frequency]
     return turned(x, position, frequency, [(i, i + half) for i in range(half)])
 
 
@@ -56,6 +59,31 @@ def yarn(omega: float, pair: int, width: int, base: float, scaling: Any) -> floa
     first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
     share = min(max((pair - first) / (last - first), 0), 1)
     return (1 - share) * omega + share * omega / scaling.factor
+
+
+def llama3(omega: float, scaling: Any) -> float:
+    """As transformers has it: by wavelengths, divided above N / slow, as it is below N / fast, blended between."""
+    wavelength, known = 2 * math.pi / omega, scaling.trained
+    if wavelength < known / scaling.fast:
+        return omega
+    if wavelength > known / scaling.slow:
+        return omega / scaling.factor
+    smooth = (known / wavelength - scaling.slow) / (scaling.fast - scaling.slow)
+    return (1 - smooth) * omega / scaling.factor + smooth * omega
+
+
+def stands(extension: Any, n: int, m: int) -> tuple[int, int]:
+    """Where the query n and the key m stand to each other, as ChunkLlama and SelfExtend were published."""
+    if extension.kind == "self_extend":
+        window, group = extension.window, extension.group
+        return (n, m) if n - m < window else (n // group + window - window // group, m // group)
+    size = extension.chunk - extension.window
+    between = n // size - m // size
+    if between == 0:
+        return n % size, m % size
+    if between == 1:
+        return min(n % size + size, extension.chunk), m % size
+    return min(2 * size - 1, extension.chunk), m % size
 
 
 def xpos(x: Tensor, count: int, scale_base: float) -> Tensor:
@@ -94,6 +122,7 @@ class Softmax:
         self.q, self.k, self.v = self.cut(convolved(mixed, weights.get("projection.taps")))
         self.q, self.k = self.normed(self.q, "query"), self.normed(self.k, "key")
         self.turned_q, self.turned_k = self.turn(self.q, 1), self.turn(self.k, -1)
+        self.placed: dict[tuple[int, int, int], Tensor] = {}
 
     def normed(self, x: Tensor, name: str) -> Tensor:
         """x (heads, T, W) over its root mean square, times the gain of its name, where there is one."""
@@ -107,6 +136,23 @@ class Softmax:
         serves = [head * self.kv_heads // self.heads for head in range(self.heads)]
         by_heads = [part.reshape(part.shape[0], -1, self.head_width).transpose(0, 1) for part in (q, k, v)]
         return by_heads[0], by_heads[1][serves], by_heads[2][serves]
+
+    def extended(self, extension: Any, head: int, time: int, near: list[int]) -> Tensor:
+        """The query of a head over the keys at `near`, each pair turned to where the two stand to each other."""
+        scaling = self.settings.scaling
+        sharper = (0.1 * math.log(scaling.factor) + 1) ** 2 if scaling is not None and scaling.kind == "yarn" else 1.0
+
+        @functools.cache  # many pairs stand at the same positions
+        def query(position: int) -> Tensor:
+            return rope(self.q[head, time], position, self.settings.base, scaling)
+
+        scores = []
+        for m in near:
+            asking, asked = stands(extension, time, m)
+            if (head, m, asked) not in self.placed:
+                self.placed[head, m, asked] = rope(self.k[head, m], asked, self.settings.base, scaling)
+            scores.append(query(asking) @ self.placed[head, m, asked] * sharper / math.sqrt(self.head_width))
+        return torch.softmax(torch.stack(scores), 0) @ self.v[head, near]
 
     def turn(self, x: Tensor, sign: int) -> Tensor:
         """x (heads, T, W) as its positions turn it, and scale it: up by zeta for queries, sign 1, down for keys, -1."""
@@ -136,8 +182,12 @@ class Softmax:
     def attend(self, near: Keys, remember: Callable[[int, int, Tensor], Tensor] | None = None) -> Tensor:
         """Every head h and token n over the keys near(h, n); `remember` may make another answer of it."""
         rows = []
+        extension = getattr(self.settings, "extension", None)
         for head in range(self.heads):
             for time in range(self.x.shape[0]):
+                if extension is not None:
+                    rows.append(self.extended(extension, head, time, list(near(head, time))))
+                    continue
                 if remember is not None:
                     rows.append(remember(head, time, self.turned_q[head, time]))
                     continue

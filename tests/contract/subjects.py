@@ -17,9 +17,11 @@ from torch import Tensor
 from contract import families
 from farfield.architectures import KeyedMixer, Mixer, MixerSettings, Rows, State, build_mixer, mixer_kinds
 from farfield.architectures.decoder import Decoder
+from farfield.architectures.dual_chunk import DualChunk
 from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import NoFeedForwardConfig
-from farfield.architectures.stretching import NTK, YaRN
+from farfield.architectures.self_extend import SelfExtend
+from farfield.architectures.stretching import NTK, Llama3, YaRN
 from farfield.config import Config, read
 from farfield.memory import KeyValueMemoryConfig, MemoryConfig, MixerMemory, StackMemory
 from farfield.model import ModelConfig
@@ -33,6 +35,20 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "xpos-far": {"heads": 2, "conv": 3, "position": "xpos"},
         "own-size": {"heads": 4, "kv_heads": 2, "head_size": 6, "bias": "all", "qk_norm": 1e-6},
         "yarn": {"heads": 4, "bias": "inputs", "scaling": YaRN(factor=4, trained=40)},
+        "dual-chunk": {"heads": 4, "kv_heads": 2, "extension": DualChunk(chunk=12, window=4)},
+        "dual-chunk-llama3": {
+            "heads": 2,
+            "conv": 3,
+            "extension": DualChunk(chunk=6, window=1),
+            "scaling": Llama3(factor=4, trained=40),
+        },
+        "self-extend": {"heads": 4, "kv_heads": 2, "extension": SelfExtend(window=5, group=3)},
+        "self-extend-yarn": {
+            "heads": 2,
+            "conv": 3,
+            "extension": SelfExtend(window=11, group=8),
+            "scaling": YaRN(factor=4, trained=40),
+        },
     },
     "longformer": {
         "window": {"heads": 2, "window": 5},

@@ -113,6 +113,13 @@ class AttentionConfig(LendingSettings):
     def lends(self) -> str | None:
         return XPOS if self.position == "xpos" else None
 
+    def joins(self) -> str | None:
+        if self.position not in ("rope", "none"):
+            return f"'attention' with position: {self.position} counts distances along one text"
+        if self.conv:
+            return f"'attention' with conv: {self.conv} goes on with the last tokens of one text"
+        return None if self.extension is None else f"'attention' with {self.extension.kind} counts along one text"
+
     def remembers(self) -> str | None:
         if self.extension is None:
             return None
@@ -238,6 +245,10 @@ class Attention(LendingMixer):
         assert isinstance(state, AttentionState)
         near = self.field.renumbered(state.near.newest(count), dropped)
         return replace(state, near=near, reference=None if state.reference is None else state.reference - dropped)
+
+    def joined(self, states: Sequence[State], owner: Tensor, dropped: Tensor, count: int) -> AttentionState:
+        kept = [state.near for state in states if isinstance(state, AttentionState)]
+        return AttentionState(None, KeyValueBuffer.joined(kept, owner, dropped, count))
 
     def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
         return self.rotation.at(x, phase, power)

@@ -92,6 +92,13 @@ class MixerSettings(Config):
     def build(self, width: int, layer: int, depth: int) -> Mixer:
         """The mixer with fresh weights."""
 
+    def joins(self) -> str | None:
+        """Why states of texts that were read apart cannot be joined to one, in words that say what this is or has.
+
+        None: they can be: see `Mixer.joined`.
+        """
+        return f"'{getattr(self, 'kind', type(self).__name__)}' does not keep every token of a document"
+
     @abc.abstractmethod
     def parameters(self, width: int, layer: int, depth: int) -> int:
         """Number of weights."""
@@ -202,6 +209,16 @@ class Mixer(nn.Module, abc.ABC):
             "its state does not hold single tokens, so that the oldest ones cannot be dropped. That of softmax "
             "attention by distances does: attention, longformer, sparse (local, strided)."
         )
+
+    def joined(self, states: Sequence[State], owner: Tensor, dropped: Tensor, count: int) -> State:
+        """One state of `count` rows of the rows of `states`: each sees the tokens of all rows that are its own.
+
+        They keep the phase that they were read with. See `KeyValueBuffer.joined`, and `MixerSettings.joins` for where.
+
+        Raises:
+            ModelError: states cannot be joined.
+        """
+        raise ModelError("its states cannot be joined: they do not hold every token of a document.")
 
 
 @runtime_checkable

@@ -212,6 +212,34 @@ class KeyValueBuffer(State):
         valid = None if valid is None else valid[:, low:]
         return _gathered(keys[:, :, low:], values[:, :, low:], valid, self.limit)
 
+    @staticmethod
+    def joined(buffers: Sequence[KeyValueBuffer], owner: Tensor, dropped: Tensor, count: int) -> KeyValueBuffer:
+        """`count` rows, each of the tokens of all rows that are its own, one row behind the other.
+
+        Args:
+            buffers: without a limit, with N rows together. owner: (N,) int64, the row of the result, in rising order.
+            dropped: (N,) int64, how many of its oldest tokens each row loses.
+        """
+        keys, values, owners, first = [], [], [], 0
+        for buffer in buffers:
+            rows = slice(first, first + len(buffer.length))
+            slot = torch.arange(buffer.keys.shape[2], device=buffer.length.device)
+            row, column = ((slot >= dropped[rows, None]) & (slot < buffer.length[:, None])).nonzero(as_tuple=True)
+            keys.append(buffer.keys[row, :, column])
+            values.append(buffer.values[row, :, column])
+            owners.append(owner[rows][row])
+            first = rows.stop
+        of = torch.cat(owners)
+        length = torch.bincount(of, minlength=count)
+        place = torch.arange(len(of), device=of.device) - (length.cumsum(0) - length)[of]
+        room = int(length.max()) if count else 0
+        found = []
+        for parts in (keys, values):
+            tokens = torch.cat(parts)
+            rows_of = tokens.new_zeros(count, room, *tokens.shape[1:])
+            found.append(rows_of.index_put((of, place), tokens).transpose(1, 2).contiguous())
+        return KeyValueBuffer(found[0], found[1], length, length.clone(), None)
+
     def cast(self, dtype: torch.dtype) -> KeyValueBuffer:
         """The same tokens as numbers of `dtype`: under autocast keys are narrower than the weights they come from."""
         if self.keys.dtype == dtype:

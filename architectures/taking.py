@@ -9,6 +9,7 @@ Shapes: B batch, T time, D width, H heads, W width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,6 +37,9 @@ class TakingSettings(MixerSettings):
 
     def check(self, width: int) -> None:
         self.own.check(width)
+
+    def joins(self) -> str | None:
+        return self.own.joins()
 
     def build(self, width: int, layer: int, depth: int) -> Taker:
         return Taker(self, width, depth)
@@ -79,3 +83,6 @@ class Taker(Mixer):
         queries = self.field.queries(heads.queries, rows)
         found = self.field.attend(queries, kept.cast(queries.dtype), rows)
         return self.projection.join(found.out, rows), TakerState(conv)
+
+    def joined(self, states: Sequence[State], owner: Tensor, dropped: Tensor, count: int) -> TakerState:
+        return TakerState(None)

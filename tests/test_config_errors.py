@@ -13,10 +13,10 @@ from farfield.config import FarfieldError, printable
 TRAIN = ["train", "data=needle"]
 KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 ARCHITECTURES = ", ".join(usage.options("architecture"))
-KNOWN = "architecture, augmentation, data, memory, name, objective, resume, root, seed, size, start, training"
+KNOWN = "architecture, augmentation, context, data, memory, name, objective, resume, root, seed, size, start, training"
 KNOWN_TO_QUERY = (
-    "Known: augmentation, bank, device, document, documents, explain, generation, hf, index, memory, model, "
-    "neighbours, prompt, question, retrieval, root, session, sessions, store, where. "
+    "Known: augmentation, bank, context, device, document, documents, explain, generation, hf, index, memory, "
+    "model, neighbours, prompt, question, retrieval, root, session, sessions, store, where. "
     "A question with '=' in it is given as question='...'."
 )
 MIXER = "architecture.layers.attention.mixer"
@@ -32,6 +32,11 @@ COMPOSING = {
     "unknown option in a sweep": (
         [*TRAIN, "-m", "size=tiny,hueg"],
         "size: unknown option 'hueg'. Known: base, small, tiny.",
+    ),
+    "an unknown context": (
+        ["evaluate", "model=runs/x", "context=yarnn"],
+        "context: unknown option 'yarnn'. Did you mean 'yarn'? Known: dual_chunk, interpolation, none, ntk, parallel, "
+        "self_extend, sinks, yarn.",
     ),
     "a setting of nothing": (
         [*TRAIN, "objective.share=0.3"],
@@ -266,6 +271,35 @@ TYPED = {
         [*TRAIN, "architecture=attention", "memory=knn", f"+{MIXER}.extension={DUAL_CHUNK}"],
         "memory.name: 'knn' cannot stand around layer 0, of which extension: dual_chunk moves keys for its own queries "
         "alone. Take extension: null.",
+    ),
+    "a context without a model to stretch": (
+        [*TRAIN, "architecture=attention", "context=yarn"],
+        "context.kind: 'yarn' is for a trained model. Add start=<a run>.",
+    ),
+    "a factor below 1": (
+        ["evaluate", "model=runs/x", "context=yarn", "context.factor=0.5"],
+        "context.factor: 0.5 given. Input should be greater than or equal to 1.",
+    ),
+    "windows in training": (
+        [*TRAIN, "architecture=attention", "context=parallel", "start=runs/x"],
+        "context.kind: 'parallel' is how prompts are read, and training has none. Leave it out.",
+    ),
+    "sinks and a memory": (
+        [*TRAIN, "architecture=attention", "context=sinks", "start=runs/x", "memory=knn"],
+        "memory.name: 'knn' given, and context=sinks is a memory. Give one of them.",
+    ),
+    "a context for an endpoint": (
+        ["evaluate", "model=http://localhost/v1", "context=yarn"],
+        "context: our own layers read by it, and http://localhost/v1 has none. Leave it out.",
+    ),
+    "a context that nobody reads by": (
+        ["query", "why", "index=handbook", "context=yarn"],
+        "context: 'yarn' given, but no model that would read by it. Add model=runs/<name>.",
+    ),
+    "windows and sessions": (
+        ["query", "why", "model=runs/x", "session=a", "sessions=s", "context=parallel"],
+        "sessions: 's' given, which go on where they stopped, and context=parallel reads whole prompts. Give one of "
+        "them.",
     ),
     "memory and architecture": (
         [*TRAIN, "memory=knn"],

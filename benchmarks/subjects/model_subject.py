@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,10 @@ from farfield.benchmarks.subjects.subject import Capability, Lacking, Prefilled,
 from farfield.benchmarks.subjects.ties import rounding, tied, tied_where
 from farfield.benchmarks.tasks.sample import Ids
 from farfield.config import ModelError
+from farfield.context import trained_length
 from farfield.forgetting import exchanged, without_memory
-from farfield.generation import Decoding, GenerationConfig, TextModel
+from farfield.generation import Decoding, GenerationConfig, TextModel, opened
+from farfield.generation import prefill as prefilled_prompts
 from farfield.model import ModelState
 from farfield.tokenizers import Tokenizer
 
@@ -63,7 +64,9 @@ class ModelSubject:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        found: set[Capability] = {"generate", "score", "read"}
+        found: set[Capability] = {"generate", "score"}
+        if self.model.model.windows is None:  # tokens within a prompt are not read behind those before them
+            found.add("read")
         if self._split_exact:
             found.add("state")
         if self.model.config.memory is not None:
@@ -74,11 +77,12 @@ class ModelSubject:
     def _split_exact(self) -> bool:
         """Whether a prompt may be read in pieces: any split into calls gives the same answer."""
         config = self.model.config
-        return config.decoder.split_exact and (config.memory is None or config.memory.split_exact)
+        exact = config.decoder.split_exact and (config.memory is None or config.memory.split_exact)
+        return exact and self.model.model.windows is None
 
     def describe(self) -> Mapping[str, object]:
         """Architecture, memory, sizes, the training length where it is known, and a fingerprint of the weights."""
-        config, trained = self.model.config, self.model.info.get("config", {})
+        config, windows = self.model.config, self.model.model.windows
         kinds = sorted({config.architecture.layer(i).mixer.kind for i in range(config.architecture.depth)})
         return {
             "name": self.name,
@@ -87,10 +91,11 @@ class ModelSubject:
             "parameters": config.parameters(),
             "dtype": str(self.model.model.embedding.weight.dtype).removeprefix("torch."),
             "config": config.mapping(),
-            "trained_length": _trained_length(trained.get("data", {})),
+            "trained_length": trained_length(self.model.info),
             "step": self.model.info.get("step"),
             "weights": self._fingerprint(),
             **({} if self.begin is None else {"begin": self.begin}),
+            **({} if windows is None else {"windows": windows.mapping()}),
         }
 
     def bare(self) -> ModelSubject:
@@ -113,6 +118,10 @@ class ModelSubject:
     def prefill(self, tokens: NDArray[np.int64], after: Prefilled | None = None) -> Prefilled:
         assert after is None or isinstance(after, _Known)
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64), device=self.model.device)
+        if self.model.model.windows is not None:
+            assert after is None, "windows are those of whole prompts"
+            logits, state = prefilled_prompts(self.model.model, [opened(row, self.begin) for row in ids.tolist()])
+            return _Known(state, logits)
         state = after.state if after is not None else self._start(ids)
         hidden = torch.empty(0)
         for first in range(0, ids.shape[1], self.piece):
@@ -239,9 +248,3 @@ class ModelSubject:
 def _logprobs(logits: Tensor) -> Tensor:
     """Log-probabilities (..., V) in nats, float32 or wider, of logits (..., V)."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
-def _trained_length(data: Mapping[str, Any]) -> int | None:
-    """Tokens of the longest row that the settings of training data speak of."""
-    shares = [share["length"] for share in data.get("mixture", ())] or data.get("suite", {}).get("lengths", [])
-    return max(shares) if data.get("kind") == "suite" and shares else data.get("length")

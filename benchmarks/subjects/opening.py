@@ -44,7 +44,8 @@ def open_subject(settings: EvaluateSettings) -> Subject:
             return _open_hub(settings, settings.model, name)
         case _:
             _check_path(Path(settings.model).expanduser())
-            return ModelSubject(open_model(settings.model, settings.device, settings.remembered, settings.hf), name)
+            how = settings.remembered, settings.hf, settings.context
+            return ModelSubject(open_model(settings.model, settings.device, *how), name)
 
 
 def _borrowed(settings: EvaluateSettings, model: str) -> bool:
@@ -58,6 +59,8 @@ def _borrowed(settings: EvaluateSettings, model: str) -> bool:
     found = (needs and asked == "auto") or covered(folder, asked) == "transformers"
     if found and settings.remembered != "trained":
         raise ModelError(f"memory: memories go into our own layers, and {model} is run by transformers. Leave it out.")
+    if found and settings.context is not None:
+        raise ModelError(f"context: our own layers read by it, and {model} is run by transformers. Leave it out.")
     return found
 
 

@@ -14,6 +14,7 @@ from farfield.chunking import TokenStarts
 from farfield.cluster import Cluster
 from farfield.compose import option
 from farfield.config import Config, ConfigError, ModelError, read
+from farfield.context import ContextConfig, by_context, trained_length
 from farfield.data.objective import MaskedConfig
 from farfield.embedding import Models
 from farfield.embedding.spread import Spread
@@ -49,6 +50,10 @@ __all__ = [
 
 class _Memory(Config):
     memory: MemoryConfig | None
+
+
+class _Context(Config):
+    context: ContextConfig | None
 
 
 def build(
@@ -124,6 +129,7 @@ def load(
     *,
     layers: Literal["farfield"],
     memory: str | None = None,
+    context: str | None = None,
     overrides: Sequence[str] = (),
     begin: Literal["auto", "always", "never"] = "auto",
     ignore_unknown: bool = False,
@@ -138,6 +144,7 @@ def load(
     *,
     layers: Literal["auto", "farfield", "transformers"] = "auto",
     memory: str | None = None,
+    context: str | None = None,
     overrides: Sequence[str] = (),
     begin: Literal["auto", "always", "never"] = "auto",
     ignore_unknown: bool = False,
@@ -151,6 +158,7 @@ def load(
     *,
     layers: Literal["auto", "farfield", "transformers"] = "auto",
     memory: str | None = None,
+    context: str | None = None,
     overrides: Sequence[str] = (),
     begin: Literal["auto", "always", "never"] = "auto",
     ignore_unknown: bool = False,
@@ -159,27 +167,53 @@ def load(
 
         farfield.load("runs/longformer", memory="knn", overrides=["capacity=4096"])
         farfield.load("models/qwen3", "cuda", torch.bfloat16)
+        farfield.load("runs/attention", context="yarn", overrides=["context.factor=8"])
 
     Args:
         path: where it is. device: where it goes. dtype: of its weights; None: as they are stored.
         layers: whose layers read a Hugging Face folder: ours, transformers' own, or ours where they cover the family.
         memory: an option of the group `memory` in the place of the one that the model was trained with.
-        overrides: settings within it, in Hydra's grammar.
+        context: an option of the group `context`: how it reads more than it was trained on.
+        overrides: settings within them, in Hydra's grammar; without `memory.` or `context.` before them, of the memory
+            if one is named.
         begin: the begin-of-text token before each prompt, of a Hugging Face folder; auto: as its tokenizer has it.
         ignore_unknown: leave out tensors that the model does not have, in the place of refusing them.
 
     Raises:
         ModelError: nothing there, or it cannot be used.
-        ConfigError: the memory does not fit, or has weights of its own that the model has not learnt.
+        ConfigError: the memory or the context does not fit, or a memory has weights of its own that the model has not
+            learnt.
     """
-    if overrides and memory is None:
-        raise ConfigError("overrides: settings of a memory, and none is named. Add memory=<name>.")
+    words = _words(overrides, memory, context)
     hub = FolderConfig(layers=layers, begin=begin, ignore_unknown=ignore_unknown)
     chosen: MemoryConfig | Literal["trained"] | None = "trained"
     if memory is not None:
-        mapping = None if memory == "none" else option("memory", memory, overrides)
+        mapping = None if memory == "none" else option("memory", memory, words["memory"])
         chosen = read(_Memory, {"memory": mapping}).memory
-    return _opened(path, device, dtype, chosen, hub)
+    by = None
+    if context is not None:
+        by = read(_Context, {"context": option("context", context, words["context"])}).context
+    return _opened(path, device, dtype, chosen, hub, by)
+
+
+def _words(overrides: Sequence[str], memory: str | None, context: str | None) -> dict[str, list[str]]:
+    """By group, the settings of each that is named.
+
+    Raises:
+        ConfigError: settings of one that is not.
+    """
+    found: dict[str, list[str]] = {}
+    for group, name in (("memory", memory), ("context", context)):
+        if name is not None:
+            found[group] = []
+    for word in overrides:
+        group, dot, rest = word.partition(".")
+        if not dot or group not in ("memory", "context"):
+            group, rest = next(iter(found), "memory"), word
+        if group not in found:
+            raise ConfigError(f"overrides: settings of a {group}, and none is named. Add {group}=<name>.")
+        found[group].append(rest)
+    return found
 
 
 def _opened(
@@ -188,6 +222,7 @@ def _opened(
     dtype: torch.dtype | None,
     memory: MemoryConfig | Literal["trained"] | None,
     hub: FolderConfig,
+    context: ContextConfig | None = None,
 ) -> TextModel | BorrowedModel:
     """The model at `path` by the layers that the settings say."""
     folder = Path(path).expanduser()
@@ -195,11 +230,13 @@ def _opened(
         if memory != "trained":
             named = "none" if memory is None else memory.name
             raise ModelError(f"memory.name: '{named}' given, but {path} is run by transformers. Leave it out.")
+        if context is not None:
+            raise ModelError(f"context.kind: '{context.kind}' given, but {path} is run by transformers. Leave it out.")
         return open_borrowed(folder, dtype, device, hub)
     model, tokenizer, info = pretrained.load(path, device, dtype, hub)
     if memory != "trained":
         model = retrofit(model, memory)
-    return TextModel(model, tokenizer, info)
+    return TextModel(by_context(model, context, info), tokenizer, info)
 
 
 def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None, shard: int = SHARD) -> Path:
@@ -214,7 +251,7 @@ def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None,
     Raises:
         ModelError: no family has a word for a setting of the model, or something is in the folder.
     """
-    trained = model.info.get("config", {}).get("data", {}).get("length")
+    trained = trained_length(model.info)
     return write_folder(
         model.model,
         model.tokenizer,
@@ -251,15 +288,16 @@ def open_model(
     device: DeviceConfig,
     memory: MemoryConfig | Literal["trained"] | None = "trained",
     hub: FolderConfig | None = None,
+    context: ContextConfig | None = None,
 ) -> TextModel:
     """The trained model at `path`, where and in the precision that `device` says, with another memory if one is given.
 
     Raises:
         ModelError: nothing there, or it cannot be used by our layers.
-        ConfigError: a GPU is asked for and there is none, or the memory cannot be put on it.
+        ConfigError: a GPU is asked for and there is none, or the memory or the context cannot be put on it.
     """
     hub = (hub or FolderConfig()).model_copy(update={"layers": "farfield"})
-    model = _opened(path, place(device), device.dtype, memory, hub)
+    model = _opened(path, place(device), device.dtype, memory, hub, context)
     assert isinstance(model, TextModel)
     return model
 
@@ -269,9 +307,10 @@ def open_any(
     device: DeviceConfig,
     memory: MemoryConfig | Literal["trained"] | None = "trained",
     hub: FolderConfig | None = None,
+    context: ContextConfig | None = None,
 ) -> TextModel | BorrowedModel:
     """As `open_model`, by transformers' layers too."""
-    return _opened(path, place(device), device.dtype, memory, hub or FolderConfig())
+    return _opened(path, place(device), device.dtype, memory, hub or FolderConfig(), context)
 
 
 def place(device: DeviceConfig) -> Literal["cuda", "cpu"]:

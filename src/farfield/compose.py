@@ -43,8 +43,16 @@ PACKAGE = "farfield.configs"
 VERSION = "1.3"
 
 # A run without a name is called by these choices, in this order.
-TOLD = {"model", "memory", "suite", "name", "label", "root"}  # of an evaluation: its folder and file tell them
-NAMING = ("architecture", "size", "memory", "augmentation", "data")
+TOLD = {
+    "model",
+    "memory",
+    "context",
+    "suite",
+    "name",
+    "label",
+    "root",
+}  # of an evaluation: its folder and file tell them
+NAMING = ("architecture", "size", "memory", "context", "augmentation", "data")
 
 # What may be meant by a setting that is none, where a question can be asked.
 ASKED = " A question with '=' in it is given as question='...'."

@@ -31,6 +31,7 @@ from farfield.knn import KnnLM, Mixing
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
 from farfield.retrieval.neighbours import Database
+from farfield.side_by_side import read_windows
 from farfield.tokenizers import Decoder, Tokenizer
 
 __all__ = [
@@ -101,6 +102,8 @@ def prefill(
     """
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ModelError("prompt: empty. A model needs at least one token to go on from.")
+    if state is None and model.windows is not None:
+        prompts, state = read_windows(model, prompts)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     state = model.start(len(prompts)) if state is None else state
     begin, time = state.position, int(lengths.max())

@@ -41,6 +41,7 @@ from farfield.memory import (
 )
 from farfield.memory.neighbours import Reading
 from farfield.outcome import Loss, ModelState
+from farfield.windows import ParallelWindows
 
 __all__ = [
     "LanguageModel",
@@ -280,7 +281,11 @@ def _kind(mixer: MixerSettings) -> str:
 
 
 class LanguageModel(nn.Module):
-    """Tokens in, logits out, with a state that is a value."""
+    """Tokens in, logits out, with a state that is a value.
+
+    `windows` says how prompts are read that are longer than the trained length, if by windows side by side: see
+    `farfield.windows`.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -294,6 +299,7 @@ class LanguageModel(nn.Module):
         reads, mixes = config.neighbours, config.augmentation
         self.augmentation = None if reads is None else reads.build(architecture)
         self.mixing = mixes.build(architecture) if isinstance(mixes, OutputConfig) else None
+        self.windows: ParallelWindows | None = None
         self.reset_parameters()
         if isinstance(config.memory, StackMemory) and config.memory.freezes:
             self._train_only(self.decoder.get_submodule("memory"))
@@ -342,7 +348,9 @@ class LanguageModel(nn.Module):
         """The empty state of `batch` rows."""
         position = torch.zeros(batch, dtype=torch.int64, device=self.device)
         layers = self.decoder.start(batch)
-        return ModelState(position, layers if self.augmentation is None else (*layers, self.augmentation.start(batch)))
+        if self.augmentation is not None:
+            layers = (*layers, self.augmentation.start(batch))
+        return ModelState(position, layers, None if self.windows is None else position.clone())
 
     def forward(
         self,
@@ -410,10 +418,10 @@ class LanguageModel(nn.Module):
         checked = positions is not None
         if positions is None:
             positions = state.position[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        rows = Rows.at(positions)
+        rows = _rows(positions, state)
         order = rows.padding_last()
         if order is not None:
-            tokens, rows = tokens.gather(1, order), Rows.at(positions.gather(1, order))
+            tokens, rows = tokens.gather(1, order), _rows(positions.gather(1, order), state)
         if checked:
             check_positions(rows, state.position)
         rows.settle()
@@ -422,7 +430,8 @@ class LanguageModel(nn.Module):
         x = rows.masked(x)
         if order is not None:
             x = x.gather(1, order.argsort(dim=1)[..., None].expand_as(x))
-        return x, ModelState(_following(rows, state.position), layers), auxiliary
+        ahead = None if state.ahead is None else torch.where(rows.last_document > 0, 0, state.ahead)
+        return x, ModelState(_following(rows, state.position), layers, ahead), auxiliary
 
     def _between(self, rows: Rows, passages: Passages | None) -> tuple[Reading, ...]:
         """What stands between mixers and feed-forwards, if anything does."""
@@ -452,6 +461,12 @@ def fingerprint(model: LanguageModel) -> str:
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("mixing.")}
     weights = checksum({name: tensor.detach().cpu().contiguous() for name, tensor in own.items()})
     return hashlib.sha256(f"{settings} {weights}".encode()).hexdigest()
+
+
+def _rows(positions: Tensor, state: ModelState) -> Rows:
+    """Rows at positions (B, T), those that go on behind windows with the phase that follows the longest of them."""
+    rows = Rows.at(positions)
+    return rows if state.ahead is None else Rows(positions, positions - rows.continued * state.ahead[:, None])
 
 
 def _following(rows: Rows, before: Tensor) -> Tensor:

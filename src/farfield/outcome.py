@@ -23,14 +23,18 @@ class ModelState(State):
     """The position (B,) int64 that comes next in each row, and the state of each layer.
 
     Behind the layers' comes that of neighbours, where the model reads them. `layers` is a tuple, or for the first call
-    on a state that is read from disk, `ArrivingStates`.
+    on a state that is read from disk, `ArrivingStates`. `ahead` (B,) int64: by how much positions run ahead of what
+    positional encodings see, where windows were read side by side; None of a model that reads no windows.
     """
 
     position: Tensor
     layers: Sequence[State]
+    ahead: Tensor | None = None
 
     def first(self, count: int) -> ModelState | None:
-        """Where every layer has it; see `State.first`."""
+        """Where every layer has it; see `State.first`. Not of windows, which have no order."""
+        if self.ahead is not None:
+            return None
         found = [layer.first(count) for layer in self.layers]
         layers = tuple(layer for layer in found if layer is not None)
         if len(layers) < len(found):

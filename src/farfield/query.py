@@ -218,7 +218,7 @@ class _Opened:
         for notice in answer.notices:
             say(f"farfield: {notice}")
         trained = None if self.model is None else self.model.info["config"].get("data", {}).get("length")
-        if isinstance(trained, int) and answer.prompt_tokens > trained:
+        if isinstance(trained, int) and answer.prompt_tokens > trained and self.settings.context is None:
             say(TOO_LONG.format(answer.prompt_tokens, trained))
 
 
@@ -232,7 +232,7 @@ def _opened(settings: QuerySettings) -> Iterator[_Opened]:
         began = time.perf_counter()
         model = None
         if settings.model:
-            model = open_any(settings.model, settings.device, settings.remembered, settings.hf)
+            model = open_any(settings.model, settings.device, settings.remembered, settings.hf, settings.context)
         seconds = {"load model": time.perf_counter() - began} if model is not None else {}
         own = _own(model, settings)
         bank, amortized = open_bank(own, settings.documents, settings.bank)

@@ -19,6 +19,7 @@ from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import AugmentedTraining, NeighboursTraining, OutputTraining, PromptTraining
 from farfield.benchmarks.settings import EndpointConfig, HuggingFaceConfig, Suite, kind_of, url_mistake, url_name
 from farfield.config import Config
+from farfield.context import ContextConfig, ParallelContext
 from farfield.data.facts import FactsData
 from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConfig
 from farfield.data.settings import DataConfig
@@ -87,6 +88,7 @@ class TrainSettings(Config):
     start: Text | None = None
     architecture: ArchitectureConfig
     memory: MemoryConfig | None = None
+    context: ContextConfig | None = None
     augmentation: AugmentedTraining | None = None
     objective: ObjectiveConfig | None = None
     data: DataConfig
@@ -106,6 +108,7 @@ class TrainSettings(Config):
             if self.augmentation is not None:
                 _check_augmentation(self.augmentation, self.architecture, self.memory, self.data)
             _check_objective(self.architecture, self.learnt)
+            _check_context(self.context, self.memory, self.start)
             _check_length(self.architecture, self.data.length)
             if isinstance(self.data, FactsData):
                 _check_sets(self.data, self.memory, self.training)
@@ -123,6 +126,18 @@ def _check_objective(architecture: ArchitectureConfig, objective: NextTokenConfi
             "objective: masked tokens are told by both sides, and this architecture reads from left to right. Use "
             "objective=next_token, or a bidirectional architecture."
         )
+
+
+def _check_context(context: ContextConfig | None, memory: MemoryConfig | None, start: str | None) -> None:
+    """Raise ValueError where a context has no trained model to stretch, or nothing that is learnt."""
+    if context is None:
+        return
+    if isinstance(context, ParallelContext):
+        raise ValueError("context.kind: 'parallel' is how prompts are read, and training has none. Leave it out.")
+    if start is None:
+        raise ValueError(f"context.kind: '{context.kind}' is for a trained model. Add start=<a run>.")
+    if context.kind == "sinks" and memory is not None:
+        raise ValueError(f"memory.name: '{memory.name}' given, and context=sinks is a memory. Give one of them.")
 
 
 def _check_length(architecture: ArchitectureConfig, length: int) -> None:
@@ -186,6 +201,7 @@ class EvaluateSettings(Config):
     root: Text = "results"
     model: Text | None = None
     memory: MemoryConfig | None = None
+    context: ContextConfig | None = None
     suite: Suite
     device: DeviceConfig = DeviceConfig()
     processes: int = Field(1, ge=1, le=256, description="processes that work off a suite that asks, each with a model")
@@ -209,6 +225,8 @@ class EvaluateSettings(Config):
             )
         if self.remembered != "trained" and (self.kind == "endpoint" or self.hf.layers == "transformers"):
             raise ValueError(f".memory: memories go into our own layers, and {self.model} has none. Leave it out.")
+        if self.context is not None and (self.kind == "endpoint" or self.hf.layers == "transformers"):
+            raise ValueError(f".context: our own layers read by it, and {self.model} has none. Leave it out.")
         return self
 
     @property
@@ -238,7 +256,7 @@ class EvaluateSettings(Config):
             called = "-".join(part for part in (run.name, model.stem) if part)
         if self.remembered != "trained":
             called = "-".join(part for part in (called, self.memory.name if self.memory else "none") if part)
-        return called
+        return called if self.context is None else "-".join(part for part in (called, self.context.kind) if part)
 
     @property
     def remembered(self) -> MemoryConfig | Literal["trained"] | None:
@@ -292,6 +310,7 @@ class QuerySettings(Config):
     question: str | None = None
     model: Text | None = None
     memory: MemoryConfig | None = None
+    context: ContextConfig | None = None
     index: Text | None = None
     root: Text = "indexes"
     document: Text | None = None
@@ -354,6 +373,15 @@ class QuerySettings(Config):
         if self.neighbours is not None and self.sessions is not None:
             raise ValueError(
                 f".neighbours: '{self.neighbours}' given, and sessions, which keep none. Give one of them."
+            )
+        if self.context is not None and self.model is None:
+            raise ValueError(
+                f".context: '{self.context.kind}' given, but no model that would read by it. Add model=runs/<name>."
+            )
+        if isinstance(self.context, ParallelContext) and self.sessions is not None:
+            raise ValueError(
+                f".sessions: '{self.sessions}' given, which go on where they stopped, and context=parallel reads whole "
+                "prompts. Give one of them."
             )
         if self.session is not None and self.sessions is None:
             raise ValueError(f".session: '{self.session}' given, but nowhere to keep it. Add sessions=<folder>.")

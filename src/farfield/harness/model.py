@@ -57,6 +57,7 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
         path: str | TextModel | None = None,
         precision: str = "fp32",
         memory: str | None = None,
+        context: str | None = None,
         max_length: int | None = None,
         max_gen_toks: int = ANSWER,
         batch_size: int | str = 1,
@@ -69,6 +70,7 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
         Args:
             path: where it is. precision: fp32, bf16 or fp64.
             memory: an option of the group `memory` in the place of the one that the model was trained with.
+            context: an option of the group `context`, with its settings behind it: context=yarn:factor=8:fast=16.
             max_length: tokens of the longest call; longer contexts lose their beginnings, and texts are scored in
                 windows of as many. Unset: nothing is cut, and windows are as long as the rows of the training.
             max_gen_toks: of an answer whose task does not say.
@@ -85,7 +87,7 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
             raise ConfigError("model_args: " + unknown("unknown key", name, known))
         if path is None:
             raise ConfigError("model_args: no model. Add path=<a run's folder>.")
-        self.model = path if isinstance(path, TextModel) else _opened(str(path), precision, memory, device)
+        self.model = path if isinstance(path, TextModel) else _opened(str(path), precision, memory, context, device)
         self.path, self.generated = str(path), _whole("max_gen_toks", max_gen_toks)
         self.cut_to = None if max_length is None else _whole("max_length", max_length)
         self.rows = BATCH if str(batch_size).startswith("auto") else _rows(batch_size)
@@ -275,9 +277,16 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
             )
 
 
-def _opened(path: str, precision: str, memory: str | None, device: str | None) -> TextModel:
+def _opened(path: str, precision: str, memory: str | None, context: str | None, device: str | None) -> TextModel:
     """The model, on a GPU if there is one: lm-eval asks for it by default, and runs without it too."""
     settings = read(DeviceConfig, {"accelerator": "cpu" if device == "cpu" else "auto", "precision": precision})
+    if context is not None:
+        context, *words = context.split(":")
+        if context == "parallel":
+            raise ConfigError("context: 'parallel' reads prompts, and lm-eval scores texts. Use another.")
+        words = [f"context.{word}" for word in words]
+        where = path, place(settings), settings.dtype
+        return load(*where, layers="farfield", memory=memory, context=context, overrides=words)
     if memory is None:
         return open_model(path, settings)
     return load(path, place(settings), settings.dtype, layers="farfield", memory=memory)

@@ -16,13 +16,14 @@ from typing import Any
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import OutputTraining
 from farfield.config import ConfigError, TrainingError
+from farfield.context import Parts, trained_length, unstretched
 from farfield.data import FactsData, TextData, open_source
 from farfield.data.text import TextSource
 from farfield.datastores import open_knn
 from farfield.encoding import EncoderModel
 from farfield.knn import KnnLM
 from farfield.memory import NeighboursConfig, StackMemory
-from farfield.model import LanguageModel, ModelConfig
+from farfield.model import LanguageModel, ModelConfig, check_memory
 from farfield.pretrained import (
     BEST,
     CHECKPOINTS,
@@ -74,10 +75,29 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     """
     began = time.monotonic()
     rank = int(os.environ.get("LOCAL_RANK", "0"))  # Lightning starts the other processes of a run by the same command
+    settings = _settled(settings)
     _check(settings)
     with seeded(settings.seed), threads(settings.training.threads), _answering(rank):
         _train(settings, rank)
     return _finish(settings, began)
+
+
+def _settled(settings: TrainSettings) -> TrainSettings:
+    """With the layers and the memory that the context makes of them: a run is recorded as what it trains.
+
+    Raises:
+        ConfigError: the context does not fit them. ModelError: there is nothing to start from.
+    """
+    if settings.context is None or settings.start is None:
+        return settings
+    trained = trained_length(load(settings.start).info)
+    parts = settings.context.applied(Parts(settings.architecture, settings.memory), trained)
+    try:
+        check_memory(parts.architecture, parts.memory)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    changed = {"architecture": parts.architecture, "memory": parts.memory, "context": None}
+    return settings.model_copy(update=changed)
 
 
 @contextmanager
@@ -226,7 +246,7 @@ def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderMod
         return encoder.train()
     model = load(begun).model
     _check_begun(begun, model.config, config)
-    return retrofit(model, config.memory, fresh=True, augmentation=config.augmentation).train()
+    return retrofit(model, config.memory, True, config.architecture, config.augmentation).train()
 
 
 def _knn(settings: TrainSettings, model: LanguageModel | EncoderModel, tokenizer: Tokenizer) -> KnnLM | None:
@@ -238,8 +258,12 @@ def _knn(settings: TrainSettings, model: LanguageModel | EncoderModel, tokenizer
 
 
 def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
-    for key in ("vocabulary", "architecture"):
-        if getattr(before, key) != getattr(now, key):
+    same = {
+        "vocabulary": before.vocabulary == now.vocabulary,
+        "architecture": unstretched(before.architecture) == unstretched(now.architecture),
+    }
+    for key, alike in same.items():
+        if not alike:
             told = f": {before.vocabulary} ids there, {now.vocabulary} here" if key == "vocabulary" else ""
             raise TrainingError(
                 f"start: {begun} was trained with another {key}{told}. Give this run the settings of that one; "

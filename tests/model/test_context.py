@@ -1,0 +1,281 @@
+"""Trained models that read more than they were trained on: the same weights, other settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from contract.runs import cut
+from models import VOCABULARY, model_of
+from torch import Tensor
+
+from farfield.architectures import Rows
+from farfield.architectures.attention import AttentionConfig
+from farfield.architectures.dual_chunk import DualChunk
+from farfield.architectures.ops.rotary import rotate_definition
+from farfield.architectures.projection import Projection
+from farfield.architectures.self_extend import SelfExtend
+from farfield.architectures.stretching import NTK, Interpolation, Llama3, YaRN
+from farfield.compose import group_options, option
+from farfield.config import Config, ConfigError, read
+from farfield.context import ContextConfig, stretched, trained_length, unstretched
+from farfield.memory import KeyValueMemoryConfig, Wrapped
+from farfield.model import LanguageModel, ModelConfig
+
+TRAINED = 32
+MIXER = {"kind": "attention", "heads": 4, "kv_heads": 2}
+
+
+class One(Config):
+    context: ContextConfig | None
+
+
+def context_of(name: str, **values: Any) -> Any:
+    return read(One, {"context": option("context", name) and {**option("context", name), **values}}).context
+
+
+def small(depth: int = 2, memory: Any = None, **mixer: Any) -> LanguageModel:
+    """With weights that are always the same, float64."""
+    architecture = {
+        "width": 32,
+        "depth": depth,
+        "pattern": ["a"],
+        "layers": {"a": {"mixer": {**MIXER, **mixer}, "feedforward": {"kind": "swiglu"}}},
+    }
+    torch.manual_seed(0)
+    config = {"architecture": architecture, "memory": memory, "vocabulary": VOCABULARY}
+    return LanguageModel(read(ModelConfig, config)).double().eval()
+
+
+def tokens(rows: int, time: int) -> Tensor:
+    return torch.randint(VOCABULARY, (rows, time), generator=torch.Generator().manual_seed(3))
+
+
+def mixer_of(model: LanguageModel) -> AttentionConfig:
+    mixer = model.config.decoder.layers["a"].mixer
+    assert isinstance(mixer, AttentionConfig)
+    return mixer
+
+
+STRETCHING = [name for name in group_options("context") if name not in ("none", "parallel")]
+
+
+@pytest.mark.parametrize("name", STRETCHING)
+@torch.no_grad()
+def test_a_stretched_model_reads_in_pieces_and_decodes(name: str) -> None:
+    """As in one call; and its answers are others than those of the model as it was, beyond the trained length."""
+    model = small()
+    found = stretched(model, context_of(name, **({"segment": 8} if name == "sinks" else {})), TRAINED)
+    x, outputs, state = tokens(2, 150), [], None
+    whole, _ = found(x)
+    for piece in cut(torch.arange(150)[None], [50, 1, 1, 30, 17]):
+        y, state = found(x[:, piece[0]], state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=0, atol=1e-10)
+    plain, _ = model(x)
+    differs = (plain - whole).abs().amax(-1).amin(0) > 1e-6
+    assert differs[2 * TRAINED :].all()
+    if name in ("dual_chunk", "self_extend", "sinks"):  # of which the first tokens know nothing
+        assert not differs[: TRAINED // 4].any()
+
+
+@pytest.mark.parametrize("name", [name for name in STRETCHING if name != "sinks"])
+def test_weights_are_shared(name: str) -> None:
+    model = small().train()
+    found = stretched(model, context_of(name), TRAINED)
+    assert found.training
+    ours = dict(found.named_parameters())
+    assert all(parameter is ours[key] for key, parameter in model.named_parameters())
+    assert unstretched(found.config.architecture) == model.config.architecture
+
+
+def test_nothing_is_drawn_from_the_callers_random_numbers() -> None:
+    model = small()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    stretched(model, context_of("yarn"), TRAINED)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_what_is_left_open_follows_from_the_trained_length() -> None:
+    def settings(name: str, **values: Any) -> AttentionConfig:
+        return mixer_of(stretched(small(), context_of(name, **values), 512))
+
+    assert settings("interpolation", factor=3).scaling == Interpolation(factor=3)
+    assert settings("ntk").scaling == NTK(factor=4)
+    assert settings("yarn", factor=8, slow=2).scaling == YaRN(factor=8, trained=512, slow=2)
+    assert settings("yarn", trained=100).scaling == YaRN(factor=4, trained=100)
+    assert settings("dual_chunk").extension == DualChunk(chunk=384, window=64)
+    assert settings("dual_chunk", chunk=400).extension == DualChunk(chunk=400, window=64)
+    assert settings("self_extend", factor=8).extension == SelfExtend(
+        window=128, group=11
+    )  # (512 - 128) 11 >= 4096 - 128
+    assert settings("self_extend", window=50, group=3).extension == SelfExtend(window=50, group=3)
+    memory = stretched(small(), context_of("sinks"), 512).config.memory
+    assert isinstance(memory, KeyValueMemoryConfig)
+    assert (memory.keep, memory.position, memory.capacity, memory.segment, memory.initial) == (
+        "sinks",
+        "index",
+        448,
+        64,
+        4,
+    )
+    windows = stretched(small(), context_of("parallel"), 512).windows
+    assert windows is not None
+    assert (windows.window, windows.task, windows.shared) == (384, 64, 0)
+
+
+def test_an_extension_goes_with_frequencies_that_were_trained_so() -> None:
+    """A Llama 3.1 with dual chunk; and what was stretched may be stretched farther."""
+    llama = small(scaling=Llama3(factor=8, trained=16).mapping())
+    found = mixer_of(stretched(llama, context_of("dual_chunk"), 128))
+    assert found.scaling == Llama3(factor=8, trained=16)
+    assert found.extension == DualChunk(chunk=96, window=16)
+    farther = stretched(stretched(small(), context_of("yarn"), 512), context_of("yarn", factor=16), 512)
+    assert mixer_of(farther).scaling == YaRN(factor=16, trained=512)
+
+
+def test_other_layers_stay_as_they_are() -> None:
+    """A mixture: retention stays, and windows see no far token that could be brought near."""
+    model = model_of("mixture")
+    layers = stretched(model, context_of("dual_chunk"), TRAINED).config.decoder.layers
+    changed = {name for name, layer in layers.items() if layer != model.config.decoder.layers[name]}
+    assert changed == {"attention"}
+    layers = stretched(model, context_of("ntk"), TRAINED).config.decoder.layers
+    changed = {name for name, layer in layers.items() if layer != model.config.decoder.layers[name]}
+    assert changed == {"attention", "longformer"}
+
+
+KEYED = "Kinds that have it: attention, dilated, longformer, s2, sparse."
+
+
+def with_kind(**mixer: Any) -> LanguageModel:
+    mapping = small().config.mapping()
+    mapping["architecture"]["layers"]["a"]["mixer"] = mixer
+    return LanguageModel(read(ModelConfig, mapping))
+
+
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "a factor below 1": (
+        lambda: context_of("yarn", factor=0.5),
+        "context.factor: 0.5 given. Input should be greater than or equal to 1.",
+    ),
+    "no softmax": (
+        lambda: stretched(with_kind(kind="retnet", heads=4), context_of("yarn"), 32),
+        f"context.kind: 'yarn' is for layers with softmax attention, and these are retnet. {KEYED}",
+    ),
+    "no softmax, sinks": (
+        lambda: stretched(with_kind(kind="mamba"), context_of("sinks", segment=4), 32),
+        f"context.kind: 'sinks' is for layers with softmax attention, and these are mamba. {KEYED}",
+    ),
+    "no rotary positions": (
+        lambda: stretched(small(position="alibi"), context_of("self_extend"), 32),
+        "context.kind: 'self_extend' is for rotary positions, and architecture.layers.a.mixer.position is alibi.",
+    ),
+    "windows alone": (
+        lambda: stretched(with_kind(kind="longformer", heads=4), context_of("dual_chunk"), 32),
+        "context.kind: 'dual_chunk' brings far tokens near, and 'longformer' sees none beyond its window, of any "
+        "length of text. Use context=none.",
+    ),
+    "keys by where they stand": (
+        lambda: stretched(with_kind(kind="sparse", heads=4), context_of("dual_chunk"), 32),
+        "context.kind: 'dual_chunk' moves keys by their distance, and architecture.layers.a.mixer is 'sparse', which "
+        "chooses them by where they stand. Use interpolation, ntk or yarn.",
+    ),
+    "stretched otherwise": (
+        lambda: stretched(small(scaling={"kind": "llama3", "factor": 8}), context_of("yarn"), 32),
+        "context.kind: 'yarn' given, but architecture.layers.a.mixer.scaling is llama3 already, as the model was "
+        "trained. dual_chunk and self_extend go with it.",
+    ),
+    "an unknown length": (
+        lambda: stretched(small(), context_of("dual_chunk")),
+        "context.trained: null given, and the model does not say how many tokens it was trained on. Add "
+        "context.trained=<tokens>.",
+    ),
+    "no room beside the sinks": (
+        lambda: stretched(small(), context_of("sinks"), 64),
+        "context.segment: 64 and initial = 4 leave no room in the 64 trained tokens. Take smaller ones.",
+    ),
+    "a window as long as what was trained": (
+        lambda: stretched(small(), context_of("self_extend", window=32), 32),
+        "context.window: 32 given, less than the 32 trained tokens is needed.",
+    ),
+    "a chunk as short as its window": (
+        lambda: stretched(small(), context_of("dual_chunk", chunk=4), 32),
+        "context.window: 4 given, less than chunk = 4 is needed.",
+    ),
+    "a memory around an extension": (
+        lambda: stretched(small(memory={"kind": "key_value"}), context_of("dual_chunk"), 32),
+        "memory.name: 'knn' cannot stand around layer 0, of which extension: dual_chunk moves keys for its own queries "
+        "alone. Take extension: null.",
+    ),
+    "windows with a memory": (
+        lambda: stretched(small(memory={"kind": "key_value"}), context_of("parallel"), 32),
+        "context.kind: 'parallel' reads windows that know nothing of each other, and memory 'knn' goes on from one to "
+        "the next. Use memory=none.",
+    ),
+    "windows of a recurrence": (
+        lambda: stretched(model_of("untied"), context_of("parallel"), 32),
+        "context.kind: 'parallel' joins the keys of windows, which those of layer 0 cannot be: 'retnet' does not keep "
+        "every token of a document. Layers that do: 'attention' with position rope or none, without a convolution.",
+    ),
+    "windows with a convolution": (
+        lambda: stretched(small(conv=3), context_of("parallel"), 32),
+        "context.kind: 'parallel' joins the keys of windows, which those of layer 0 cannot be: 'attention' with conv: "
+        "3 goes on with the last tokens of one text. Layers that do: 'attention' with position rope or none, without a "
+        "convolution.",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake: str) -> None:
+    act, message = MISTAKES[mistake]
+    with pytest.raises(ConfigError) as found:
+        act()
+    assert str(found.value) == message
+
+
+@pytest.mark.parametrize(
+    ("data", "length"),
+    [
+        ({"kind": "text", "length": 96}, 96),
+        ({"kind": "suite", "mixture": [{"length": 8}, {"length": 40}]}, 40),
+        ({"kind": "suite", "suite": {"lengths": [64, 16]}}, 64),
+        ({}, None),
+    ],
+)
+def test_the_trained_length_is_that_of_the_rows(data: dict[str, Any], length: int | None) -> None:
+    assert trained_length({"config": {"data": data}}) == length
+    assert trained_length({}) is None
+
+
+@pytest.mark.parametrize(("initial", "capacity", "segment"), [(4, 12, 1), (2, 9, 4), (0, 8, 1)])
+@torch.no_grad()
+def test_sinks_stand_at_their_places_in_the_cache(initial: int, capacity: int, segment: int) -> None:
+    """Each step anew: attention over [first, newest, own segment] with positions 0, 1, ... in that order."""
+    model = stretched(
+        small(depth=1, kv_heads=4), context_of("sinks", initial=initial, capacity=capacity, segment=segment)
+    )
+    mixer = next(model.stack.mixers())
+    assert isinstance(mixer, Wrapped)
+    x = torch.randn(1, 50, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found, _ = mixer(x, Rows.fresh_documents(1, 50), mixer.start(1))
+    projection = mixer.mixer.get_submodule("projection")
+    assert isinstance(projection, Projection)
+    q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in projection.qkv(x).chunk(3, -1))
+    outputs = []
+    for time in range(50):
+        written = time // segment * segment
+        kept = list(range(written))
+        if written > capacity:
+            kept = [*range(initial), *range(written - capacity + initial, written)]
+        seen = [*kept, *range(written, time + 1)]
+        place = torch.arange(len(seen))[None]
+        keys = rotate_definition(k[:, :, seen], place, "halves")
+        query = rotate_definition(q[:, :, [time]], place[:, -1:], "halves")
+        weights = (query @ keys.transpose(-1, -2) / 8**0.5).softmax(-1)
+        outputs.append((weights @ v[:, :, seen]).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(found, projection.out(torch.cat(outputs, 1)), rtol=0, atol=1e-12)

@@ -265,19 +265,25 @@ class SinksContext(_Context):
     trained: int | None = Field(None, ge=4, description="tokens that the model was trained on; null: what it says")
     initial: int = Field(4, ge=0, description="tokens at the document's start that stay")
     capacity: int | None = Field(None, ge=1, description="tokens that stay, the first included; null: what trained has")
-    segment: int = Field(64, ge=1, description="tokens after which the oldest are dropped; 1: at each, as published")
+    segment: int | None = Field(
+        None,
+        ge=1,
+        description="tokens after which the oldest are dropped; 1: at each; null: 1/8 of trained, at most 64",
+    )
 
     def applied(self, parts: Parts, trained: int | None) -> Parts:
-        capacity = self.capacity
+        capacity, segment = self.capacity, self.segment
+        if segment is None:
+            segment = min(64, max(1, _known(self.trained, trained) // 8))
         if capacity is None:
-            capacity = _known(self.trained, trained) - self.segment
+            capacity = _known(self.trained, trained) - segment
             if capacity <= self.initial:
                 raise ConfigError(
-                    f"context.segment: {self.segment} and initial = {self.initial} leave no room in the "
-                    f"{capacity + self.segment} trained tokens. Take smaller ones."
+                    f"context.segment: {segment} and initial = {self.initial} leave no room in the "
+                    f"{capacity + segment} trained tokens. Take smaller ones."
                 )
         given = {"name": "sinks", "paper": "arxiv.org/abs/2309.17453", "keep": "sinks", "position": "index"}
-        sizes = {"capacity": capacity, "initial": self.initial, "segment": self.segment}
+        sizes = {"capacity": capacity, "initial": self.initial, "segment": segment}
         if not parts.softmax():
             self.rotated(parts)
         return replace(parts, memory=read(KeyValueMemoryConfig, {**given, **sizes}, "context"))

@@ -66,7 +66,7 @@ STRETCHING = [name for name in group_options("context") if name not in ("none", 
 def test_a_stretched_model_reads_in_pieces_and_decodes(name: str) -> None:
     """As in one call; and its answers are others than those of the model as it was, beyond the trained length."""
     model = small()
-    found = stretched(model, context_of(name, **({"segment": 8} if name == "sinks" else {})), TRAINED)
+    found = stretched(model, context_of(name), TRAINED)
     x, outputs, state = tokens(2, 150), [], None
     whole, _ = found(x)
     for piece in cut(torch.arange(150)[None], [50, 1, 1, 30, 17]):
@@ -195,7 +195,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "context.trained=<tokens>.",
     ),
     "no room beside the sinks": (
-        lambda: stretched(small(), context_of("sinks"), 64),
+        lambda: stretched(small(), context_of("sinks", segment=64), 64),
         "context.segment: 64 and initial = 4 leave no room in the 64 trained tokens. Take smaller ones.",
     ),
     "a window as long as what was trained": (

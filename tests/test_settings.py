@@ -15,6 +15,7 @@ from farfield.architectures.architecture import ArchitectureConfig
 from farfield.benchmarks.settings import Suite
 from farfield.compose import CONFIGS, compose, group_options, option
 from farfield.config import Config, ConfigError, read
+from farfield.context import ContextConfig
 from farfield.data import DataConfig
 from farfield.data.objective import ObjectiveConfig
 from farfield.memory import MemoryConfig
@@ -59,10 +60,16 @@ def test_yaml_defaults_are_the_typed_defaults(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "needed"), [("data", "path"), ("memory", None), ("objective", None), ("suite", None)]
+    ("group", "needed"), [("context", None), ("data", "path"), ("memory", None), ("objective", None), ("suite", None)]
 )
 def test_yaml_options_are_the_typed_defaults(group: str, needed: str | None) -> None:
-    kinds = {"data": DataConfig, "memory": MemoryConfig, "objective": ObjectiveConfig, "suite": Suite}
+    kinds = {
+        "context": ContextConfig,
+        "data": DataConfig,
+        "memory": MemoryConfig,
+        "objective": ObjectiveConfig,
+        "suite": Suite,
+    }
     for name in sorted(set(group_options(group)) - {"none"}):
         told = option(group, name, ["path=x"] if name == "text" else [])
         if group == "memory" or told["kind"] == "suite":  # several options are one kind: a file has what says something
@@ -121,7 +128,7 @@ def test_every_setting_has_a_line_of_help(verb: str) -> None:
             assert OmegaConf.select(content, line.key) == given.value if line.default != "???" else True, line
 
 
-@pytest.mark.parametrize("group", ["architecture", "size", "memory", "data", "suite"])
+@pytest.mark.parametrize("group", ["architecture", "size", "memory", "context", "data", "suite"])
 def test_every_option_has_a_line_of_help(group: str) -> None:
     told = usage.options(group)
     assert list(told) == group_options(group)

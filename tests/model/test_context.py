@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -31,8 +33,15 @@ class One(Config):
     context: ContextConfig | None
 
 
+@functools.cache
+def told(name: str) -> Mapping[str, Any]:
+    """The option of the group."""
+    found: Mapping[str, Any] = option("context", name)
+    return found
+
+
 def context_of(name: str, **values: Any) -> Any:
-    return read(One, {"context": option("context", name) and {**option("context", name), **values}}).context
+    return read(One, {"context": {**told(name), **values}}).context
 
 
 def small(depth: int = 2, memory: Any = None, **mixer: Any) -> LanguageModel:

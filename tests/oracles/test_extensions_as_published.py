@@ -17,6 +17,7 @@ from torch import Tensor
 
 from farfield.architectures import Rows, build_mixer
 from farfield.architectures.attention import Attention
+from farfield.architectures.mixer import Kept
 from farfield.architectures.ops.rotary import rotate_definition
 
 TIME, WIDTH = 700, 16
@@ -128,3 +129,33 @@ def test_keys_are_kept_as_if_dropped_tokens_had_never_been(kind: str, settings: 
     _, fresh = mixer(x[:, -count:], Rows.fresh_documents(2, count), mixer.start(2))
     for name, kept in fresh.compact().tensors().items():
         torch.testing.assert_close(left.compact().tensors()[name], kept, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("published", "kind", "settings"), CASES[::2])
+@pytest.mark.parametrize("calls", ["whole", "cut"])
+def test_keys_from_above_are_those_before_a_token(
+    published: Any, kind: str, settings: dict[str, int], calls: str
+) -> None:
+    """A layer that takes the keys of a higher one sees none of its own token: with a key that nothing is like there."""
+    mixer, time = mixer_of(kind, settings), 200
+    field = mixer.field
+    x = torch.randn(1, time, WIDTH, dtype=torch.float64)
+    q, k, v = (part[:, None] for part in mixer.projection.qkv(x).detach().split(WIDTH, -1))
+    near, found = mixer.start(1).near, []
+    for columns in torch.arange(1, time).split([60, 1, 138] if calls == "cut" else [199]):
+        at = slice(int(columns[0]), int(columns[-1]) + 1)
+        rows = Rows.at(columns[None] - 1)  # the document begins with the second token: the first has nothing to see
+        keys = field.turn(k[:, :, at], rows)
+        kept = Kept(keys, v[:, :, at], near, own=False)
+        found.append(field.attend(field.queries(q[:, :, at], rows), kept, rows).out[0, 0])
+        near = near.append(keys, v[:, :, at], rows)
+    with_own = published(q[0, 0, 1:], k[0, 0, 1:], v[0, 0, 1:], **settings)
+    out = torch.cat(found)
+    assert not out[0].any()
+    # What the own key adds is known: o = (1 - p) o' + p v with its share p of the softmax.
+    marked = torch.cat((v[0, 0, 1:], torch.zeros(time - 1, 1, dtype=torch.float64)), 1)
+    for token in (1, 50, 85, 120, 198):
+        marked[:, -1] = torch.arange(time - 1) == token
+        share = published(q[0, 0, 1:], k[0, 0, 1:], marked, **settings)[token, -1]
+        expected = (with_own[token] - share * v[0, 0, token + 1]) / (1 - share)
+        torch.testing.assert_close(out[token], expected, rtol=0, atol=1e-12)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from contract.parts import rope, slope, softmax_read, stands
+from contract.parts import rope, slope, softmax_read
 from torch import Tensor
 
 Weights = dict[str, Tensor]
@@ -35,9 +35,7 @@ class Layer:
     def __init__(self, mixer: Any, keeping: Any, weights: Weights, at: str, place: tuple[int, int, int]) -> None:
         self.mixer, self.keeping, self.weights, self.at = mixer, keeping, weights, at
         self.index, self.keeper, self.depth = place
-        self.extension = getattr(mixer, "extension", None)
         self.read: list[Tensor] = []
-        self.placed: dict[tuple[int, int, int], Tensor] = {}
 
     def queries_keys_values(self, x: Tensor, time: int) -> list[Tensor]:
         """Each (heads, W) of a normalised token (D,), queries and keys turned; keys for each head of queries."""
@@ -49,7 +47,7 @@ class Layer:
         width = x.shape[0] // heads
         kept = self.mixer.kv_heads if self.index == self.keeper else 0
         parts = [part.reshape(-1, width) for part in mixed.split([heads * width, kept * width, kept * width])]
-        if self.mixer.position == "rope" and self.extension is None:
+        if self.mixer.position == "rope":
             parts[:2] = [
                 torch.stack([rope(one, time, self.mixer.base) for one in part]) if len(part) else part
                 for part in parts[:2]
@@ -67,18 +65,6 @@ class Layer:
         step = dilation if isinstance(dilation, int) else dilation[head * len(dilation) // self.mixer.heads]
         return [m for m in tokens if time - m <= window * step and (time - m) % step == 0]
 
-    def extended(self, query: Tensor, kept: list[tuple[Tensor, Tensor]], place: tuple[int, int]) -> Tensor:
-        """(W,) of a query over what its head sees, each pair turned to where the two stand to each other."""
-        head, time = place
-        seen, base = self.sees(head, time), self.mixer.base
-        asked = {m: stands(self.extension, time, m) for m in seen}
-        queries = {at: rope(query, at, base) for at in {at for at, _ in asked.values()}}  # many stand alike
-        for m, (_, at) in asked.items():
-            if (head, m, at) not in self.placed:
-                self.placed[head, m, at] = rope(kept[m][0][head], at, base)
-        scores = [queries[own] @ self.placed[head, m, at] / len(query) ** 0.5 for m, (own, at) in asked.items()]
-        return torch.stack(scores).softmax(0) @ torch.stack([kept[m][1][head] for m in seen])
-
     def answer(self, queries: Tensor, kept: list[tuple[Tensor, Tensor]], time: int) -> Tensor:
         """(D,) of the queries (H, W) over what is kept by token."""
         outputs = []
@@ -89,9 +75,6 @@ class Layer:
                 continue
             keys, values = ([kept[m][which][head] for m in seen] for which in (0, 1))
             each = slope(head, self.mixer.heads) if self.mixer.position == "alibi" else 0.0
-            if self.extension is not None:
-                outputs.append(self.extended(query, kept, (head, time)))
-                continue
             outputs.append(softmax_read(query, keys, values, [-each * (time - m) for m in seen]))
         return self.weights[f"{self.at}.mixer.projection.out.weight"] @ torch.cat(outputs)
 

@@ -29,15 +29,6 @@ STACKS: dict[str, dict[str, Any]] = {
         "depth": 3,
         "sharing": {"kind": "map", "keys_from": [0, 0, 0]},
     },
-    "cla-dual-chunk": {
-        "mixers": {"a": {**ATTENTION, "extension": {"kind": "dual_chunk", "chunk": 9, "window": 3}}},
-        "sharing": {"kind": "groups"},
-    },
-    "lckv-self-extend": {
-        "mixers": {"a": {**ATTENTION, "extension": {"kind": "self_extend", "window": 5, "group": 2}}},
-        "depth": 3,
-        "sharing": {"kind": "condensed", "warmup": 0},
-    },
     "mixed": {
         "mixers": {"a": {**ATTENTION, "position": "none"}, "w": {**WINDOW, "conv": 2}},
         "pattern": ["w", "a"],

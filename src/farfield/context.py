@@ -33,6 +33,7 @@ from farfield.architectures.s2 import S2Config
 from farfield.architectures.self_extend import SelfExtend
 from farfield.architectures.stretching import NTK, Interpolation, Scaling, YaRN
 from farfield.config import Config, ConfigError, ModelError, read
+from farfield.huggingface.reading import Unallocated
 from farfield.memory import KeyValueMemoryConfig, MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
 from farfield.retrofit import retrofit
@@ -351,9 +352,13 @@ def stretched(model: LanguageModel, context: ContextConfig | None, trained: int 
     if parts.windows is not None and config.neighbours is not None:
         raise ModelError("context.kind: 'parallel' given, and the model reads neighbours chunk by chunk. Use another.")
     mapping = {**config.mapping(), "architecture": parts.architecture.mapping()}
-    with torch.random.fork_rng(devices=[]):  # weights that are all replaced take none of the caller's random numbers
+    # Weights that are all replaced take no memory, and none of the caller's random numbers.
+    with torch.random.fork_rng(devices=[]), Unallocated():
         made = LanguageModel(read(ModelConfig, mapping))
+    learn = [parameter.requires_grad for parameter in model.parameters()]
     made.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    for parameter, learns in zip(made.parameters(), learn, strict=True):  # what loading has set anew
+        parameter.requires_grad_(learns)
     made.windows = parts.windows
     return made.train(model.training)
 

@@ -99,6 +99,24 @@ def test_weights_are_shared(name: str) -> None:
     assert unstretched(found.config.architecture) == model.config.architecture
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["longformer", "mixture", "memory", "memory-above", "memory-gated", "yoco", "lckv", "recurrent", "summaries"],
+)
+@torch.no_grad()
+def test_a_factor_of_one_changes_nothing(name: str) -> None:
+    """Whatever stands around the layers; what is frozen stays so."""
+    model = model_of(name)
+    model.embedding.weight.requires_grad_(False)
+    found = stretched(model, context_of("ntk", factor=1))
+    assert found.config != model.config
+    assert torch.equal(found(tokens(2, 40))[0], model(tokens(2, 40))[0])
+    assert [parameter.requires_grad for parameter in found.parameters()] == [
+        parameter.requires_grad for parameter in model.parameters()
+    ]
+    assert not found.embedding.weight.requires_grad
+
+
 def test_nothing_is_drawn_from_the_callers_random_numbers() -> None:
     model = small()
     torch.manual_seed(5)

@@ -30,7 +30,7 @@ from farfield.huggingface.shards import Tensors
 from farfield.huggingface.weights import Piece
 from farfield.model import LanguageModel, ModelConfig
 
-__all__ = ["CONFIG", "Folder", "UncoveredError", "covered", "is_folder", "open_folder"]
+__all__ = ["CONFIG", "Folder", "Unallocated", "UncoveredError", "covered", "is_folder", "open_folder"]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 HEAD = "lm_head.weight"
@@ -103,7 +103,7 @@ class Folder:
         Raises:
             ModelError: a tensor holds no numbers that can be read.
         """
-        with _Unallocated():
+        with Unallocated():
             model = LanguageModel(self.config)
         own = model.state_dict()
         by_ours: dict[str, list[Piece]] = {}
@@ -169,7 +169,7 @@ def open_folder(path: str | Path, ignore_unknown: bool = False) -> Folder:
         )
     pieces = family.pieces(config)
     _check_names(path, tensors, pieces, family.dropped, config.decoder.tied, ignore_unknown)
-    with _Unallocated():
+    with Unallocated():
         shapes = {name: tensor.shape for name, tensor in LanguageModel(config).state_dict().items()}
     _check_tensors(path, tensors, pieces, shapes)
     return Folder(path, given, family, config, tensors, pieces)
@@ -217,7 +217,7 @@ def _check_tensors(path: Path, tensors: Tensors, pieces: Iterable[Piece], shapes
             raise ModelError(f"{path}: {piece.theirs}: of shape {found}, and config.json makes it {wanted}.")
 
 
-class _Unallocated(TorchFunctionMode):
+class Unallocated(TorchFunctionMode):
     """Within it, `torch.empty` makes tensors without memory, and drawing them does nothing.
 
     What modules compute beside weights, such as rotary frequencies, is as it is elsewhere, which the meta device as

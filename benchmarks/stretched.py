@@ -34,7 +34,7 @@ from farfield.benchmarks.reports.grid import short
 from farfield.benchmarks.running.results import Cell
 from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
-from farfield.benchmarks.tasks.long_text import edges
+from farfield.benchmarks.tasks.long_text import edges, middles
 from farfield.config import Config, DataError, FarfieldError, ModelError, read
 from farfield.context import trained_length
 from farfield.generation import TextModel
@@ -44,6 +44,7 @@ from farfield.retrofit import retrofit
 __all__ = ["WAYS", "Read", "main", "measure"]
 
 SCALED = ("interpolation", "ntk", "yarn", "self_extend")
+HEADING = 64  # tokens that a picture leaves out: they are titles, which cost what they cost in any way
 WAYS = ("plain", "windowed", "begun anew", "sinks", *SCALED[:3], "dual_chunk", "self_extend")
 
 
@@ -150,12 +151,10 @@ def draw(reads: Sequence[Read], length: int, trained: int, path: Path) -> None:
     """A curve for each way over positions, both on logarithmic scales, and where training ended."""
     figure = new_figure(8.6, 4.6)
     panel = figure.subplots()
-    places = [high / 1.4 for _, high in pairwise(edges(length))]
+    drawn = slice(next(n for n, low in enumerate(edges(length)) if low >= HEADING), None)
+    places = middles(length)[drawn]
     for number, one in enumerate(reads):
-        half = one.half or [0.0] * len(one.nats)
-        low, high = ([math.exp(y + sign * h) for y, h in zip(one.nats, half, strict=True)] for sign in (-1, 1))
-        panel.plot(places, one.perplexities, **line(number, one.way))
-        panel.fill_between(places, low, high, color=f"C{number % 10}", alpha=0.1, linewidth=0)
+        panel.plot(places, one.perplexities[drawn], **line(number, one.way))
     panel.axvline(trained, color="black", linewidth=0.8, linestyle=":", label="trained length")
     panel.set(xscale="log", yscale="log", xlabel="position in the document, tokens", ylabel="perplexity, a token")
     finish(figure, [panel], path)

@@ -206,6 +206,11 @@ def test_mistakes_are_told_in_one_line(places: tuple[Path, Path], tmp_path: Path
         ("precision=fp64", "model_args: no model. Add path=<a run's folder>."),
         ("path={run},batch_size=x", "batch_size: x given, a whole number above 0 or auto is needed."),
         ("path={run},batch_size=0", "batch_size: 0 given, a whole number above 0 or auto is needed."),
+        (
+            "path={run},context=yarn:factor=0.5",
+            "context.factor: 0.5 given. Input should be greater than or equal to 1.",
+        ),
+        ("path={run},context=parallel", "context: 'parallel' reads prompts, and lm-eval scores texts. Use another."),
         ("path={run},max_gen_toks=x", "max_gen_toks: x given, a whole number above 0 is needed."),
     ],
 )
@@ -219,6 +224,12 @@ def test_an_argument_counts_more_than_the_option_of_its_name(places: tuple[Path,
     words = f"path={places[0]},batch_size=3"
     assert FarfieldLM.create_from_arg_string(words, {"batch_size": 1, "device": "cpu"}).batch_size == 3
     assert FarfieldLM.create_from_arg_string(f"path={places[0]}", {"batch_size": "2"}).batch_size == 2
+
+
+def test_a_context_with_its_settings(places: tuple[Path, Path]) -> None:
+    words = f"path={places[0]},context=dual_chunk:chunk=20:window=4"
+    (layer,) = FarfieldLM.create_from_arg_string(words).model.config.decoder.layers.values()
+    assert layer.mixer.mapping()["extension"] == {"kind": "dual_chunk", "chunk": 20, "window": 4}
 
 
 def test_it_tells_lm_eval_who_it_is(places: tuple[Path, Path]) -> None:

@@ -86,6 +86,13 @@ REFUSED: dict[str, tuple[str, list[str], str | None, str]] = {
         "knn",
         "memory.name: 'knn' given; no Hugging Face family has one. Take memory=none.",
     ),
+    "extension": (
+        "attention",
+        ["+layers.attention.mixer.extension={kind: dual_chunk, chunk: 8, window: 4}"],
+        None,
+        "architecture.layers.attention.mixer.extension: dual_chunk given; no Hugging Face family has one. Export the "
+        "model without context.",
+    ),
     "kind": (
         "retnet",
         [],

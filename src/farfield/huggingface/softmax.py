@@ -269,6 +269,10 @@ def plain(model: ModelConfig) -> DecoderConfig:
     if any(decoder.shares(index) for index in range(decoder.depth)):
         kind = decoder.sharing.kind
         raise ModelError(f"architecture.sharing.kind: '{kind}' given; no Hugging Face family here shares keys.")
+    for name, layer in decoder.layers.items():
+        if isinstance(layer.mixer, AttentionConfig) and layer.mixer.extension is not None:
+            given = f"architecture.layers.{name}.mixer.extension: {layer.mixer.extension.kind} given"
+            raise ModelError(f"{given}; no Hugging Face family has one. Export the model without context.")
     return decoder
 
 

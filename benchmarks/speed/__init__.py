@@ -1,0 +1,84 @@
+"""`farfield speed`: time, memory and state against length, ours beside every peer that is installed, in one run.
+
+layers       what=mixers    one layer alone with its projections, in `cases`; peers in farfield.benchmarks.peers
+decoders     what=decoder   whole decoders by architecture
+step         what=step      a training step, and the first losses, beside models of the same shape
+decoding     what=decoding  a token of a model of 110 million weights beside reading them once
+
+turns        works in turn, with a fixed matrix product between them
+worker       the process that measures, with a bound on its memory
+tables, picture
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from farfield.api import place
+from farfield.benchmarks.provenance import provenance
+from farfield.benchmarks.speed import decoders, decoding, layers, step
+from farfield.benchmarks.speed.picture import picture
+from farfield.benchmarks.speed.tables import markdown, text
+from farfield.benchmarks.speed.worker import DeathError, Worker
+from farfield.progress import Bar
+from farfield.settings import SpeedSettings
+
+__all__ = ["speed"]
+
+PARTS = {"mixers": layers, "decoder": decoders, "step": step, "decoding": decoding}
+
+Rows = list[dict[str, Any]]
+
+
+class _Job(NamedTuple):
+    """What is measured in turn, in the measuring process; and its rows where that process has died."""
+
+    block: Any
+    measure: Callable[[Any], Rows]
+    unmeasured: Callable[[Any, str], Rows]
+
+
+def speed(settings: SpeedSettings) -> dict[str, Any]:
+    """Measures, writes results/<name>/: speed.jsonl, speed.md and a picture, and returns the rows."""
+    jobs = _jobs(settings)
+    folder = Path(settings.root) / settings.name
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before anything is measured
+    rows: Rows = []
+    with Bar("speed", total=len(jobs), unit="comparisons") as bar, Worker(settings.memory) as worker:
+        for job in jobs:
+            note = " ".join(str(value) for value in job.block.head.values())
+            rows += _measured(job, worker)
+            bar.step(note=note)
+    head = {"record": "head", "settings": settings.mapping(), **provenance()}
+    written = _write(folder, head, rows)
+    return {"rows": rows, "written": written, "text": text(rows) + "\n".join(f"wrote {path}" for path in written)}
+
+
+def _jobs(settings: SpeedSettings) -> list[_Job]:
+    """What is to be measured; raises ConfigError before anything is."""
+    device = place(settings.device)
+    found = []
+    for threads in settings.threads or (settings.device.threads,):
+        for name in settings.what:
+            part: Any = PARTS[name]
+            blocks = part.blocks(settings, device, threads)
+            found += [_Job(block, part.measure, part.unmeasured) for block in blocks]
+    return found
+
+
+def _measured(job: _Job, worker: Worker) -> Rows:
+    try:
+        return worker.run(job.measure, job.block)
+    except DeathError as death:
+        return job.unmeasured(job.block, str(death))
+
+
+def _write(folder: Path, head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [head, *({"record": "row", **row} for row in rows)]
+    file, tables = folder / "speed.jsonl", folder / "speed.md"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    tables.write_text(markdown(rows), encoding="utf-8")
+    return [str(path) for path in (file, tables, picture(rows, folder / "speed.png"))]

@@ -1,0 +1,131 @@
+"""Whole decoders, by architecture: tokens per second, state and peak memory against length.
+
+    train      a loss and its gradients over one text of that length
+    prefill    reading a prompt of that length
+    decode     writing one token after so many others
+
+`ratio`: tokens a second over those of the first architecture of the list.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from farfield.api import build
+from farfield.benchmarks.speed.layers import DECODED
+from farfield.benchmarks.speed.rows import described
+from farfield.benchmarks.speed.turns import Measured, Turns, in_turn
+from farfield.generation import TextModel
+from farfield.settings import SpeedSettings
+
+__all__ = ["Block", "blocks", "measure", "unmeasured"]
+
+PIECE = 2048  # tokens that are prefilled in one call
+
+
+@dataclass(frozen=True)
+class Block:
+    """What is measured in turn: the architectures at one measure and one length."""
+
+    architectures: tuple[str, ...]
+    overrides: tuple[str, ...]
+    measure: str
+    length: int
+    batch: int
+    repeats: int
+    threads: int | None
+    dtype: torch.dtype
+    device: str
+    seed: int
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What its rows have in common."""
+        return described("decoder", self.threads, measure=self.measure, length=self.length)
+
+
+def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Block]:
+    """All architectures in turn, at every length and measure."""
+    overrides = (f"width={settings.width}", f"depth={settings.depth}")
+    rest = (settings.batch, settings.repeats, threads, settings.device.dtype, device, settings.seed)
+    return [
+        Block(settings.architectures, overrides, measure, length, *rest)
+        for measure in settings.measures
+        for length in settings.lengths
+    ]
+
+
+def measure(block: Block) -> list[dict[str, Any]]:
+    """One row for each architecture."""
+    if block.threads is not None:
+        torch.set_num_threads(block.threads)
+    models = {
+        name: build(name, block.overrides, seed=block.seed).to(block.device, block.dtype)
+        for name in block.architectures
+    }
+    works = {name: _work(model, block) for name, model in models.items()}
+    turns = in_turn(works, block.repeats, block.threads)
+    return [{**row, **_about(models[row["architecture"]], block)} for row in _rows(block, turns)]
+
+
+def unmeasured(block: Block, reason: str) -> list[dict[str, Any]]:
+    """The rows of a block that could not be measured."""
+    return _rows(block, Turns(dict.fromkeys(block.architectures, reason), (0.0, 0.0, 0.0)))
+
+
+def _about(model: TextModel, block: Block) -> dict[str, Any]:
+    return {"state_bytes": model.config.state_bytes(block.length), "parameters": model.config.parameters()}
+
+
+def _rows(block: Block, turns: Turns) -> list[dict[str, Any]]:
+    tokens = block.batch * (DECODED if block.measure == "decode" else block.length)
+    first = turns.measured[block.architectures[0]]
+    rows: list[dict[str, Any]] = []
+    for name in block.architectures:
+        found = turns.measured[name]
+        row = {**block.head, "architecture": name, "yardstick": turns.yardstick}
+        if isinstance(found, Measured):
+            row |= {"seconds": found.seconds, "tokens_per_second": tokens / found.seconds}
+            row |= {"peak_bytes": found.peak_bytes}
+            row["ratio"] = first.seconds / found.seconds if isinstance(first, Measured) else None
+        else:
+            row["reason"] = found
+        rows.append(row)
+    return rows
+
+
+def _work(model: TextModel, block: Block) -> Callable[[], object]:
+    """What is timed, as a call without arguments."""
+    generator = torch.Generator().manual_seed(block.seed)
+    shape = (block.batch, block.length + 1)
+    tokens = torch.randint(0, model.config.vocabulary, shape, generator=generator).to(model.device)
+    if block.measure == "train":
+        return functools.partial(_train, model, tokens)
+    if block.measure == "prefill":
+        return functools.partial(_prefill, model, tokens[:, :-1])
+    return functools.partial(_decode, model, tokens[:, -1:], _prefill(model, tokens[:, :-1]))
+
+
+def _train(model: TextModel, tokens: torch.Tensor) -> None:
+    model.zero_grad(set_to_none=True)
+    model.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
+
+
+@torch.no_grad()
+def _prefill(model: TextModel, tokens: torch.Tensor) -> Any:
+    state = model.start(tokens.shape[0])
+    for piece in tokens.split(PIECE, 1):
+        _, state = model.hidden(piece, state)
+    return state
+
+
+@torch.no_grad()
+def _decode(model: TextModel, token: torch.Tensor, state: Any) -> None:
+    for _ in range(DECODED):
+        logits, state = model(token, state)
+        token = logits[:, -1:].argmax(-1)

@@ -1,0 +1,143 @@
+"""One layer alone, with its projections: ours and those of other libraries, in turn.
+
+    train      forward and backward over one text
+    prefill    forward, without gradients
+    decode     one token after so many others, and the bytes of the state it comes from
+
+`ratio` of our row: how many times as fast as the best peer. `ratio` of a peer: how many times as fast as ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from farfield.benchmarks.peers import Layer, LayerPeer, Sizes, peers
+from farfield.benchmarks.speed.cases import CASES, layer
+from farfield.benchmarks.speed.held import state_bytes
+from farfield.benchmarks.speed.rows import OURS, compared, described
+from farfield.benchmarks.speed.turns import FAILURES, Turns, in_turn, said
+from farfield.config import ConfigError, unknown
+from farfield.settings import SpeedSettings
+
+__all__ = ["DECODED", "Block", "blocks", "measure", "unmeasured"]
+
+DECODED = 16  # tokens written in one measurement of decoding
+
+
+@dataclass(frozen=True)
+class Block:
+    """What is measured in turn: one case, one measure, one length."""
+
+    case: str
+    measure: str
+    sizes: Sizes
+    batch: int
+    repeats: int
+    threads: int | None
+    dtype: torch.dtype
+    device: str
+    seed: int
+    with_peers: bool
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What its rows have in common."""
+        length = self.sizes.length
+        return described("mixers", self.threads, case=self.case, measure=self.measure, length=length)
+
+
+def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Block]:
+    """Every case at every length and measure; an encoder does not decode."""
+    chosen = list(CASES) if settings.mixers is None else list(settings.mixers)
+    for name in chosen:
+        if name not in CASES:
+            raise ConfigError(unknown("mixers", name, CASES))
+    rest = (settings.batch, settings.repeats, threads, settings.device.dtype, device, settings.seed, settings.peers)
+    return [
+        Block(name, measure, Sizes(settings.width, settings.heads, length), *rest)
+        for name in chosen
+        for length in settings.lengths
+        for measure in settings.measures
+        if not (CASES[name].encoder and measure == "decode")
+    ]
+
+
+def measure(block: Block) -> list[dict[str, Any]]:
+    """A row for our layer and for each peer of its case; one that cannot do it has its reason."""
+    if block.threads is not None:
+        torch.set_num_threads(block.threads)
+    others = peers(block.case) if block.with_peers else []
+    reasons = {peer.name: reason for peer in others if (reason := peer.missing())}
+    builds: dict[str, Callable[[Sizes], Layer]] = {OURS: functools.partial(layer, CASES[block.case])}
+    builds |= {peer.name: peer.build for peer in others if peer.name not in reasons}
+    works, told = {}, {}
+    for name, build in builds.items():
+        try:
+            works[name], told[name] = _work(build, block)
+        except FAILURES as failure:
+            reasons[name] = said(failure)
+    turns = in_turn(works, block.repeats, block.threads)
+    return _rows(block, others, turns, reasons, told)
+
+
+def unmeasured(block: Block, reason: str) -> list[dict[str, Any]]:
+    """The rows of a block that could not be measured at all."""
+    others = peers(block.case) if block.with_peers else []
+    names = [OURS, *(peer.name for peer in others)]
+    return _rows(block, others, Turns({}, (0.0, 0.0, 0.0)), dict.fromkeys(names, reason), {})
+
+
+def _work(build: Callable[[Sizes], Layer], block: Block) -> tuple[Callable[[], object], dict[str, Any]]:
+    """What is timed, and what is told of the layer."""
+    torch.manual_seed(block.seed)
+    made = build(block.sizes)
+    made.module.to(block.device, block.dtype)
+    shape = (block.batch, block.sizes.length, block.sizes.width)
+    x = torch.randn(shape, device=block.device, dtype=block.dtype)
+    told = {"parameters": sum(weight.numel() for weight in made.module.parameters())}
+    if block.measure == "train":
+        return functools.partial(_both, made, x.requires_grad_(), torch.randn_like(x)), told
+    if block.measure == "prefill":
+        return functools.partial(_forward, made, x), told
+    if made.decoder is None:
+        raise NotImplementedError("does not decode")
+    with torch.no_grad():
+        state = made.decoder.read(x)
+    told["state_bytes"] = state_bytes(state)
+    token = x[:, -1:].clone()
+    return functools.partial(_decode, made, token, state), told
+
+
+def _both(made: Layer, x: Tensor, above: Tensor) -> None:
+    made.module.zero_grad(set_to_none=True)
+    x.grad = None
+    made.forward(x).backward(above)
+
+
+@torch.no_grad()
+def _forward(made: Layer, x: Tensor) -> None:
+    made.forward(x)
+
+
+@torch.no_grad()
+def _decode(made: Layer, token: Tensor, state: Any) -> None:
+    assert made.decoder is not None
+    for _ in range(DECODED):
+        _, state = made.decoder.step(token, state)
+
+
+def _rows(
+    block: Block,
+    others: list[LayerPeer],
+    turns: Turns,
+    reasons: Mapping[str, str],
+    told: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    about = {peer.name: peer.about for peer in others}
+    return compared(block.head, turns, reasons, told, about, DECODED if block.measure == "decode" else 1)

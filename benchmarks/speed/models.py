@@ -1,0 +1,36 @@
+"""Our model in the shape of those of other libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from farfield.benchmarks.peers import Decoder
+from farfield.benchmarks.peers.models import Model, Shape
+from farfield.compose import option
+from farfield.config import read
+from farfield.model import LanguageModel, ModelConfig
+
+__all__ = ["ours"]
+
+
+def ours(shape: Shape) -> Model:
+    """Softmax attention with rotary positions and SwiGLU, the head tied to the embedding, with fresh weights."""
+    mixer = {"kind": "attention", "heads": shape.heads, "conv": 0}
+    layers = {"attention": {"mixer": mixer, "feedforward": {"kind": "swiglu", "inner": shape.inner}}}
+    architecture = option("architecture", "attention", [f"width={shape.width}", f"depth={shape.depth}"])
+    mapping = {"architecture": {**architecture, "layers": layers}, "memory": None, "vocabulary": shape.vocabulary}
+    module = LanguageModel(read(ModelConfig, mapping))
+
+    def loss(tokens: Tensor, targets: Tensor) -> Tensor:
+        return module.loss(tokens, targets).total
+
+    def read_prompt(tokens: Tensor) -> Any:
+        return module.hidden(tokens, module.start(tokens.shape[0]))[1]
+
+    def step(token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        found: tuple[Tensor, Any] = module(token, state)
+        return found
+
+    return Model(module, loss, Decoder(read_prompt, step), module.stack)

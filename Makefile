@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 FAST := tests/test_layout.py tests/test_settings.py tests/test_compose.py tests/test_config_errors.py tests/test_cli.py
 
-.PHONY: help demo test check bench contract clean
+.PHONY: help demo test check bench peers contract clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -41,6 +41,10 @@ check: $(READY)  ## format, lint, types, import directions and the fast tests
 
 bench: $(READY)  ## measure tokens per second, memory and state against length
 	$(BIN)/farfield speed $(ARGS)
+
+peers: $(READY)  ## install the libraries that bench measures ours beside
+	$(PIP) --editable '.[peers]'
+	$(PIP) --no-deps --requirement benchmarks/peers/alone.txt
 
 contract: $(READY)  ## run the whole contract suite: every mixer with every clause
 	$(PYTEST) --numprocesses auto --dist worksteal -m "contract_full" $(ARGS)

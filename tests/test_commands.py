@@ -111,7 +111,14 @@ def test_a_needle_grid_is_evaluated_reported_and_not_done_twice(place: Path) -> 
 
 
 def test_speed_measures_every_architecture_at_every_length(place: Path) -> None:
-    words = ("what=[decoder]", "architectures=[attention,retnet]", "width=32", "depth=1", "lengths=[32,64]", "repeats=1")
+    words = (
+        "what=[decoder]",
+        "architectures=[attention,retnet]",
+        "width=32",
+        "depth=1",
+        "lengths=[32,64]",
+        "repeats=1",
+    )
     result = plain(place, "speed", *words)
     rows = result["rows"]
     assert isinstance(rows, list)

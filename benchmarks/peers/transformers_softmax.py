@@ -81,7 +81,8 @@ def _longformer(sizes: Sizes) -> Layer:
         attention_window=[2 * WINDOW],  # both sides of a token
         attention_probs_dropout_prob=0.0,
     )
-    module = longformer.LongformerSelfAttention(config, 0)
+    attention = longformer.LongformerSelfAttention(config, 0)
+    last = nn.Linear(sizes.width, sizes.width, bias=False)  # its own stands in the layer around it
     marks = torch.zeros(1, sizes.length)
     marks[:, :GLOBALS] = 10000.0
 
@@ -90,10 +91,10 @@ def _longformer(sizes: Sizes) -> Layer:
         mask = nn.functional.pad(marks[:, :tokens], (0, -tokens % (2 * WINDOW)), value=-10000.0)
         padded = nn.functional.pad(x, (0, 0, 0, mask.shape[1] - tokens))
         mask = mask.expand(x.shape[0], -1)
-        out: Tensor = module(padded, mask, mask < 0, mask > 0, True)[0]
-        return out[:, :tokens]
+        out: Tensor = last(attention(padded, mask, mask < 0, mask > 0, True)[0][:, :tokens])
+        return out
 
-    return Layer(module, forward)
+    return Layer(nn.ModuleList([attention, last]), forward)
 
 
 def _reformer(sizes: Sizes, causal: bool) -> Layer:

@@ -57,7 +57,7 @@ def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Bl
     chosen = list(CASES) if settings.mixers is None else list(settings.mixers)
     for name in chosen:
         if name not in CASES:
-            raise ConfigError(unknown("mixers", name, CASES))
+            raise ConfigError(unknown("mixers: unknown case", name, CASES))
     rest = (settings.batch, settings.repeats, threads, settings.device.dtype, device, settings.seed, settings.peers)
     return [
         Block(name, measure, Sizes(settings.width, settings.heads, length), *rest)

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -35,6 +38,7 @@ def _begin(memory: float) -> None:
     """In the process: bound its memory, and let other libraries be silent about kernels that a CPU has not."""
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if sys.platform == "linux" and not torch.cuda.is_available():
@@ -42,6 +46,14 @@ def _begin(memory: float) -> None:
 
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + int(memory * GIBIBYTE),) * 2)
+
+
+def _end_with_parent() -> None:
+    """A command that is killed leaves no process behind that measures for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 class Worker:

@@ -19,7 +19,7 @@ def _mamba(sizes: Sizes) -> Layer:
     module = MambaBlock(config)
 
     def read(x: Tensor) -> Any:
-        state: Any = (None, torch.zeros(x.shape[0], config.d_inner, config.d_conv - 1))
+        state: Any = (None, torch.zeros(x.shape[0], config.d_inner, config.d_conv - 1, device=x.device))
         for token in x.unbind(1):
             _, state = module.step(token, state)
         return state

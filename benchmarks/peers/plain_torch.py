@@ -52,7 +52,7 @@ class _Plain(nn.Module):
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _, k, v = self.heads_of(x, 0)
-        return k, v
+        return k, v.clone()  # in place of a view that keeps all three
 
     def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Any]:
         q, k, v = self.heads_of(x, state[0].shape[2])

@@ -45,7 +45,7 @@ def _mamba2(sizes: Sizes) -> Layer:
         head_dim=sizes.head,
         state_size=128,
         n_groups=1,
-        chunk_size=64,
+        chunk_size=64,  # the fastest here; of 256, as it is by default, half as fast
     )
     return _cached(mamba2.Mamba2Mixer(config, 0), config)
 
@@ -74,7 +74,7 @@ def _lightning(sizes: Sizes) -> Layer:
         num_attention_heads=sizes.heads,
         head_dim=sizes.head,
         num_hidden_layers=2,  # at the last of two the decay is nearly none
-        block_size=256,
+        block_size=256,  # the fastest here
         layer_types=["linear_attention"] * 2,
     )
     module = minimax.MiniMaxLightningAttention(config, 0)

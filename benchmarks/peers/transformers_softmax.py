@@ -26,7 +26,7 @@ class _Keyed(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor, cache: Any = None, begin: int = 0) -> Tensor:
-        positions = torch.arange(begin, begin + x.shape[1])[None]
+        positions = torch.arange(begin, begin + x.shape[1], device=x.device)[None]
         mask = None if self.mask is None or x.shape[1] == 1 else self.mask[None, None, : x.shape[1], : x.shape[1]]
         out: Tensor = self.layer(x, self.rotary(x, positions), mask, past_key_values=cache)[0]
         return out
@@ -88,7 +88,7 @@ def _longformer(sizes: Sizes) -> Layer:
 
     def forward(x: Tensor) -> Tensor:
         tokens = x.shape[1]
-        mask = nn.functional.pad(marks[:, :tokens], (0, -tokens % (2 * WINDOW)), value=-10000.0)
+        mask = nn.functional.pad(marks[:, :tokens].to(x.device), (0, -tokens % (2 * WINDOW)), value=-10000.0)
         padded = nn.functional.pad(x, (0, 0, 0, mask.shape[1] - tokens))
         mask = mask.expand(x.shape[0], -1)
         out: Tensor = last(attention(padded, mask, mask < 0, mask > 0, True)[0][:, :tokens])
@@ -136,7 +136,7 @@ def _bigbird(sizes: Sizes) -> Layer:
     out = nn.Linear(sizes.width, sizes.width, bias=False)
 
     def forward(x: Tensor) -> Tensor:
-        seen = torch.ones(x.shape[:2])
+        seen = torch.ones(x.shape[:2], device=x.device)
         blocks, band, rows, columns = bigbird.BigBirdModel.create_masks_for_block_sparse_attn(seen, BLOCK)
         mixed: Tensor = out(attention(x, band, rows, columns, blocks, blocks)[0])
         return mixed

@@ -46,15 +46,27 @@ def speed(settings: SpeedSettings) -> dict[str, Any]:
     jobs = _jobs(settings)
     folder = Path(settings.root) / settings.name
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before anything is measured
-    rows: Rows = []
-    with Bar("speed", total=len(jobs), unit="comparisons") as bar, Worker(settings.memory) as worker:
-        for job in jobs:
-            note = " ".join(str(value) for value in job.block.head.values())
-            rows += _measured(job, worker)
-            bar.step(note=note)
     head = {"record": "head", "settings": settings.mapping(), **provenance()}
-    written = _write(folder, head, rows)
+    file = folder / "speed.jsonl"
+    rows = _run(jobs, settings.memory, head, file)
+    tables = folder / "speed.md"
+    tables.write_text(markdown(rows), encoding="utf-8")
+    written = [str(path) for path in (file, tables, picture(rows, folder / "speed.png"))]
     return {"rows": rows, "written": written, "text": text(rows) + "\n".join(f"wrote {path}" for path in written)}
+
+
+def _run(jobs: Sequence[_Job], memory: float, head: dict[str, Any], file: Path) -> Rows:
+    """The rows of all jobs, which are in the file as they come: what is stopped has measured something."""
+    rows: Rows = []
+    with Bar("speed", total=len(jobs), unit="comparisons") as bar, Worker(memory) as worker, file.open("w") as lines:
+        lines.write(json.dumps(head) + "\n")
+        for job in jobs:
+            found = _measured(job, worker)
+            lines.writelines(json.dumps({"record": "row", **row}) + "\n" for row in found)
+            lines.flush()
+            rows += found
+            bar.step(note=" ".join(str(value) for value in job.block.head.values()))
+    return rows
 
 
 def _jobs(settings: SpeedSettings) -> list[_Job]:
@@ -74,11 +86,3 @@ def _measured(job: _Job, worker: Worker) -> Rows:
         return worker.run(job.measure, job.block)
     except DeathError as death:
         return job.unmeasured(job.block, str(death))
-
-
-def _write(folder: Path, head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [head, *({"record": "row", **row} for row in rows)]
-    file, tables = folder / "speed.jsonl", folder / "speed.md"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    tables.write_text(markdown(rows), encoding="utf-8")
-    return [str(path) for path in (file, tables, picture(rows, folder / "speed.png"))]

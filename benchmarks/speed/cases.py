@@ -88,25 +88,30 @@ CASES: dict[str, Case] = {
 """By name: the mixers, then the encoders."""
 
 
+def _fresh(x: Tensor) -> Rows:
+    """Every row of `x` (B, T, D) one whole document."""
+    return Rows.fresh_documents(x.shape[0], x.shape[1], x.device)
+
+
 def layer(case: Case, sizes: Sizes) -> Layer:
     """Our layer of a case, with fresh weights."""
     settings = case.settings(sizes)
     if case.encoder:
         encoder = build_encoder(settings, sizes.width)
-        return Layer(encoder, lambda x: encoder.encode(x, Rows.fresh_documents(*x.shape[:2])))
+        return Layer(encoder, lambda x: encoder.encode(x, _fresh(x)))
     mixer = build_mixer(settings, sizes.width)
 
     def read(x: Tensor) -> Any:
-        state = mixer(x, Rows.fresh_documents(*x.shape[:2]), mixer.start(x.shape[0]))[1]
+        state = mixer(x, _fresh(x), mixer.start(x.shape[0]))[1]
         return state, x.shape[1]
 
     def step(x: Tensor, state: Any) -> tuple[Tensor, Any]:
         kept, tokens = state
-        out, kept = mixer(x, Rows.at(torch.full(x.shape[:2], tokens)), kept)
+        out, kept = mixer(x, Rows.at(torch.full(x.shape[:2], tokens, device=x.device)), kept)
         return out, (kept, tokens + 1)
 
     def forward(x: Tensor) -> Tensor:
-        out: Tensor = mixer(x, Rows.fresh_documents(*x.shape[:2]), mixer.start(x.shape[0]))[0]
+        out: Tensor = mixer(x, _fresh(x), mixer.start(x.shape[0]))[0]
         return out
 
     return Layer(mixer, forward, Decoder(read, step))

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from farfield.benchmarks.speed.rows import MEASURES, OURS
+
 __all__ = ["picture"]
 
 Row = dict[str, Any]
-MEASURES = {"prefill": "forward", "train": "forward + backward", "decode": "a token"}
+MARKS, TIMES = "os^", (0.25, 0.5, 1, 2, 4, 8, 16)
 
 
 def picture(rows: Sequence[Row], path: Path) -> Path:
@@ -26,7 +28,7 @@ def picture(rows: Sequence[Row], path: Path) -> Path:
     tall = max(
         [3.6, *(0.24 * len({row["case"] for row in chosen}) + 1.2 for draw, chosen in panels if draw is _layers)]
     )
-    figure = Figure(figsize=(4.4 * max(len(panels), 1), tall), layout="constrained")
+    figure = Figure(figsize=(5.6 * max(len(panels), 1), tall), layout="constrained")
     axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
     for axis, (draw, chosen) in zip(axes, panels, strict=False):
         draw(axis, chosen)
@@ -44,19 +46,20 @@ def _layers(axis: Any, rows: Sequence[Row]) -> None:
     """Of the longest texts: each peer's time as a multiple of ours."""
     longest = max(row["length"] for row in rows)
     rows = [row for row in rows if row["length"] == longest]
-    ours = {row["case"]: row["seconds"] for row in rows if row["who"] == "Farfield"}
-    cases = [case for case in ours if any(row["case"] == case and row["who"] != "Farfield" for row in rows)]
-    for who in dict.fromkeys(row["who"] for row in rows if row["who"] != "Farfield"):
-        mine = [row for row in rows if row["who"] == who and row["case"] in ours]
-        axis.plot(
-            [r["seconds"] / ours[r["case"]] for r in mine], [cases.index(r["case"]) for r in mine], "o", label=who
-        )
+    ours = {row["case"]: row["seconds"] for row in rows if row["who"] == OURS}
+    cases = [case for case in ours if any(row["case"] == case and row["who"] != OURS for row in rows)]
     axis.axvline(1, color="black", linewidth=1)
+    for index, who in enumerate(dict.fromkeys(row["who"] for row in rows if row["who"] != OURS)):
+        mine = [row for row in rows if row["who"] == who and row["case"] in ours]
+        times = [row["seconds"] / ours[row["case"]] for row in mine]
+        axis.plot(times, [cases.index(row["case"]) for row in mine], MARKS[index // 10 % len(MARKS)], label=who)
     axis.set(title=f"{MEASURES[rows[0]['measure']]}, {longest:,} tokens", xlabel="times our time", xscale="log")
+    axis.set_xticks(TIMES, [f"{time:g}" for time in TIMES])
+    axis.minorticks_off()
     axis.set_yticks(range(len(cases)), cases)
     axis.invert_yaxis()
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=5)
+        axis.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _decoders(axis: Any, rows: Sequence[Row]) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from farfield.benchmarks.speed.turns import Measured, Turns, clock
 
-__all__ = ["OURS", "compared", "described"]
+__all__ = ["MEASURES", "OURS", "compared", "described"]
 
 OURS = "Farfield"
+MEASURES = {"prefill": "forward", "train": "forward + backward", "decode": "a token"}
 
 
 def described(what: str, threads: int | None, **more: object) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from farfield.benchmarks.speed.rows import MEASURES
+
 __all__ = ["markdown", "text"]
 
 Row = dict[str, Any]
 NOT_DECODED = "does not decode"
 RATIO = "Ratio: how many times as fast as the best peer; of a peer, as ours. Of a token the bytes are the state's."
-MEASURES = {"prefill": "forward", "train": "forward + backward", "decode": "a token"}
 
 
 class _Sheet(NamedTuple):

@@ -73,16 +73,19 @@ def test_peers_decode_as_they_read(peer: LayerPeer) -> None:
     made = built(peer)
     if made.decoder is None:
         pytest.skip("does not decode")
-    x = torch.randn(1, 128, SIZES.width)
+    x = torch.randn(1, 512, SIZES.width)
     with torch.no_grad():
-        whole, state = made.forward(x), made.decoder.read(x[:, :124])
+        whole, state = made.forward(x), made.decoder.read(x[:, :508])
         assert state_bytes(state) > 0
         found = []
-        for token in x[:, 124:].split(1, 1):
+        for token in x[:, 508:].split(1, 1):
             out, state = made.decoder.step(token, state)
             found.append(out)
-    apart = (torch.cat(found, 1) - whole[:, 124:]).abs().max() / whole.abs().max()
-    assert apart < 1e-4 if "decoding" not in peer.differs else apart > 1e-3
+    apart = (torch.cat(found, 1) - whole[:, 508:]).abs().max() / whole.abs().max()
+    if "decoding" in peer.differs:
+        assert apart > 1e-3
+    else:
+        assert apart < (1e-3 if "epsilon" in peer.differs else 1e-5)
 
 
 @pytest.mark.parametrize("name", ["attention-torch", "attention-transformers-Llama"])

@@ -67,9 +67,13 @@ VERBS = {
         together="farfield.benchmarks:evaluate_together",
     ),
     "speed": Verb(
-        "measure tokens per second, memory and state against length",
-        "results/<name>/: speed.jsonl and figures",
-        ("farfield speed architectures=[retnet,attention] lengths=[1024,4096]",),
+        "measure time, memory and state against length, beside other libraries",
+        "results/<name>/: speed.jsonl, speed.md and a picture",
+        (
+            "farfield speed what=[mixers] mixers=[window,retnet] lengths=[2048,8192] threads=[1]",
+            "farfield speed what=[decoder] architectures=[retnet,attention] lengths=[1024,4096]",
+            "farfield speed what=[step,decoding]",
+        ),
         "SpeedSettings",
         "farfield.benchmarks.speed:speed",
     ),

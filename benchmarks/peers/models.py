@@ -124,10 +124,9 @@ def _x_transformers(shape: Shape) -> Model:
         use_abs_pos_emb=False,
         tie_embedding=True,
     )
-    nn.init.normal_(module.token_emb.emb.weight, std=0.02)  # its own, of 1, begins at a loss of 200 where tied
 
     def loss(tokens: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(module(tokens).transpose(1, 2), targets)  # as its AutoregressiveWrapper
+        return cross_entropy(module(tokens).flatten(0, 1), targets.flatten())  # faster than its AutoregressiveWrapper's
 
     return Model(module, loss)
 

@@ -272,8 +272,9 @@ def _settings(line: argparse.Namespace, mapping: dict[str, Any]) -> Config:
     """The typed settings of a verb. What this imports may bring torch, never lightning."""
     if line.question is not None:
         mapping = {**mapping, "question": line.question}
-    kind = getattr(import_module("farfield.settings"), str(usage.VERBS[line.verb].settings))
-    settings = read(kind, mapping)
+    verb = usage.VERBS[line.verb]
+    kind = getattr(import_module("farfield.settings"), str(verb.settings))
+    settings = read(kind, _called(verb.completes)(mapping) if verb.completes else mapping)
     assert isinstance(settings, Config)
     return settings
 

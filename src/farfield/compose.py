@@ -52,7 +52,7 @@ TOLD = {
     "label",
     "root",
 }  # of an evaluation: its folder and file tell them
-NAMING = ("architecture", "size", "memory", "context", "augmentation", "data")
+NAMING = ("architecture", "size", "memory", "context", "adapter", "augmentation", "data")
 
 # What may be meant by a setting that is none, where a question can be asked.
 ASKED = " A question with '=' in it is given as question='...'."
@@ -97,7 +97,7 @@ def option(group: str, name: str, words: Sequence[str] = ()) -> Any:
         raise ConfigError(f"{group}: " + unknown("unknown option", name, group_options(group)))
     within = [f"{'~' if word.startswith('~') else '++'}{group}.{word.lstrip('+~')}" for word in words]
     with _hydra(group):
-        return _plain(group, hydra_compose(f"{group}/{name}", within), {}).get(group)
+        return _plain(group, hydra_compose(f"{group}/{name}", within), {}, ()).get(group)
 
 
 def sized(architecture: dict[str, Any], size: str) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def sweep(verb: str, words: Sequence[str], run: Callable[[dict[str, Any]], None]
     used: set[str] = set()
 
     def job(config: DictConfig) -> None:
-        settings = _plain(verb, config, HydraConfig.get().runtime.choices)
+        words = list(HydraConfig.get().overrides.task)
+        settings = _plain(verb, config, HydraConfig.get().runtime.choices, words)
         if "name" in settings:
             fresh = "name" in swept or config.name is None
-            words = list(HydraConfig.get().overrides.task)
             settings["name"] = _job_name(settings["name"], swept, words, fresh, used)
             if settings["name"] is None and settings.get("label", "") is None:  # a name follows from the choices there
                 settings["label"] = "-".join(_apart(swept, words, TOLD)) or None
@@ -238,7 +238,23 @@ def _prepare(
             search += _chosen(word, override, groups[override.key_or_group], folder)
         else:
             search.append(word if override.is_delete() else "++" + word.lstrip("+"))
-    return search
+    return [*search, *_following(words, groups)]
+
+
+def _following(words: Sequence[str], groups: Mapping[str, object]) -> list[str]:
+    """What leaves the architecture to the model that a run starts from, where no other one is named.
+
+    Raises:
+        ConfigError: a size, which that model has.
+    """
+    given = {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
+    if given.get("start", NULL) in (NULL, "") or "architecture" in given or "architecture" not in groups:
+        return []
+    if given.get("size", NULL) != NULL:
+        raise ConfigError(
+            f"size={given['size']}: the model that start names has a size. Leave it out, or name an architecture."
+        )
+    return ["~architecture"]
 
 
 def _spelled_out(word: str) -> str:
@@ -318,19 +334,35 @@ def _compose(verb: str, prepared: Sequence[str]) -> dict[str, Any]:
     choices = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     del config["hydra"]  # not ours to resolve
-    return _plain(verb, config, choices)
+    return _plain(verb, config, choices, prepared)
 
 
-def _plain(verb: str, config: DictConfig, choices: Mapping[Any, Any]) -> dict[str, Any]:
-    """Plain values, and a name made of the choices where the command has one and none was given."""
+def _plain(verb: str, config: DictConfig, choices: Mapping[Any, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Plain values, and a name made of the choices where the command has one and none was given.
+
+    What a run leaves to the model that it starts from is not there, or null.
+    """
     with _mistakes(verb):
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     if isinstance(settings.get("architecture"), dict):
         _whole_patterns(settings["architecture"])
     parts = [str(choices[group]) for group in NAMING if choices.get(group) not in (None, "none")]
-    if settings.get("name", "") is None and parts and "architecture" in choices:
+    follows = bool(settings.get("start")) and "architecture" not in choices
+    if follows:
+        parts = [_called(str(settings["start"])), *parts]
+        if settings.get("data", {}).get("tokenizer") and not any(re.match(r"\W*data\.tokenizer", one) for one in words):
+            settings["data"]["tokenizer"] = None
+    if settings.get("name", "") is None and parts and (follows or "architecture" in choices):
         settings["name"] = "-".join(parts).replace("/", "-")
     return dict(settings)
+
+
+def _called(start: str) -> str:
+    """What a trained model is called by the path of its folder, or of a file in it."""
+    path = Path(start)
+    if path.suffix in (".ckpt", ".safetensors"):
+        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    return re.sub(r"[^\w.=+,-]+", "_", path.name) or "start"
 
 
 def _whole_patterns(architecture: dict[str, Any]) -> None:

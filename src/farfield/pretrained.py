@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no types; OmegaConf raises its errors
 
+from farfield.adapters import merged
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.augmentation import model_part
@@ -62,6 +63,7 @@ __all__ = [
     "model_config",
     "read_checkpoint",
     "read_config",
+    "run_config",
 ]
 
 FORMAT = 1  # of config.yaml and of checkpoints; a reader refuses every other
@@ -172,7 +174,7 @@ def _load(
     """A model of either kind in evaluation mode, its tokenizer, and where they come from."""
     path = Path(path).expanduser()
     file = _weights_file(path)
-    run = file.parent.parent if file.parent.name == CHECKPOINTS else file.parent
+    run = _run_of(file)
     weights = _from_checkpoint(file) if file.suffix == ".ckpt" else _from_export(file, run / CONFIG)
     model = _rebuilt(weights, file).to(device)
     try:
@@ -189,6 +191,21 @@ def _load(
         "config": weights.config,
     }
     return model, tokenizer, info
+
+
+def _run_of(file: Path) -> Path:
+    """The folder of the run that a file of weights is of."""
+    return file.parent.parent if file.parent.name == CHECKPOINTS else file.parent
+
+
+def run_config(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run at `path`, as `load` takes it, and the settings that it was trained with.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    run = _run_of(_weights_file(path))
+    return run, read_config(run / CONFIG)
 
 
 def model_config(config: Mapping[str, Any], file: Path) -> ModelConfig:
@@ -312,7 +329,7 @@ def _from_checkpoint(file: Path) -> _Weights:
     ours = content[OURS]
     progress = ours["progress"]
     best = progress["best"]
-    tensors = {name.removeprefix(WEIGHTS_PREFIX): tensor for name, tensor in content[WEIGHTS].items()}
+    tensors = merged({name.removeprefix(WEIGHTS_PREFIX): tensor for name, tensor in content[WEIGHTS].items()})
     loss = best["loss"] if best and best["step"] == progress["step"] else None
     return _Weights(tensors, progress["step"], loss, ours["config"])
 

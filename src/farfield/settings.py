@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from farfield.adapters import AdapterConfig
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import AugmentedTraining, NeighboursTraining, OutputTraining, PromptTraining
@@ -89,6 +90,7 @@ class TrainSettings(Config):
     architecture: ArchitectureConfig
     memory: MemoryConfig | None = None
     context: ContextConfig | None = None
+    adapter: AdapterConfig | None = None
     augmentation: AugmentedTraining | None = None
     objective: ObjectiveConfig | None = None
     data: DataConfig

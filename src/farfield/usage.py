@@ -27,7 +27,7 @@ class Verb:
     """A command: what it does, what it writes, examples, its settings class and the function that does the work.
 
     One that writes as it goes has a `live` function too, of its settings and standard output, for persons; `together`
-    makes one result of those of a sweep's jobs.
+    makes one result of those of a sweep's jobs. `completes` makes of what was composed what the settings are read from.
     """
 
     summary: str
@@ -37,6 +37,7 @@ class Verb:
     work: str
     live: str | None = None
     together: str | None = None
+    completes: str | None = None
 
 
 VERBS = {
@@ -48,10 +49,12 @@ VERBS = {
             "farfield train architecture=attention memory=knn memory.top=16 size=tiny data=needle",
             "farfield train -m architecture=retnet,longformer,attention size=tiny data=needle",
             "farfield train architecture=attention memory=mac size=tiny data=facts",
+            "farfield train start=runs/reader adapter=longlora data=text data.path=books data.length=2048",
             "farfield train augmentation=neighbours augmentation.database=neighbours data=text data.path=books",
         ),
         "TrainSettings",
         "farfield.training:train",
+        completes="farfield.training.beginning:completed",
     ),
     "evaluate": Verb(
         "run a suite on a model",

@@ -46,7 +46,10 @@ NOISY = (
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is sure to start: its title, what it learns, from what, where, and from which checkpoint on."""
+    """A run that is sure to start: its title, what it learns, from what, where, and from which checkpoint on.
+
+    `taught` takes the steps of training, where it is another form of the model.
+    """
 
     title: str
     training: TrainingConfig
@@ -57,6 +60,7 @@ class Job:
     checkpoint: Path | None
     done: int
     knn: KnnLM | None = None
+    taught: LanguageModel | None = None
 
 
 class WholeFiles(CheckpointIO):
@@ -80,10 +84,12 @@ def fit(job: Job, devices: Devices) -> None:
         TrainingError: the loss is not a number, the device's memory is too small, or a file cannot be written.
     """
     training = job.training
-    job.model.stack.checkpointing = training.recompute
-    if training.compile:
-        job.model.stack.compile()
-    learner = Learner(job.model, training, job.kept, job.knn)
+    for model in (job.model, job.taught):
+        if model is not None:
+            model.stack.checkpointing = training.recompute
+            if training.compile:
+                model.stack.compile()
+    learner = Learner(job.model, training, job.kept, job.knn, job.taught)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         interrupt = stack.enter_context(Interrupt(quiet=devices.rank > 0))

@@ -2,6 +2,7 @@
 
 <root>/<name>/      see farfield.pretrained for config.yaml, tokenizer/, checkpoints/ and the weights
     checkpoints/step-00000500.ckpt      the newest ones before last.ckpt: training.checkpoint.keep
+    adapter.safetensors                 of a run with an adapter, what it learnt alone
     metrics.csv  tensorboard/  figures/loss.png
 """
 
@@ -28,6 +29,7 @@ from farfield.training import metrics
 from farfield.training.saving import write_text
 
 __all__ = [
+    "ADAPTER",
     "FIGURE",
     "LAST_EXPORT",
     "LOGS",
@@ -40,7 +42,13 @@ __all__ = [
     "record",
 ]
 
-LAST_EXPORT, FIGURE, LOGS, LOCK = "last.safetensors", "figures/loss.png", "tensorboard", ".lock"
+ADAPTER, LAST_EXPORT, FIGURE, LOGS, LOCK = (
+    "adapter.safetensors",
+    "last.safetensors",
+    "figures/loss.png",
+    "tensorboard",
+    ".lock",
+)
 
 # What may differ between a run and its continuation: where, how and how long it computes, not what is learnt of what.
 FREE = (
@@ -164,7 +172,13 @@ def owned(folder: Path) -> Iterator[None]:
 
 def clear(folder: Path, anew: bool) -> None:
     """Removes what the training that now begins makes untrue; if it begins `anew`, also what an earlier try logged."""
-    stale = [folder / EXPORT, folder / LAST_EXPORT, *folder.glob(f"{CHECKPOINTS}/.*"), *folder.glob(".*.safetensors.*")]
+    stale = [
+        folder / EXPORT,
+        folder / LAST_EXPORT,
+        folder / ADAPTER,
+        *folder.glob(f"{CHECKPOINTS}/.*"),
+        *folder.glob(".*.safetensors.*"),
+    ]
     if anew:
         stale += [folder / metrics.FILE, *folder.glob(f"{LOGS}/events.out.*")]
     for file in stale:

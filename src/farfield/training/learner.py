@@ -48,9 +48,14 @@ class Learner(lightning.LightningModule):
         training: TrainingConfig,
         kept: dict[str, Any],
         knn: KnnLM | None = None,
+        taught: LanguageModel | None = None,
     ) -> None:
-        """`kept` goes into each checkpoint: format, config, facts. With `knn`, its weight is what is learned."""
+        """`kept` goes into each checkpoint: format, config, facts. With `knn`, its weight is what is learned.
+
+        Steps of training are taken by `taught`, of the same weights, where one is given.
+        """
         super().__init__()
+        self.taught = (model if taught is None else taught,)  # a tuple: its weights are the model's, and saved with it
         self.model, self.training_config, self.kept, self.knn = model, training, kept, knn
         self.progress = Progress()
         self.losses: list[float] = []
@@ -76,7 +81,7 @@ class Learner(lightning.LightningModule):
         Raises:
             TrainingError: it is not a number.
         """
-        loss = self._loss(batch, self.carried if self.training_config.carry else None)
+        loss = self._loss(self.taught[0], batch, self.carried if self.training_config.carry else None)
         # One look at the device a forward pass: a loss that is no number must not reach the weights.
         total, nll = torch.stack((loss.total.detach(), loss.nll.detach())).tolist()
         if not math.isfinite(total):
@@ -91,33 +96,33 @@ class Learner(lightning.LightningModule):
     def validation_step(self, batch: Fed, index: int) -> Tensor:
         """(2,) float64: summed negative log-likelihood in nats, and how many tokens were scored."""
         carry = self.training_config.carry
-        loss = self._loss(batch, self.heard if carry and index else None)
+        loss = self._loss(self.model, batch, self.heard if carry and index else None)
         self.heard = loss.state if carry else None
         scored = torch.tensor(float(loss.tokens), dtype=torch.float64, device=loss.nll.device)
         return torch.stack((loss.nll.double() * scored, scored))
 
-    def _loss(self, batch: Fed, state: ModelState | None) -> Loss:
+    def _loss(self, model: LanguageModel | EncoderModel, batch: Fed, state: ModelState | None) -> Loss:
         """The loss of a batch that goes on from `state`: the mean over its scored tokens, also where it is cut."""
         targets = self._scored(batch)
-        if isinstance(self.model, EncoderModel):
-            return self.model.loss(batch.tokens, targets, positions=batch.positions)
+        if isinstance(model, EncoderModel):
+            return model.loss(batch.tokens, targets, positions=batch.positions)
         positions, sets = batch.positions, batch.sets
         if sets is not None:
             asked = batch.tokens, positions, sets.question
-            state, positions = learning(self.model, *asked, sets.tokens, sets.positions)
+            state, positions = learning(model, *asked, sets.tokens, sets.positions)
         passages = None if batch.passages is None else Passages(batch.passages)
         if self.knn is not None:
             return self.knn.loss(batch.tokens, targets, state, positions=positions)
         time, cut = batch.tokens.shape[1], self.training_config.cut
         if cut is None or cut >= time:
-            return self.model.loss(batch.tokens, targets, state, positions=positions, passages=passages)
+            return model.loss(batch.tokens, targets, state, positions=positions, passages=passages)
         found: list[Loss] = []
         for begin in range(0, time, cut):
             at = slice(begin, begin + cut)
             state = state if state is None or not found else state.detach()
             own = self._part(passages, positions, at)
             given = batch.tokens[:, at], targets[:, at], state
-            found.append(self.model.loss(*given, positions=positions[:, at], passages=own))
+            found.append(model.loss(*given, positions=positions[:, at], passages=own))
             state = found[-1].state
         return Loss.joined(found)
 

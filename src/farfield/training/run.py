@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from farfield.adapters import AdapterConfig, adapt, check_adapter, trained
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import OutputTraining
 from farfield.config import ConfigError, TrainingError
@@ -38,10 +39,12 @@ from farfield.pretrained import (
 from farfield.progress import say
 from farfield.retrofit import retrofit
 from farfield.settings import TrainSettings
+from farfield.shifted import in_groups, shifted
 from farfield.tokenizers import Tokenizer
 from farfield.training import metrics
 from farfield.training.devices import choose_devices, threads
 from farfield.training.folder import (
+    ADAPTER,
     FIGURE,
     LAST_EXPORT,
     check_same,
@@ -53,7 +56,7 @@ from farfield.training.folder import (
     record,
 )
 from farfield.training.generators import seeded
-from farfield.training.saving import export, link
+from farfield.training.saving import LEARNT, export, export_adapter, link
 
 __all__ = ["train"]
 
@@ -65,7 +68,8 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 
     Returns:
         name, folder, steps, loss and validation_loss (the last ones, nats a token), best (step, loss, by), tokens,
-        tokens_per_second (while training), parameters, seconds (of this call), and the paths of what was written.
+        tokens_per_second (while training), parameters, of an adapter how many are trained, seconds (of this call), and
+        the paths of what was written.
 
     Raises:
         ConfigError: settings that do not fit each other.
@@ -141,6 +145,8 @@ def _check(settings: TrainSettings) -> None:
             "memory.frozen: true given, but layers with fresh weights would never learn. "
             "Use start=<a run without the memory>, or memory.frozen=false."
         )
+    if settings.adapter is not None:
+        _check_adapter(settings.adapter, settings)
     if isinstance(settings.augmentation, OutputTraining):
         _check_output(settings.augmentation, settings.start)
     augmentation = None if settings.augmentation is None else settings.augmentation.model
@@ -158,6 +164,29 @@ def _check(settings: TrainSettings) -> None:
         outdated = layer.mixer.resolved().outdated()
         if outdated is not None:
             raise ConfigError(f"architecture.layers.{name}.mixer.{outdated}, or training.carry=false.")
+
+
+def _check_adapter(adapter: AdapterConfig, settings: TrainSettings) -> None:
+    """Raise ConfigError where an adapter would stand beside nothing that was learnt, or not see what it is to learn."""
+    if settings.start is None:
+        raise ConfigError(
+            f"adapter.kind: '{adapter.kind}' given, but it learns beside weights that stay, and fresh ones never "
+            "would. Use start=<a trained model>, or adapter=none."
+        )
+    reads = None if settings.augmentation is None else settings.augmentation.model
+    model = ModelConfig(architecture=settings.architecture, memory=settings.memory, vocabulary=1, augmentation=reads)
+    group = adapter.group(settings.data.length)
+    try:
+        check_adapter(adapter, model)
+        if group is not None:
+            in_groups(model, group)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if group is not None and settings.training.carry:
+        raise ConfigError(
+            "training.carry: true given, but a state of shifted groups is not one of full attention. Use "
+            "training.carry=false, or adapter.shifted=null."
+        )
 
 
 def _check_output(augmentation: OutputTraining, start: str | None) -> None:
@@ -218,18 +247,21 @@ def _train(settings: TrainSettings, rank: int) -> None:
     # A checkpoint is read later; the layers whose keys a datastore has never change, and are needed before.
     begun = start is None or isinstance(settings.augmentation, OutputTraining)
     model = _model(model_config(config, folder), settings.start if begun else None)
+    taught = _adapted(model, settings)
     knn = _knn(settings, model, source.tokenizer)
     with owned(folder) if rank == 0 else nullcontext():
         if rank == 0:
-            _tell(settings, model.config)
+            _tell(settings, model)
             record(folder, config, source.tokenizer)
             clear(folder, anew=start is None)
 
         from farfield.training.fit import Job, fit  # seconds of lightning, which no mistake above should wait for
 
         kept = {"format": config["format"], "config": config, "facts": facts}
+        if settings.adapter is not None:
+            kept[LEARNT] = trained(model)
         checkpoint = None if start is None else start[0]
-        fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done, knn), devices)
+        fit(Job(settings.name, training, model, source, folder, kept, checkpoint, done, knn, taught), devices)
 
 
 def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderModel:
@@ -247,6 +279,16 @@ def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderMod
     model = load(begun).model
     _check_begun(begun, model.config, config)
     return retrofit(model, config.memory, True, config.architecture, config.augmentation).train()
+
+
+def _adapted(model: LanguageModel | EncoderModel, settings: TrainSettings) -> LanguageModel | None:
+    """Puts the adapter beside the weights of `model`; the form of it that is trained, if that is another one."""
+    if settings.adapter is None:
+        return None
+    assert isinstance(model, LanguageModel), "see _check_adapter"
+    adapt(model, settings.adapter)
+    group = settings.adapter.group(settings.data.length)
+    return None if group is None else shifted(model, group)
 
 
 def _knn(settings: TrainSettings, model: LanguageModel | EncoderModel, tokenizer: Tokenizer) -> KnnLM | None:
@@ -271,9 +313,19 @@ def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
             )
 
 
-def _tell(settings: TrainSettings, config: ModelConfig) -> None:
-    """A line where memory or passages would never be read: the rows are too short."""
-    reads, length = config.neighbours, settings.data.length
+def _tell(settings: TrainSettings, model: LanguageModel | EncoderModel) -> None:
+    """A line on an adapter's size, and where memory or passages would never be read: the rows are too short."""
+    config, length = model.config, settings.data.length
+    if settings.adapter is not None:
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        total, learnt = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+        group = settings.adapter.group(length)
+        groups = "" if group is None else f"; attention in groups of {group} tokens while it trains, full elsewhere"
+        say(
+            f"farfield: adapter={settings.adapter.kind}: {learnt:,} of {total:,} weights are trained "
+            f"({learnt / total:.1%}){groups}."
+        )
+    reads = config.neighbours
     if reads is not None and length < reads.chunk and not settings.training.carry:
         say(
             f"farfield: augmentation={reads.kind}: rows of {length} tokens have no whole chunk of {reads.chunk}, and "
@@ -298,6 +350,10 @@ def _finish(settings: TrainSettings, began: float) -> dict[str, Any]:
     progress = ours["progress"]
     export(last, folder / LAST_EXPORT, {})
     export(best if best.is_file() else last, folder / EXPORT, {"loss": repr(progress["best"]["loss"])})
+    learnt = {}
+    if LEARNT in ours:
+        count = export_adapter(best if best.is_file() else last, folder / ADAPTER)
+        learnt = {"trained": count, "adapter": str(folder / ADAPTER)}
     rows = metrics.read_metrics(folder / metrics.FILE)
 
     from farfield.training.figure import draw_losses  # matplotlib, which no mistake above should wait for
@@ -314,6 +370,7 @@ def _finish(settings: TrainSettings, began: float) -> dict[str, Any]:
         "tokens": progress["tokens"],
         "tokens_per_second": round(progress["tokens"] / max(progress["seconds"], 1e-9), 1),
         "parameters": model_config(ours["config"], last).parameters(),
+        **learnt,
         "seconds": round(time.monotonic() - began, 2),
         "weights": str(folder / EXPORT),
         "checkpoints": {"last": str(last), "best": str(best)},

@@ -11,16 +11,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from farfield.adapters import adapter_of, merged
 from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.config import TrainingError
 from farfield.pretrained import OURS, WEIGHTS, WEIGHTS_PREFIX, read_checkpoint
 
-__all__ = ["export", "link", "replacing", "save_checkpoint", "write_text"]
+__all__ = ["LEARNT", "export", "export_adapter", "link", "replacing", "save_checkpoint", "write_text"]
+
+LEARNT = "learnt"  # in our entry of a checkpoint of a run with an adapter: the names of the weights that are trained
 
 
 @contextmanager
@@ -67,14 +71,31 @@ def link(file: Path, name: Path) -> None:
 
 
 def export(checkpoint: Path, file: Path, metadata: dict[str, str]) -> None:
-    """The weights of a checkpoint as safetensors, by the model's own names."""
+    """The weights of a checkpoint as safetensors, by the model's own names, with an adapter's in their places."""
     content = read_checkpoint(checkpoint, mapped=True)
-    weights: dict[str, Tensor] = content[WEIGHTS]
-    tensors = {name.removeprefix(WEIGHTS_PREFIX): tensor.contiguous() for name, tensor in weights.items()}
-    step = str(content[OURS]["progress"]["step"])
-    said = {"format": "pt", "step": step, CHECKSUM: checksum(tensors), **metadata}
+    tensors = {name: tensor.contiguous() for name, tensor in merged(_weights(content)).items()}
+    _export(tensors, {CHECKSUM: checksum(tensors), **metadata}, content, checkpoint, file)
+
+
+def export_adapter(checkpoint: Path, file: Path) -> int:
+    """What was learnt beside the weights of a checkpoint as safetensors; returns how many numbers these are."""
+    content = read_checkpoint(checkpoint, mapped=True)
+    tensors, said = adapter_of(_weights(content), content[OURS][LEARNT])
+    _export(tensors, said, content, checkpoint, file)
+    return sum(tensors[name].numel() for name in content[OURS][LEARNT])
+
+
+def _weights(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint by the model's own names."""
+    return {name.removeprefix(WEIGHTS_PREFIX): tensor for name, tensor in content[WEIGHTS].items()}
+
+
+def _export(
+    tensors: dict[str, Tensor], said: dict[str, str], content: dict[str, Any], checkpoint: Path, file: Path
+) -> None:
+    """Tensors of a checkpoint as safetensors, with what is said of them."""
     with replacing(file) as temporary:
-        save_file(tensors, temporary, said)
+        save_file(tensors, temporary, {"format": "pt", "step": str(content[OURS]["progress"]["step"]), **said})
         shutil.copymode(checkpoint, temporary)  # safetensors lets no one else read what it writes
 
 

@@ -5,7 +5,7 @@
 architecture    that model's, with the settings that were given below `architecture` changed
 tokenizer       that model's, where the data is text
 
-A folder of any kind that `farfield.pretrained.load` opens can be started from; `_told` is where its settings come from.
+It is anything that `farfield.pretrained.load` opens: a run, a file in one, a folder of Hugging Face of a known family.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from farfield.config import ModelError, TrainingError
+from farfield.huggingface.reading import is_folder, open_folder
 from farfield.pretrained import TOKENIZER, run_config
 
 __all__ = ["completed"]
@@ -43,15 +44,18 @@ def completed(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 def _told(start: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The architecture of a trained model, and how its tokenizer is opened."""
+    path = Path(start).expanduser()
     try:
-        run, config = run_config(Path(start).expanduser())
+        if is_folder(path):
+            return open_folder(path).config.architecture.mapping(), {"kind": "folder", "path": start}
+        run, config = run_config(path)
     except ModelError as error:
         raise TrainingError(f"start: {error}") from None
     if not isinstance(config.get("architecture"), dict):
         raise TrainingError(f"start: {start} does not say its architecture. Name one: architecture=...")
     own = config.get("data", {}).get("tokenizer", {})
-    bytes_ = isinstance(own, dict) and own.get("kind") == "bytes"
-    return config["architecture"], {"kind": "bytes"} if bytes_ else {"kind": "folder", "path": str(run / TOKENIZER)}
+    plain = isinstance(own, dict) and own.get("kind") == "bytes"
+    return config["architecture"], {"kind": "bytes"} if plain else {"kind": "folder", "path": str(run / TOKENIZER)}
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

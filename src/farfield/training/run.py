@@ -13,6 +13,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from farfield.adapters import AdapterConfig, adapt, check_adapter, trained
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import OutputTraining
@@ -276,7 +278,7 @@ def _model(config: ModelConfig, begun: str | None) -> LanguageModel | EncoderMod
         encoder = load_encoder(begun).model
         _check_begun(begun, encoder.config, config)
         return encoder.train()
-    model = load(begun).model
+    model = load(begun, dtype=torch.float32).model
     _check_begun(begun, model.config, config)
     return retrofit(model, config.memory, True, config.architecture, config.augmentation).train()
 

@@ -20,6 +20,7 @@ from farfield.compose import compose
 from farfield.config import read
 from farfield.settings import TrainSettings
 from farfield.training import train
+from farfield.training.beginning import completed
 from farfield.training.metrics import Row, read_metrics
 
 WAIT = 120.0  # seconds after which a process that says nothing is given up
@@ -80,7 +81,7 @@ def write_text(folder: Path) -> Path:
 
 
 def settings(root: Path, words: Sequence[str]) -> TrainSettings:
-    return read(TrainSettings, compose("train", [*words, f"root={root}", "name=run"]))
+    return read(TrainSettings, completed(compose("train", [*words, f"root={root}", "name=run"])))
 
 
 def run(root: Path, words: Sequence[str]) -> dict[str, Any]:

@@ -245,6 +245,8 @@ def draw(reads: Sequence[Read], edges: Sequence[int], trained: int, path: Path) 
         panel.plot(places, one.perplexities, **line(number, one.way))
     panel.axvline(trained, color="black", linewidth=0.8, linestyle=":", label="trained length")
     panel.set(yscale="log", xlabel="position in the window, tokens", ylabel="perplexity, a token of held-out books")
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("{x:g}")
     finish(figure, [panel], path)
 
 

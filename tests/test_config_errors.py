@@ -13,7 +13,10 @@ from farfield.config import FarfieldError, printable
 TRAIN = ["train", "data=needle"]
 KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
 ARCHITECTURES = ", ".join(usage.options("architecture"))
-KNOWN = "architecture, augmentation, context, data, memory, name, objective, resume, root, seed, size, start, training"
+KNOWN = (
+    "adapter, architecture, augmentation, context, data, memory, name, objective, resume, root, seed, size, start, "
+    "training"
+)
 KNOWN_TO_QUERY = (
     "Known: augmentation, bank, context, device, document, documents, explain, generation, hf, index, memory, "
     "model, neighbours, prompt, question, retrieval, root, session, sessions, store, where. "

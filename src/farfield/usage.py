@@ -49,7 +49,6 @@ VERBS = {
             "farfield train architecture=attention memory=knn memory.top=16 size=tiny data=needle",
             "farfield train -m architecture=retnet,longformer,attention size=tiny data=needle",
             "farfield train architecture=attention memory=mac size=tiny data=facts",
-            "farfield train start=runs/reader adapter=longlora data=text data.path=books data.length=2048",
             "farfield train augmentation=neighbours augmentation.database=neighbours data=text data.path=books",
         ),
         "TrainSettings",

@@ -122,7 +122,7 @@ def test_a_row_that_is_cut_reads_the_same(text: Path, tmp_path: Path) -> None:
     batch: Batch = source.batch(0)
     fed = shard(batch, 1, 2)
     assert fed.passages is not None
-    found = Learner(model, given.training, {})._loss(fed, None)
+    found = Learner(model, given.training, {})._loss(model, fed, None)
     own = slice(2, 4)
     tokens, targets, positions, passages = (
         torch.from_numpy(array[own])

@@ -47,7 +47,7 @@ def batch_of(rows: int = 2, time: int = 24) -> Fed:
 def learnt(model: LanguageModel, batch: Fed, **training: Any) -> tuple[Loss, dict[str, Tensor]]:
     """The loss as training has it, and its gradients."""
     learner = Learner(model, TrainingConfig(**training), {})
-    loss = learner._loss(batch, None)
+    loss = learner._loss(model, batch, None)
     model.zero_grad()
     loss.total.backward()
     return loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

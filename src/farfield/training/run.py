@@ -310,8 +310,8 @@ def _check_begun(begun: str, before: ModelConfig, now: ModelConfig) -> None:
         if not alike:
             told = f": {before.vocabulary} ids there, {now.vocabulary} here" if key == "vocabulary" else ""
             raise TrainingError(
-                f"start: {begun} was trained with another {key}{told}. Give this run the settings of that one; "
-                f"its tokenizer is data.tokenizer.kind=folder data.tokenizer.path={begun}/tokenizer."
+                f"start: {begun} was trained with another {key}{told}. Give this run the settings of that one: without "
+                "architecture=... and data.tokenizer=... it has them."
             )
 
 

@@ -208,7 +208,7 @@ def test_hydra_shows_what_it_composes(capsys: pytest.CaptureFixture[str]) -> Non
     assert shown.width == 64
 
 
-@pytest.mark.parametrize("group", ["architecture", "size", "memory", "context", "data", "suite"])
+@pytest.mark.parametrize("group", ["architecture", "size", "memory", "context", "adapter", "data", "suite"])
 def test_every_option_composes(group: str) -> None:
     verb = "evaluate" if group == "suite" else "train"
     needed = "model=x" if verb == "evaluate" else "data.path=x"

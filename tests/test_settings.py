@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, TypeAdapter
 
 from farfield import settings, usage
+from farfield.adapters import AdapterConfig
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.benchmarks.settings import Suite
 from farfield.compose import CONFIGS, compose, group_options, option
@@ -60,10 +61,12 @@ def test_yaml_defaults_are_the_typed_defaults(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("group", "needed"), [("context", None), ("data", "path"), ("memory", None), ("objective", None), ("suite", None)]
+    ("group", "needed"),
+    [("adapter", None), ("context", None), ("data", "path"), ("memory", None), ("objective", None), ("suite", None)],
 )
 def test_yaml_options_are_the_typed_defaults(group: str, needed: str | None) -> None:
     kinds = {
+        "adapter": AdapterConfig,
         "context": ContextConfig,
         "data": DataConfig,
         "memory": MemoryConfig,
@@ -72,7 +75,9 @@ def test_yaml_options_are_the_typed_defaults(group: str, needed: str | None) -> 
     }
     for name in sorted(set(group_options(group)) - {"none"}):
         told = option(group, name, ["path=x"] if name == "text" else [])
-        if group == "memory" or told["kind"] == "suite":  # several options are one kind: a file has what says something
+        if (
+            group in ("adapter", "memory") or told["kind"] == "suite"
+        ):  # several options are one kind: a file has what says something
             assert subset(told, TypeAdapter(kinds[group]).validate_json(json.dumps(told)).mapping()), name
             continue
         required = {"kind", needed, *(("suite", "tokenizer", "mixture") if told["kind"] == "suite" else ())}
@@ -128,7 +133,7 @@ def test_every_setting_has_a_line_of_help(verb: str) -> None:
             assert OmegaConf.select(content, line.key) == given.value if line.default != "???" else True, line
 
 
-@pytest.mark.parametrize("group", ["architecture", "size", "memory", "context", "data", "suite"])
+@pytest.mark.parametrize("group", ["architecture", "size", "memory", "context", "adapter", "data", "suite"])
 def test_every_option_has_a_line_of_help(group: str) -> None:
     told = usage.options(group)
     assert list(told) == group_options(group)

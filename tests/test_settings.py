@@ -28,6 +28,7 @@ NEEDED = {
     "ingest": ["path=docs", "index=handbook"],
     "query": ["question=why", "index=handbook"],
     "report": [],
+    "export": ["model=runs/x", "to=models/x"],
 }
 VERBS = sorted(NEEDED)
 

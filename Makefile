@@ -40,7 +40,7 @@ check: $(READY)  ## format, lint, types, import directions and the fast tests
 	$(PYTEST) --quiet $(FAST)
 
 bench: $(READY)  ## measure tokens per second, memory and state against length
-	$(BIN)/farfield speed $(ARGS)
+	$(BIN)/farfield speed "what=[decoder]" $(ARGS)
 
 peers: $(READY)  ## install the libraries that bench measures ours beside
 	$(PIP) --editable '.[peers]'

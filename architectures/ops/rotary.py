@@ -19,10 +19,13 @@ Shapes: B batch, T time, H heads, D width of a head.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from farfield.architectures.ops.pieces import pieces
 
 __all__ = ["Layout", "angles", "frequencies", "powers", "rotate", "rotate_definition", "scales"]
 
@@ -62,15 +65,40 @@ def powers(tokens: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
     """`x` (B, H, T, D) turned by the angles (B, 1, T, D / 2), in the dtype of `x`; computed in that of the angles.
 
-    Cosine and sine may both have been multiplied by a scale of each pair.
+    Cosine and sine may both have been multiplied by a scale of each pair. No gradient flows to them.
     """
-    if layout == "halves":
-        a, b = x.to(cos.dtype).chunk(2, dim=-1)
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    else:
-        a, b = x.to(cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
-    return turned.to(x.dtype)
+    turned: Tensor = _Turn.apply(x, cos, sin, layout)  # type: ignore[no-untyped-call]
+    return turned
+
+
+class _Turn(torch.autograd.Function):
+    """One tensor made piece by piece; the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.layout = layout
+        return _turned(x, cos, sin, layout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(above, cos, -sin, ctx.layout), None, None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    out = torch.empty_like(x)
+    for at in pieces(x.shape[2], x.shape[0] * x.shape[1] * x.shape[3], x):
+        part, c, s = x[:, :, at].to(cos.dtype), cos[:, :, at], sin[:, :, at]
+        if layout == "interleaved":
+            turned = torch.view_as_complex(part.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(c, s)
+            out[:, :, at] = torch.view_as_real(turned).flatten(-2)
+        else:
+            (a, b), (first, second) = part.chunk(2, dim=-1), out[:, :, at].chunk(2, dim=-1)
+            first.copy_(torch.addcmul(a * c, b, s, value=-1))
+            second.copy_(torch.addcmul(b * c, a, s))
+    return out
 
 
 def rotate_definition(x: Tensor, phase: Tensor, layout: Layout, base: float = 10000.0) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.alibi import slopes_of
 from farfield.architectures.ops.linear_attention import linear_attention
+from farfield.architectures.ops.pieces import in_pieces
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection
 from farfield.architectures.rows import Rows
@@ -108,7 +109,11 @@ class Lightning(Mixer):
         q, k, v = (nn.functional.silu(part) for part in (heads.queries, heads.keys, heads.values))
         decay = -self.slopes.to(x.device, state.memory.dtype)[None, :, None]
         out, memory = linear_attention(q, k, v, decay, rows, state.memory, self.chunk)
-        out = self.norm(rearrange(out, "b h t w -> b t (h w)").to(self.norm.weight.dtype))
-        out = (torch.sigmoid(self.gate(x)) * out).to(x.dtype)
+        out = rearrange(out, "b h t w -> b t (h w)")
+        out = in_pieces(self._gated, (out, self.gate(x)), (self.norm.weight,)).to(x.dtype)
         y = self.projection.join(rearrange(out, "b t (h w) -> b h t w", h=self.heads), rows)
         return y, LightningState(memory, conv)
+
+    def _gated(self, out: Tensor, gate: Tensor, gain: Tensor) -> Tensor:
+        """(B, T, D) of what was read (B, T, D), the gate (B, T, D) and the norm's gain (D,)."""
+        return torch.sigmoid(gate) * nn.functional.rms_norm(out.to(gain.dtype), gain.shape, gain, self.norm.eps)

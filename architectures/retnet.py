@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.linear_attention import linear_attention
+from farfield.architectures.ops.pieces import in_pieces
 from farfield.architectures.ops.rotary import Layout, angles, frequencies, rotate
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
@@ -138,15 +139,22 @@ class RetNet(Mixer):
         if self.taps is not None and conv is not None:
             qkv, conv = short_convolution(qkv, self.taps.to(qkv.dtype), rows, conv)
         q, k, v = (rearrange(p, "b t (h d) -> b h t d", h=self.heads) for p in qkv.split(self.sizes, dim=-1))
-        q, k = self._turn(q, rows), self._turn(k, rows) * self.key**-0.5
+        q, k = self._turn(q, rows), self._turn(k, rows, self.key**-0.5)
         out, memory = linear_attention(q, k, v, self.log_decay(q), rows, state.memory, self.chunk)
-        out = rearrange(self.norm(out), "b h t d -> b t (h d)")
-        y = self.out(nn.functional.silu(self.gate(x)) * out.to(x.dtype))
+        y = self.out(in_pieces(self._gated, (rearrange(out, "b h t d -> b t h d"), self.gate(x))))
         return rows.masked(y), RetNetState(memory, conv)
 
-    def _turn(self, x: Tensor, rows: Rows) -> Tensor:
+    def _gated(self, out: Tensor, gate: Tensor) -> Tensor:
+        """(B, T, H V) of what was read (B, T, H, V) and the gate (B, T, H V)."""
+        normed = rearrange(self.norm(out), "b t h d -> b t (h d)")
+        return nn.functional.silu(gate) * normed.to(gate.dtype)
+
+    def _turn(self, x: Tensor, rows: Rows, scale: float = 1.0) -> Tensor:
+        """Queries or keys (B, H, T, K) turned to where they stand, times `scale`."""
         kind = torch.promote_types(x.dtype, torch.float32)
-        cos, sin = rows.once(
-            ("retnet", self.key, self.rotation, kind), lambda: angles(rows.phase, self.frequency, kind)
-        )
-        return rotate(x, cos, sin, self.rotation)
+
+        def make() -> tuple[Tensor, Tensor]:
+            cos, sin = angles(rows.phase, self.frequency, kind)
+            return cos * scale, sin * scale
+
+        return rotate(x, *rows.once(("retnet", self.key, self.rotation, kind, scale), make), self.rotation)

@@ -25,6 +25,7 @@ from torch.nn.functional import gelu
 
 from farfield.architectures.mixer import Mixer, MixerSettings
 from farfield.architectures.ops.long_convolution import long_convolution
+from farfield.architectures.ops.pieces import in_pieces
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 
@@ -101,4 +102,8 @@ class GSS(Mixer):
         read = torch.view_as_complex(self.read.double().contiguous()) * torch.expm1(rates) / rates
         y, memory = long_convolution(v, rates, read, rows, state.memory)
         y = (y + self.skip.to(v.dtype) * v).to(x.dtype)
-        return rows.masked(self.out(self.spread(y) * gelu(self.gate(x)))), GSSState(memory)
+        return rows.masked(self.out(in_pieces(_gated, (self.spread(y), self.gate(x))))), GSSState(memory)
+
+
+def _gated(y: Tensor, gate: Tensor) -> Tensor:
+    return y * gelu(gate)

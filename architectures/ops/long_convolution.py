@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import hardshrink, pad
 
 from farfield.architectures.rows import Rows
 
@@ -86,18 +86,26 @@ def _by_fourier(v: Tensor, kernel: Tensor) -> Tensor:
 
 def _table(rates: Tensor, count: int, kind: torch.dtype) -> Tensor:
     """exp(L j) (N, P) for j = 0 .. count - 1."""
-    return (rates[:, None] * torch.arange(count, device=rates.device)).exp().to(kind)
+    return _normal((rates[:, None] * torch.arange(count, device=rates.device)).exp().to(kind))
+
+
+def _normal(powers: Tensor) -> Tensor:
+    """Complex powers, zero where they are so small that products with them may be subnormal: those take a CPU thirty
+    times as long, and powers of fast decays are full of them. Beside exp(0) = 1 they are nothing.
+    """
+    parts = torch.view_as_real(powers)
+    return torch.view_as_complex(hardshrink(parts, torch.finfo(parts.dtype).tiny ** 0.75))
 
 
 def _powers_read(z: Tensor, rates: Tensor, time: int) -> Tensor:
     """Re sum_n z_n exp(L_n t) (..., T) of z (..., N), for t = 0 .. T - 1."""
     piece = min(PIECE, time)
     table = _table(rates, piece, z.dtype)
-    parts, further = torch.cat((table.real, -table.imag)), (rates * piece).exp().to(z.dtype)
+    parts, further = torch.cat((table.real, -table.imag)), _normal((rates * piece).exp().to(z.dtype))
     found = []
     for _ in range(0, time, piece):
         found.append(torch.cat((z.real, z.imag), dim=-1) @ parts)
-        z = z * further
+        z = _normal(z * further)
     return torch.cat(found, dim=-1)[..., :time]
 
 
@@ -121,7 +129,10 @@ def _last_state(v: Tensor, rates: Tensor, rows: Rows, before: Tensor) -> Tensor:
         kept = torch.full((rows.batch,), time, device=v.device)
     piece = min(PIECE, time)
     table = _table(rates, piece, before.dtype).flip(1)
-    parts, further = torch.cat((table.real, table.imag)).transpose(0, 1), (rates * piece).exp().to(before.dtype)
+    parts, further = (
+        torch.cat((table.real, table.imag)).transpose(0, 1),
+        _normal((rates * piece).exp().to(before.dtype)),
+    )
     state = torch.zeros_like(before)
     for part in pad(v, (0, 0, -time % piece, 0)).split(piece, dim=1):  # zeros before the first change nothing
         real, imaginary = (part.transpose(1, 2) @ parts).chunk(2, dim=-1)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings
 from farfield.architectures.ops.linear_attention import linear_attention
+from farfield.architectures.ops.pieces import in_pieces
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
@@ -148,7 +149,7 @@ class Mamba2(Mixer):
         z, mixed, dt = self.into(x).to(wide).split([self.inner, self.channels, self.heads], dim=-1)
         mixed, conv = short_convolution(mixed, self.taps.to(wide), rows, state.conv)
         conv = ConvolutionState(conv.inputs.to(state.conv.inputs.dtype))  # rounded there before: nothing is lost
-        mixed = nn.functional.silu(mixed if self.taps_bias is None else mixed + self.taps_bias.to(wide))
+        mixed = in_pieces(_activated, (mixed,), () if self.taps_bias is None else (self.taps_bias.to(wide),))
         u, k, q = mixed.split([self.inner, self.groups * self.state, self.groups * self.state], dim=-1)
         u = rearrange(u, "b t (h p) -> b h t p", h=self.heads)
         k, q = (rearrange(part, "b t (g n) -> b g t n", g=self.groups) for part in (k, q))
@@ -156,12 +157,17 @@ class Mamba2(Mixer):
         dt = rearrange(dt if self.steps == (0, None) else dt.clamp(*self.steps), "b t h -> b h t")
         decay = -self.A_log.to(wide).exp()[:, None] * dt
         out, memory = linear_attention(q, k, u * dt[..., None], decay, rows, state.memory, self.chunk)
-        out = rearrange(out + self.D.to(wide)[:, None, None] * u, "b h t p -> b t (h p)")
-        y = self.out(self.norm(out, z).to(x.dtype))
+        out, u = (rearrange(part, "b h t p -> b t h p") for part in (out, u))
+        y = self.out(in_pieces(self.norm, (out, u, z), (self.D.to(wide), self.gain.to(wide))).to(x.dtype))
         return rows.masked(y), Mamba2State(memory, conv)
 
-    def norm(self, y: Tensor, z: Tensor) -> Tensor:
-        """RMS norm of y (B, T, E), gated by z (B, T, E) before it, over each group's channels."""
+    def norm(self, out: Tensor, u: Tensor, z: Tensor, D: Tensor, gain: Tensor) -> Tensor:
+        """RMS norm of out + D u (B, T, H, P), gated by z (B, T, E) before it, over each group's channels."""
+        y = rearrange(out + D[:, None] * u, "b t h p -> b t (h p)")
         parts = rearrange(y * nn.functional.silu(z), "b t (g c) -> b t g c", g=self.groups)
         normed = nn.functional.rms_norm(parts, parts.shape[-1:], eps=self.epsilon)
-        return rearrange(normed, "b t g c -> b t (g c)") * self.gain.to(y.dtype)
+        return rearrange(normed, "b t g c -> b t (g c)") * gain
+
+
+def _activated(mixed: Tensor, bias: Tensor | None = None) -> Tensor:
+    return nn.functional.silu(mixed if bias is None else mixed + bias)

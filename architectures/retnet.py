@@ -147,7 +147,8 @@ class RetNet(Mixer):
     def _gated(self, out: Tensor, gate: Tensor) -> Tensor:
         """(B, T, H V) of what was read (B, T, H, V) and the gate (B, T, H V)."""
         normed = rearrange(self.norm(out), "b t h d -> b t (h d)")
-        return nn.functional.silu(gate) * normed.to(gate.dtype)
+        gated: Tensor = nn.functional.silu(gate) * normed.to(gate.dtype)
+        return gated
 
     def _turn(self, x: Tensor, rows: Rows, scale: float = 1.0) -> Tensor:
         """Queries or keys (B, H, T, K) turned to where they stand, times `scale`."""

@@ -289,7 +289,8 @@ class _Piece:
         reached = (self.q @ before).mul_(inwards).unflatten(-1, shape).sum(-1, dtype=kind).transpose(3, 4)
         gave = (self.v * sent).sum(-1, dtype=kind).transpose(3, 4)
         passed = (before.unflatten(-1, shape) * behind).sum((3, 5))[..., None] * self.decays.whole[:, :, :, 0]
-        return reached.flip(-1).cumsum(-1).flip(-1) + (gave.cumsum(-1) - gave) + passed
+        total: Tensor = reached.flip(-1).cumsum(-1).flip(-1) + (gave.cumsum(-1) - gave) + passed
+        return total
 
     def _outwards(self) -> Tensor:
         """Values as they are behind their chunk (N, B, G, C, R V)."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
 __all__ = ["HELD", "in_pieces", "pieces"]
@@ -54,7 +53,6 @@ class _InPieces(torch.autograd.Function):
     """See `in_pieces`. `tensors` are `count` along time, then weights."""
 
     @staticmethod
-    @custom_fwd(device_type="cpu")
     def forward(ctx: Any, function: Callable[..., Tensor], numbers: int, count: int, *tensors: Tensor) -> Tensor:
         along, weights = tensors[:count], tensors[count:]
         out: Tensor | None = None
@@ -65,19 +63,20 @@ class _InPieces(torch.autograd.Function):
             out[:, at] = part
         assert out is not None
         ctx.function, ctx.numbers, ctx.count = function, numbers, count
+        kind = along[0].device.type
+        ctx.precision = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         ctx.save_for_backward(*tensors)
         return out
 
     @staticmethod
     @once_differentiable
-    @custom_bwd(device_type="cpu")
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
         tensors, count = ctx.saved_tensors, ctx.count
         wanted = [n for n in range(len(tensors)) if ctx.needs_input_grad[n + 3]]
         found: list[Tensor | None] = [None] * len(tensors)
         for at in pieces(above.shape[1], ctx.numbers, above):
             own = [(x[:, at] if n < count else x).detach() for n, x in enumerate(tensors)]
-            with torch.enable_grad():
+            with torch.enable_grad(), torch.autocast(*ctx.precision):
                 made = ctx.function(*(x.requires_grad_(n in wanted) for n, x in enumerate(own)))
             gradients = torch.autograd.grad(made, [own[n] for n in wanted], above[:, at])
             for n, gradient in zip(wanted, gradients, strict=True):

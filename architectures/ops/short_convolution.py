@@ -8,10 +8,13 @@ Shapes: B batch, T time, D channels, K taps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from farfield.architectures.ops.pieces import pieces
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 
@@ -55,12 +58,11 @@ def short_convolution(
     taps, time = weight.shape[1], x.shape[1]
     before = torch.zeros_like(state.inputs) if rows.fresh else state.inputs
     x = rows.masked(x)
-    joined = torch.cat((before.to(x.dtype), x), dim=1)
     if rows.plain:
-        y = x * weight[:, 0]
-        for tap in range(1, taps):
-            y = torch.addcmul(y, joined[:, taps - 1 - tap : taps - 1 - tap + time], weight[:, tap])
-        return y, ConvolutionState(joined[:, time:].clone())  # a view would keep the whole call
+        y: Tensor = _Convolution.apply(before.to(x.dtype), x, weight)  # type: ignore[no-untyped-call]
+        last = x[:, time - taps + 1 :] if time >= taps else torch.cat((before.to(x.dtype), x), 1)[:, time:]
+        return y, ConvolutionState(last.clone())  # a view would keep the whole call
+    joined = torch.cat((before.to(x.dtype), x), dim=1)
     document = torch.cat((rows.document.new_zeros(x.shape[0], taps - 1), rows.document), dim=1)
     y = x * weight[:, 0]
     for tap in range(1, taps):
@@ -68,6 +70,57 @@ def short_convolution(
         same = (document[:, shifted] == rows.document)[..., None]
         y = y + torch.where(same, joined[:, shifted], 0) * weight[:, tap]
     return rows.masked(y), ConvolutionState(_last_inputs(joined, document, rows, taps))
+
+
+class _Convolution(torch.autograd.Function):
+    """y (B, T, D) of a run of one document x (B, T, D) and the K - 1 inputs before it, piece by piece."""
+
+    @staticmethod
+    def forward(ctx: Any, before: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(before, x, weight)
+        y = x.new_empty(x.shape)
+        for at in pieces(x.shape[1], x[:, :1].numel(), x):
+            y[:, at] = _sum(_window(before, x, at), weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        before, x, weight = ctx.saved_tensors
+        taps, time = weight.shape[1], x.shape[1]
+        on_x, nothing, wide = (
+            x.new_empty(x.shape),
+            torch.zeros_like(before),
+            torch.promote_types(x.dtype, torch.float32),
+        )
+        on_weight = torch.zeros_like(weight, dtype=wide)
+        for at in pieces(time, x[:, :1].numel(), x):
+            later = above[:, at.start : at.stop + taps - 1]
+            if later.shape[1] < at.stop - at.start + taps - 1:
+                later = torch.cat((later, nothing[:, : at.stop + taps - 1 - time].to(later.dtype)), 1)
+            on_x[:, at] = _sum(later, weight.flip(1))
+            window, own = _window(before, x, at), above[:, at]
+            for tap in range(taps):
+                on_weight[:, tap] += (own * window[:, taps - 1 - tap : window.shape[1] - tap]).sum((0, 1), dtype=wide)
+        first = torch.cat((nothing, above[:, : taps - 1], nothing), 1)[:, : 2 * (taps - 1)]
+        return _sum(first, weight.flip(1)), on_x, on_weight.to(weight.dtype)
+
+
+def _window(before: Tensor, x: Tensor, at: slice) -> Tensor:
+    """x (B, T, D) at some columns, with the K - 1 inputs before them."""
+    reach = before.shape[1]
+    if at.start >= reach:
+        return x[:, at.start - reach : at.stop]
+    return torch.cat((before[:, at.start :], x[:, : at.stop]), 1)
+
+
+def _sum(window: Tensor, weight: Tensor) -> Tensor:
+    """sum_j w_j x_{t-j} (B, T, D) of K - 1 + T inputs (B, K - 1 + T, D)."""
+    taps = weight.shape[1]
+    y = window[:, taps - 1 :] * weight[:, 0]
+    for tap in range(1, taps):
+        y.addcmul_(window[:, taps - 1 - tap : window.shape[1] - tap], weight[:, tap])
+    return y
 
 
 def _last_inputs(joined: Tensor, document: Tensor, rows: Rows, taps: int) -> Tensor:

@@ -13,6 +13,11 @@ from farfield.architectures.ops import pieces as op
 from farfield.architectures.ops.linear_attention import linear_attention, linear_attention_definition
 from farfield.architectures.ops.pieces import in_pieces, pieces
 from farfield.architectures.ops.rotary import Layout, angles, frequencies, rotate, rotate_definition
+from farfield.architectures.ops.short_convolution import (
+    ConvolutionState,
+    short_convolution,
+    short_convolution_definition,
+)
 
 
 def gated(x: Tensor, gate: Tensor, gain: Tensor) -> Tensor:
@@ -111,3 +116,21 @@ def test_linear_attention(small: None, documents: tuple[str, str], groups: int, 
             assert not any(x.any() for x in (ours, theirs) if x is not None)
         else:
             assert_close(ours + zero, theirs + zero, 3e-10)
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+@pytest.mark.parametrize("begin", [0, 5])
+def test_short_convolution(small: None, begin: int, taps: int) -> None:
+    rows = Rows.at(torch.arange(begin, begin + 40).expand(2, -1))
+    shapes = ((2, 40, 30), (30, taps), (2, taps - 1, 30))
+    x, weight, inputs = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    found, _ = short_convolution(x, weight, rows, ConvolutionState(inputs))
+    expected = short_convolution_definition(x, weight, rows, ConvolutionState(inputs))
+    assert_close(found.detach(), expected.detach(), 1e-12)
+    above = torch.randn_like(found)
+    ours, theirs = (
+        torch.autograd.grad(y, (x, weight, inputs), above, allow_unused=True, materialize_grads=True)
+        for y in (found, expected)
+    )
+    for pair in zip(ours, theirs, strict=True):
+        assert_close(*pair, 1e-12)

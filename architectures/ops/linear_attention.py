@@ -164,7 +164,8 @@ def _pieces(
     v: Tensor, log_decay: Tensor, document: Tensor | None, groups: int, chunk: int
 ) -> Iterator[tuple[slice, _Decays]]:
     """Each piece with its decays; those of a constant rate, without documents, are the same for all."""
-    constant, shared = log_decay.shape[2] == 1, dict[int, _Decays]()
+    constant = log_decay.shape[2] == 1
+    shared: dict[int, _Decays] = {}
     for at in _places(v, chunk):
         size = min(chunk, at.stop - at.start)
         decays = shared.get(size)

@@ -184,7 +184,9 @@ class WindowField:
         past_k, past_v, valid = kept.before.read()
         if rows.fresh:
             past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
-        keys, values = torch.cat((past_k, kept.keys), 2), torch.cat((past_v, kept.values), 2)
+        keys, values = kept.keys, kept.values
+        if past_k.shape[2]:  # without a past, this would be a copy of all
+            keys, values = torch.cat((past_k, keys), 2), torch.cat((past_v, values), 2)
         groups, past, slopes = sorted(set(self.dilations)), past_k.shape[2], alike(self.slopes, queries)
         found, ahead = [], 0 if kept.own else -1
         for dilation in groups:

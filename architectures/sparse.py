@@ -115,7 +115,9 @@ def window(
         past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
     past_k, past_v = past_k[:, :, low:], past_v[:, :, low:]
     layout = banded(rows, past_k.shape[2], None if valid is None else valid[:, low:], reach, first=first, slopes=slopes)
-    return Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)
+    if past_k.shape[2]:  # without a past, this would be a copy of all
+        k, v = torch.cat((past_k, k), 2), torch.cat((past_v, v), 2)
+    return Part(q, k, v, layout)
 
 
 def distance(query: Tensor, key: Tensor) -> Tensor:

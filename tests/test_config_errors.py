@@ -183,7 +183,8 @@ TYPED = {
     ),
     "unknown key of an endpoint": (
         ["evaluate", "model=http://localhost/v1", "endpoint.modle=a"],
-        "endpoint: unknown key 'modle'. Did you mean 'model'? Known: body, chat, concurrency, extra_tokens, key, logprobs, "
+        "endpoint: unknown key 'modle'. Did you mean 'model'? Known: body, chat, concurrency, extra_tokens, "
+        "key, logprobs, "
         "model, retries, timeout, tokenizer.",
     ),
     "wrong kind": (

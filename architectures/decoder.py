@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm
 from torch.utils.checkpoint import checkpoint
 
 from farfield.architectures import FeedForwardConfig, MixerConfig
@@ -27,6 +26,7 @@ from farfield.architectures.between import Between
 from farfield.architectures.condensed import condensed_keys
 from farfield.architectures.feedforward import Auxiliary, NoFeedForward, SwiGLUConfig
 from farfield.architectures.mixer import Kept, LendingMixer, Mixer, MixerSettings
+from farfield.architectures.ops.rms_norm import RMSNorm, rms_norm
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.sharing import NoSharing, SharingConfig, iterated, keepers_of, mixers_of
@@ -86,14 +86,14 @@ class DecoderConfig(StackConfig[LayerConfig]):
         return [self.layers[name].mixer.resolved() for name in self.names()]
 
 
-class StreamNorm(nn.RMSNorm):
+class StreamNorm(RMSNorm):
     """The RMS norm of a stream that may be wider than the weights; its answer is as wide as they are."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) of `x` (..., D)."""
         if torch.promote_types(x.dtype, self.weight.dtype) == self.weight.dtype:
             return super().forward(x)
-        return rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
+        return rms_norm(x, self.weight.to(x.dtype), self.epsilon).to(self.weight.dtype)
 
 
 class Layer(nn.Module):
@@ -101,9 +101,9 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, epsilon: float, mixer: Mixer, feedforward: nn.Module) -> None:
         super().__init__()
-        self.mixer_norm = StreamNorm(width, eps=epsilon)
+        self.mixer_norm = StreamNorm(width, epsilon)
         self.mixer = mixer
-        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else StreamNorm(width, eps=epsilon)
+        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else StreamNorm(width, epsilon)
         self.feedforward = feedforward
 
     def forward(
@@ -166,7 +166,7 @@ class Decoder(nn.Module):
             Layer(config.width, config.epsilon, build(i), config.layer(i).feedforward.build(config.width))
             for i in range(config.depth)
         )
-        self.norm = StreamNorm(config.width, eps=config.epsilon)
+        self.norm = StreamNorm(config.width, config.epsilon)
         self.keepers = config.keepers()
         self.lends = [keeper == index and self.keepers.count(index) > 1 for index, keeper in enumerate(self.keepers)]
         self.iterated = iterated(self.keepers)

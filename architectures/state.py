@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from farfield.architectures.rows import Rows
+from farfield.architectures.rows import Rows, lazy
 
 __all__ = ["KeyValueBuffer", "NoState", "State", "static"]
 
@@ -254,6 +254,11 @@ class KeyValueBuffer(State):
 
     def extent(self) -> tuple[int, int]:
         """The smallest and the largest length of a row."""
+        return self._extent
+
+    @lazy
+    def _extent(self) -> tuple[int, int]:
+        """Looked at once: a token asks for it when it is appended and again when it is read."""
         if not self.length.numel():
             return 0, 0
         return int(self.length.min()), int(self.length.max())
@@ -332,7 +337,9 @@ class KeyValueBuffer(State):
         old_keys, old_values = self.keys[:, :, min(first, used) : used], self.values[:, :, min(first, used) : used]
         new_keys, new_values = keys[:, :, max(0, first - used) :], values[:, :, max(0, first - used) :]
         length = torch.full_like(self.length, count)
-        if tracked:
+        if tracked and not old_keys.shape[2]:
+            joined = [new_keys, new_values]  # never written to: it has no slack
+        elif tracked:
             joined = [torch.cat(pair, 2) for pair in ((old_keys, new_keys), (old_values, new_values))]
         else:
             capacity = _room(count, total, self.limit)

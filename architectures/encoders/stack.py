@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from farfield.architectures import FeedForwardConfig
 from farfield.architectures.encoders import Encoder, EncoderMixerConfig
 from farfield.architectures.feedforward import Auxiliary, GELUConfig, NoFeedForward
+from farfield.architectures.ops.rms_norm import RMSNorm
 from farfield.architectures.rows import Rows
 from farfield.architectures.stack import StackConfig
 from farfield.config import Config
@@ -48,9 +49,9 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, width: int, epsilon: float, mixer: Encoder, feedforward: nn.Module) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(width, eps=epsilon)
+        self.mixer_norm = RMSNorm(width, epsilon)
         self.mixer = mixer
-        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else nn.RMSNorm(width, eps=epsilon)
+        self.feedforward_norm = None if isinstance(feedforward, NoFeedForward) else RMSNorm(width, epsilon)
         self.feedforward = feedforward
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:
@@ -73,7 +74,7 @@ class EncoderStack(nn.Module):
             EncoderLayer(width, config.epsilon, layer.mixer.build(width, index, depth), layer.feedforward.build(width))
             for index, layer in enumerate(chosen)
         )
-        self.norm = nn.RMSNorm(width, eps=config.epsilon)
+        self.norm = RMSNorm(width, config.epsilon)
         self.checkpointing = False
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:

@@ -48,22 +48,25 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, piece:
 class _InPieces(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, piece: int) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
+        wide, dtype = torch.promote_types(hidden.dtype, torch.float32), _multiplied(hidden)
         needed = any(ctx.needs_input_grad[:2])
-        weight = weight.to(hidden.dtype)
+        given, weight = hidden.to(dtype), weight.to(dtype)
         on_hidden = torch.empty_like(hidden) if needed else None
         on_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needed else None
         total = torch.zeros((), dtype=wide, device=hidden.device)
-        for begin in range(0, hidden.shape[0], piece):
-            at = slice(begin, begin + piece)
-            log_likelihood = (hidden[at] @ weight.T).to(wide).log_softmax(-1)
-            total -= log_likelihood.gather(1, targets[at, None]).sum()
+        # One piece after the other in the same memory: fresh memory costs more than what is computed in it.
+        logits = given.new_empty(min(piece, len(given)), len(weight))
+        scores = logits if dtype == wide else torch.empty_like(logits, dtype=wide)
+        for begin in range(0, len(given), piece):
+            ours, target = given[begin : begin + piece], targets[begin : begin + piece, None]
+            narrow, share = logits[: len(ours)], scores[: len(ours)]
+            torch.mm(ours, weight.T, out=narrow)
+            if dtype != wide:
+                share.copy_(narrow)
+            total += _to_shares(share, target)
             if on_hidden is not None and on_weight is not None:
-                surplus = log_likelihood.exp_()
-                surplus.scatter_add_(1, targets[at, None], -torch.ones_like(targets[at, None], dtype=wide))
-                narrow = surplus.to(hidden.dtype)
-                on_hidden[at] = narrow @ weight
-                on_weight += narrow.T @ hidden[at]
+                share.scatter_add_(1, target, -torch.ones_like(target, dtype=wide))
+                _add_gradients(narrow.copy_(share), ours, weight, on_hidden[begin : begin + piece], on_weight)
         ctx.save_for_backward(on_hidden, on_weight)
         return total
 
@@ -72,3 +75,29 @@ class _InPieces(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         on_hidden, on_weight = ctx.saved_tensors
         return on_hidden * gradient.to(on_hidden.dtype), on_weight * gradient, None, None
+
+
+def _multiplied(hidden: Tensor) -> torch.dtype:
+    """What the products are computed in: within autocast its dtype, as those of the layers are."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _to_shares(scores: Tensor, target: Tensor) -> Tensor:
+    """The summed loss of targets (n, 1), nats; scores (n, V) become their softmax, in place."""
+    right, highest = scores.gather(1, target), scores.amax(1, keepdim=True)
+    total = scores.sub_(highest).exp_().sum(1, keepdim=True)
+    scores.mul_(total.reciprocal())
+    return (total.log() + highest - right).sum()
+
+
+def _add_gradients(surplus: Tensor, hidden: Tensor, weight: Tensor, on_hidden: Tensor, on_weight: Tensor) -> None:
+    """The gradients of a piece: of its hidden states (n, D), and added to that of the weight (V, D)."""
+    if surplus.dtype == on_hidden.dtype:
+        torch.mm(surplus, weight, out=on_hidden)
+    else:
+        on_hidden.copy_(surplus @ weight)
+    if surplus.dtype == on_weight.dtype:
+        on_weight.addmm_(surplus.T, hidden)
+    else:
+        on_weight += surplus.T @ hidden

@@ -131,3 +131,19 @@ def test_no_more_logits_than_a_piece_exist_at_once(piece: int) -> None:
     with Largest() as largest:
         torch.autograd.grad(linear_cross_entropy_definition(hidden, weight, targets), (hidden, weight))
     assert largest.numbers == N * V  # what the pieces avoid
+
+
+def test_within_autocast_products_are_narrow_and_sums_are_not() -> None:
+    """As those of the definition within it: the loss in float32, gradients in the dtype of what they are of."""
+    hidden, weight, targets = inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, definition = (f(hidden, weight, targets) for f in (linear_cross_entropy, linear_cross_entropy_definition))
+    exact = linear_cross_entropy_definition(hidden.double(), weight.double(), targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() != linear_cross_entropy(hidden, weight, targets).item()
+    found, expected, true = (
+        torch.autograd.grad(value, (hidden, weight), retain_graph=True) for value in (loss, definition, exact)
+    )
+    for ours, theirs, right in zip(found, expected, true, strict=True):
+        assert ours.dtype == torch.float32
+        assert error(ours, right) <= 2 * error(theirs, right)

@@ -65,6 +65,16 @@ def test_importing_farfield_is_light(tmp_path: Path) -> None:
     assert imported("import farfield; farfield.architectures.mixer_kinds()", tmp_path)[0] == {"torch"}
 
 
+def test_training_waits_for_nothing_heavy_but_torch_and_lightning(tmp_path: Path) -> None:
+    """What these bring themselves is theirs."""
+    statement = f"""
+import sys, torch, lightning.pytorch
+theirs = {HEAVY!r} & set(sys.modules)
+import farfield.settings, farfield.training.run, farfield.training.fit
+print(*sorted({HEAVY!r} & set(sys.modules) - theirs), file=sys.stderr)"""
+    assert imported(statement, tmp_path)[1].split() == []
+
+
 def test_names_of_the_package() -> None:
     assert {"build", "load", "open_index", "ask", "architectures", "__version__"} <= set(dir(farfield))
     with pytest.raises(AttributeError, match="module 'farfield' has no attribute 'biuld'"):

@@ -19,6 +19,8 @@ __all__ = ["IGNORED", "linear_cross_entropy", "linear_cross_entropy_definition"]
 IGNORED = -100
 """The target of a token that is not scored."""
 
+CACHED = 2**18  # numbers: a megabyte of float32
+
 
 def linear_cross_entropy_definition(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The definition: the summed negative log-likelihood in nats."""
@@ -84,11 +86,16 @@ def _multiplied(hidden: Tensor) -> torch.dtype:
 
 
 def _to_shares(scores: Tensor, target: Tensor) -> Tensor:
-    """The summed loss of targets (n, 1), nats; scores (n, V) become their softmax, in place."""
-    right, highest = scores.gather(1, target), scores.amax(1, keepdim=True)
-    total = scores.sub_(highest).exp_().sum(1, keepdim=True)
-    scores.mul_(total.reciprocal())
-    return (total.log() + highest - right).sum()
+    """The summed loss of targets (n, 1), nats; scores (n, V) become their softmax, in place, as many rows as fit into
+    the cache at a time.
+    """
+    loss, rows = scores.new_zeros(()), max(1, CACHED // scores.shape[1])
+    for some, its in zip(scores.split(rows), target.split(rows), strict=True):
+        right, highest = some.gather(1, its), some.amax(1, keepdim=True)
+        total = some.sub_(highest).exp_().sum(1, keepdim=True)
+        some.mul_(total.reciprocal())
+        loss += (total.log() + highest - right).sum()
+    return loss
 
 
 def _add_gradients(surplus: Tensor, hidden: Tensor, weight: Tensor, on_hidden: Tensor, on_weight: Tensor) -> None:

@@ -10,9 +10,16 @@ from contract.runs import assert_close, error
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from farfield.architectures.ops import cross_entropy
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy, linear_cross_entropy_definition
 
 N, D, V = 130, 6, 37
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows of logits at a time, the last time fewer."""
+    monkeypatch.setattr(cross_entropy, "CACHED", 3 * V)
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import GELU, SwiGLU
+from farfield.architectures.ops.rms_norm import RMSNorm
 from farfield.architectures.projection import Projection
 from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.config import Config, ModelError
@@ -176,7 +177,7 @@ def _whole(model: LanguageModel, name: str, kinds: Iterable[str]) -> bool:
     """Whether a weight is one that is trained whole."""
     owner, _, last = name.rpartition(".")
     module = model.get_submodule(owner)
-    norm = isinstance(module, nn.RMSNorm) or last in ("query_gain", "key_gain")
+    norm = isinstance(module, nn.RMSNorm | RMSNorm) or last in ("query_gain", "key_gain")
     embedding = isinstance(module, nn.Embedding)
     return ("norms" in kinds and norm) or ("embeddings" in kinds and embedding)
 

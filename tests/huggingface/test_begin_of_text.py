@@ -94,21 +94,22 @@ def test_a_query_begins_once(folder: Path, model: TextModel, capsys: pytest.Capt
     assert said["prompt_tokens"] == 1 + len(ids)
 
 
-def test_suites_read_behind_it(model: TextModel) -> None:
+def test_suites_read_behind_it(folder: Path) -> None:
     """Prompts and whole texts, whether or not a task brings it; `bare` reads what it is given."""
+    model = farfield.load(folder, dtype=torch.float64, layers="farfield")
     subject = ModelSubject(model, "opens")
     ids = np.array([model.tokenizer.encode(TEXT)] * 2)
     explicit = np.concatenate([np.full((2, 1), model.begin), ids], 1)
     known = [one.prefill(given) for one, given in ((subject, ids), (subject, explicit), (subject.bare(), explicit))]
     candidates = np.tile(np.arange(model.config.vocabulary), (2, 1))
     scores = [subject.score(one, candidates) for one in known]
-    np.testing.assert_allclose(scores[1], scores[0], atol=1e-5)
-    np.testing.assert_allclose(scores[2], scores[0], atol=1e-5)
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-9)
+    np.testing.assert_allclose(scores[2], scores[0], atol=1e-9)
     assert np.abs(subject.score(subject.bare().prefill(ids), candidates) - scores[0]).max() > 0.1
     targets = np.roll(ids, -1, 1)
     found = subject.read(ids, targets)
     whole = subject.bare().read(explicit, np.concatenate([ids[:, :1], targets], 1))
-    np.testing.assert_allclose(found.logprobs, whole.logprobs[:, 1:], atol=1e-5)
+    np.testing.assert_allclose(found.logprobs, whole.logprobs[:, 1:], atol=1e-9)
     assert subject.describe()["begin"] == model.begin
 
 
@@ -122,4 +123,4 @@ def test_hidden_states_are_read_behind_it(folder: Path, model: TextModel) -> Non
     with torch.no_grad():
         model(torch.tensor([[model.begin, *ids]]))
     hook.remove()
-    np.testing.assert_allclose(found, outputs[0][0, 1:].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found, outputs[0][0, 1:].numpy(), atol=1e-9)

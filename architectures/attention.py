@@ -93,7 +93,7 @@ class AttentionConfig(LendingSettings):
 
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
-        buffer = tokens * 2 * kv_heads * head_width * element + 8 + reference_bytes(self.position)
+        buffer = tokens * 2 * kv_heads * head_width * element + reference_bytes(self.position)
         return buffer + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:

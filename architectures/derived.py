@@ -220,7 +220,7 @@ class DerivedSettings(KeyedSettings):
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
         buffers = sum(
-            pattern.held(tokens) * 2 * len(serving(pattern.heads, heads, kv_heads)) * head_width * element + 8
+            pattern.held(tokens) * 2 * len(serving(pattern.heads, heads, kv_heads)) * head_width * element
             for pattern in self.patterns(heads, layer)
         )
         inputs = Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)

@@ -82,7 +82,7 @@ class LinformerConfig(MixerSettings):
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
         kept = tokens // self.segment * self.rows + Group(range(heads), self.segment).held(tokens)
-        buffers = kept * 2 * kv_heads * head_width * element + 16
+        buffers = kept * 2 * kv_heads * head_width * element
         inputs = Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
         return buffers + inputs + reference_bytes(self.position)
 

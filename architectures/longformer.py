@@ -93,7 +93,7 @@ class LongformerConfig(LendingSettings):
     def state_bytes(self, width: int, tokens: int, layer: int, depth: int, element: int = 4) -> int:
         heads, kv_heads, head_width = self.sizes(width)
         kept = min(tokens, self.ring(heads, layer, depth)) + 2 * self.globals
-        buffer = kept * 2 * kv_heads * head_width * element + 8 + reference_bytes(self.position)
+        buffer = kept * 2 * kv_heads * head_width * element + reference_bytes(self.position)
         return buffer + Projection.state_bytes(heads, kv_heads, head_width, self.conv, element)
 
     def flops(self, width: int, tokens: int, layer: int, depth: int) -> int:

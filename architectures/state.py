@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from farfield.architectures.rows import Rows, lazy
 
-__all__ = ["KeyValueBuffer", "NoState", "State", "static"]
+__all__ = ["KeyValueBuffer", "NoState", "State", "count_bytes", "static"]
 
 S = TypeVar("S", bound="State")
 
@@ -128,6 +128,11 @@ class State:
         return dataclasses.replace(self, **{name: apply(getattr(self, name)) for name in self._names()})
 
 
+def count_bytes(counts: Tensor) -> int:
+    """Bytes of counts of tokens (B,) that a state needs: none where all rows are alike, which the shapes say."""
+    return 0 if torch.equal(counts, counts[:1].expand_as(counts)) else counts.nbytes
+
+
 def _walk(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     """Every tensor and state directly in `value`, with its dotted name."""
     if isinstance(value, Sequence):  # a tuple, or states that arrive: see `farfield.architectures.arriving`
@@ -173,10 +178,10 @@ class KeyValueBuffer(State):
 
     @property
     def bytes(self) -> int:
-        """Bytes of the tokens that count, and of the lengths."""
+        """Bytes of the tokens that count, and of the lengths where they differ."""
         heads, width, value_width = self.keys.shape[1], self.keys.shape[3], self.values.shape[3]
         used = self.length if self.limit is None else self.length.clamp(max=self.limit)
-        return int(used.sum()) * heads * (width + value_width) * self.keys.element_size() + self.length.numel() * 8
+        return int(used.sum()) * heads * (width + value_width) * self.keys.element_size() + count_bytes(used)
 
     @property
     def allocated(self) -> int:

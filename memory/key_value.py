@@ -220,13 +220,13 @@ class KeyValueMemoryConfig(MixerMemory):
         near = tokens
         if keyed.reach(layer, depth) is None:
             near = (tokens - 1) % self.segment + 1 if tokens else 0
-        found = keyed.state_bytes(width, near, layer, depth, element) + 8
+        found = keyed.state_bytes(width, near, layer, depth, element)
         found += (min(tokens, self.slots) + self.initial) * 2 * kv_heads * head_width * element
         if self.unit_keys:
             units = min(tokens // self.unit, self.slots // self.unit)
-            found += units * self.key_heads(heads, kv_heads) * head_width * element + 8
+            found += units * self.key_heads(heads, kv_heads) * head_width * element
         if self.unit_keys and self.key == "representative":
-            found += min(tokens, self.unit - 1) * heads * head_width * element + 8
+            found += min(tokens, self.unit - 1) * heads * head_width * element
         if self.averages:
             found += heads * head_width * max(element, 4)
         return found

@@ -91,7 +91,7 @@ class AmortizedContextsConfig(PrefixSettings):
 
     def own_bytes(self, width: int, tokens: int, element: int) -> int:
         open_tokens = (tokens - 1) % self.segment + 1 if tokens else 0
-        return self.limit * width * element + open_tokens * 2 * width * element + 8
+        return self.limit * width * element + open_tokens * 2 * width * element
 
     def own_flops(self, width: int, tokens: int) -> int:
         held = min(tokens // self.segment * self.tokens, self.limit)

@@ -120,6 +120,7 @@ def _slots_of(config: KeyValueMemoryConfig, mixer: KeyedSettings, width: int, la
     beside, slot = _beside(config, mixer, width, layer, depth), _slot_bytes(config, mixer, width, 4)
     if beside is None:
         raise ValueError(f"budget: {config.budget} bytes cannot hold a mixer whose own state grows with the length.")
+    beside += 8 if config.when == "call" else 16  # lengths of the near field and the open segment, where rows differ
     least = max(1, config.initial + config.recent)
     if share < beside + least * slot:
         needed = (beside + least * slot) * len(config.places(depth)) + 8
@@ -162,12 +163,12 @@ def _slot_bytes(config: KeyValueMemoryConfig, mixer: KeyedSettings, width: int, 
 
 
 def _open_bytes(config: KeyValueMemoryConfig, mixer: KeyedSettings, width: int, tokens: int, element: int) -> int:
-    """Bytes that `tokens` tokens of the open segment have, of what waits for its end, and of the lengths."""
+    """Bytes that `tokens` tokens of the open segment have, of what waits for its end, and of the segments written."""
     if config.when == "call":
         return 8
     _, kv_heads, head_width = mixer.sizes(width)
     waiting = {"heavy": max(4, element), "snap": max(4, element), "merge": 8}.get(config.keep, 0)
-    return tokens * kv_heads * 2 * head_width * element + 16 + kv_heads * config.segment * waiting
+    return tokens * kv_heads * 2 * head_width * element + 8 + kv_heads * config.segment * waiting
 
 
 def state_bytes(

@@ -117,23 +117,22 @@ class ModelConfig(Config):
         return self.parameters() - self.architecture.parameters() + self.architecture.active()
 
     def state_bytes(self, tokens: int, element: int = 4) -> int:
-        """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number; 0 for an encoder."""
+        """Bytes of the state of one row after `tokens` tokens, with `element` bytes a number; 0 for an encoder.
+
+        Rows that differ in length have besides 8 bytes a row for their position, and for each buffer of keys.
+        """
         if isinstance(self.architecture, EncoderConfig):
             return 0
-        architecture, position = self.architecture, 8
+        architecture = self.architecture
         if isinstance(self.memory, StackMemory):
-            return position + self.memory.state_bytes(architecture, tokens, element)
+            return self.memory.state_bytes(architecture, tokens, element)
         width, depth, around = architecture.width, architecture.depth, dict(self._around())
         reading = 0 if self.neighbours is None else self.neighbours.state_bytes(architecture, element)
-        return (
-            position
-            + reading
-            + sum(
-                around[index].state_bytes(mixer, width, tokens, index, depth, element)
-                if index in around
-                else mixer.state_bytes(width, tokens, index, depth, element)
-                for index, mixer in _mixers(architecture)
-            )
+        return reading + sum(
+            around[index].state_bytes(mixer, width, tokens, index, depth, element)
+            if index in around
+            else mixer.state_bytes(width, tokens, index, depth, element)
+            for index, mixer in _mixers(architecture)
         )
 
     def flops(self, tokens: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from farfield.architectures import State
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entropy
+from farfield.architectures.state import count_bytes
 
 __all__ = ["Loss", "ModelState"]
 
@@ -30,6 +31,11 @@ class ModelState(State):
     position: Tensor
     layers: Sequence[State]
     ahead: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that this state uses; the position of rows that are alike is one number, and not counted."""
+        return super().bytes - self.position.nbytes + count_bytes(self.position)
 
     def first(self, count: int) -> ModelState | None:
         """Where every layer has it; see `State.first`. Not of windows, which have no order."""

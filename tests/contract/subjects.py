@@ -184,7 +184,7 @@ class Subject:
         if self.memory is None:
             return self.settings.state_bytes(self.width, tokens, self.layer, self.depth, element)
         assert self.depth == 1 or isinstance(self.memory, StackMemory)
-        return self.model().state_bytes(tokens, element) - 8  # the model's own position
+        return self.model().state_bytes(tokens, element)
 
 
 def settings_of(kind: str, **values: Any) -> MixerSettings:

@@ -14,6 +14,7 @@ from contract.runs import TOLERANCE, assert_close, cut, gradients, positions_of,
 from contract.subjects import SUBJECTS, Subject
 from farfield.architectures import Mixer, MixerSettings, State
 from farfield.architectures.linformer import LinformerConfig
+from farfield.architectures.state import KeyValueBuffer
 
 MORE = 9
 """Tokens with which states go on."""
@@ -183,7 +184,18 @@ def test_10_bytes_of_rows_of_unlike_lengths(subject: Subject, length: int) -> No
     with torch.no_grad():
         _, state = through(mixer, x, [positions])
     open_tokens = [length + 9, length, length, 0]
-    assert state.compact().bytes == sum(subject.state_bytes(tokens, 8) for tokens in open_tokens)
+    needed = sum(subject.state_bytes(tokens, 8) for tokens in open_tokens)
+    assert state.compact().bytes == needed + sum(one.nbytes for one in counts(state) if one.unique().numel() > 1)
+
+
+def counts(state: State) -> list[Tensor]:
+    """How many tokens of each row (B,) count in each buffer of keys and values."""
+    buffers, _ = pytree.tree_flatten(state, lambda part: isinstance(part, KeyValueBuffer))
+    return [
+        one.length if one.limit is None else one.length.clamp(max=one.limit)
+        for one in buffers
+        if isinstance(one, KeyValueBuffer)
+    ]
 
 
 def most_bytes(subject: Subject, tokens: int) -> int:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import farfield
 from farfield import cli
-from farfield.generation import GenerationConfig, TextModel, generate
-from farfield.model import ModelState
+from farfield.benchmarks.speed.held import tensors_of
+from farfield.generation import GenerationConfig, TextModel, generate, prefill
 
 pytest.importorskip("transformers", reason="pip install 'farfield[hf]'")
 
@@ -77,24 +77,32 @@ def test_greedy_texts_are_transformers(name: str, folders: dict[str, Path]) -> N
 
 @pytest.mark.parametrize("name", CASES)
 def test_states_are_no_larger_than_their_caches(name: str, folders: dict[str, Path]) -> None:
-    """Beside the counts of tokens, 8 bytes a row and layer of attention, which theirs keep as numbers of Python."""
+    """Of rows that are alike, whatever their number; how many tokens were read is one number, with both."""
     model, other = ours(folders[name], torch.float32), theirs(folders[name], torch.float32)
-    tokens = torch.randint(VOCABULARY, (1, 100))
-    with torch.no_grad(), silence():
-        answer = other(tokens, use_cache=True)
+    tokens = torch.randint(VOCABULARY, (3, 100))
+    with torch.no_grad():
         _, state = model(tokens)
-    assert isinstance(state, ModelState)
+    assert 3 * model.config.state_bytes(100) == state.bytes
+    assert 0 < state.bytes <= held(other, tokens)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_states_of_rows_that_differ_are_smaller_than_their_caches(name: str, folders: dict[str, Path]) -> None:
+    """The counts of tokens that ours has of each row stand against a mask of theirs, and padding that is kept."""
+    model, other = ours(folders[name], torch.float32), theirs(folders[name], torch.float32)
+    tokens = torch.randint(VOCABULARY, (2, 100))
+    _, state = prefill(model.model, [tokens[0].tolist(), tokens[1, 9:].tolist()])
+    mask = torch.ones_like(tokens)
+    mask[1, :9] = 0
+    assert state.bytes < held(other, tokens, mask) + mask.nbytes
+
+
+def held(model: Any, tokens: Tensor, mask: Tensor | None = None) -> int:
+    """Bytes of the tensors in the cache that a model of transformers makes of tokens (B, T)."""
+    with torch.no_grad(), silence():
+        answer = model(tokens, attention_mask=mask, use_cache=True)
     cache = answer["cache_params" if "cache_params" in answer else "past_key_values"]
-    held = sum(one.nbytes for layer in cache.layers for one in _tensors(vars(layer)))
-    counts = 8 * (1 + sum(hasattr(layer, "keys") for layer in cache.layers))
-    assert model.config.state_bytes(100) == state.bytes
-    assert 0 < state.bytes - counts <= held
-
-
-def _tensors(of: dict[str, Any]) -> list[Tensor]:
-    """What a layer of a cache holds, by names or numbers too."""
-    parts = [one for value in of.values() for one in (value.values() if isinstance(value, dict) else [value])]
-    return [one for one in parts if isinstance(one, Tensor)]
+    return sum(one.nbytes for one in tensors_of(cache))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -338,7 +338,7 @@ def test_a_state_never_has_more_bytes_than_its_budget(architecture: str, policy:
     again = layer.config.model_copy(update={"capacity": layer.config.capacity + 1})
     mixer = model.config.decoder.layer(0).mixer
     longest = max(again.state_bytes(mixer, WIDTH, tokens, 0, 3) for tokens in range(800, 816))
-    assert 3 * longest + 8 > budget
+    assert 3 * (longest + 16) + 8 > budget  # what rows of unlike lengths have besides
     assert most > budget - 3 * 600
 
 

@@ -99,7 +99,8 @@ def test_a_state_of_windows_is_a_state(tmp_path: Path) -> None:
     picked, _ = model(more[[1]], state.select(torch.tensor([1])))
     torch.testing.assert_close(picked, expected[[1]], rtol=0, atol=1e-12)
     assert state.first(10) is None
-    assert state.bytes == model.config.state_bytes(50, 8) + model.config.state_bytes(33, 8) + 2 * 8
+    counts = 2 * 8 * (2 + model.config.architecture.depth)  # of rows that differ: position, how far ahead, each layer's
+    assert state.bytes == model.config.state_bytes(50, 8) + model.config.state_bytes(33, 8) + counts
     positions = torch.tensor([[50, 51, 0, 1, 2, 3], [33, 34, 35, 36, 37, 38]])
     found, behind = model(more, state, positions=positions)
     torch.testing.assert_close(found[0, :2], expected[0, :2], rtol=0, atol=1e-12)

@@ -138,4 +138,4 @@ class Stack:
 
     def state_bytes(self, tokens: int, element: int) -> int:
         """Bytes of one row's state, as the settings say."""
-        return self.config.state_bytes(tokens, element) - 8  # the model's own position
+        return self.config.state_bytes(tokens, element)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from farfield.api import open_model, place
+from farfield.api import open_model, place, tell_of_layers
 from farfield.benchmarks.subjects.endpoint_subject import open_endpoint
 from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.subjects.subject import Subject
@@ -66,6 +66,7 @@ def _borrowed(settings: EvaluateSettings, model: str) -> bool:
 
 def _open_hub(settings: EvaluateSettings, model: str, name: str) -> Subject:
     loaded = load_hub(model, settings.device.dtype, place(settings.device), settings.hf.online)
+    tell_of_layers(model, settings.hf.layers)
     from farfield.benchmarks.subjects.hf_subject import (
         HubSubject,  # needs transformers, which `load_hub` has looked for
     )

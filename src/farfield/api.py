@@ -20,11 +20,12 @@ from farfield.embedding import Models
 from farfield.embedding.spread import Spread
 from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
-from farfield.huggingface.reading import covered, is_folder
+from farfield.huggingface.reading import covered, is_folder, uncovered
 from farfield.huggingface.settings import FolderConfig
 from farfield.huggingface.writing import SHARD, write_folder
 from farfield.memory import MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
+from farfield.progress import say
 from farfield.retrieval import Embedder, Index, IngestConfig, IngestResult, RetrievalConfig
 from farfield.retrieval import ingest as ingest_with
 from farfield.retrieval import open_index as open_index_with
@@ -45,6 +46,7 @@ __all__ = [
     "open_model",
     "place",
     "save",
+    "tell_of_layers",
 ]
 
 
@@ -171,7 +173,8 @@ def load(
 
     Args:
         path: where it is. device: where it goes. dtype: of its weights; None: as they are stored.
-        layers: whose layers read a Hugging Face folder: ours, transformers' own, or ours where they cover the family.
+        layers: whose layers read a Hugging Face folder: ours, transformers' own, or ours where they have its
+            family and each setting of it.
         memory: an option of the group `memory` in the place of the one that the model was trained with.
         context: an option of the group `context`: how it reads more than it was trained on.
         overrides: settings within them, in Hydra's grammar; without `memory.` or `context.` before them, of the memory
@@ -309,8 +312,19 @@ def open_any(
     hub: FolderConfig | None = None,
     context: ContextConfig | None = None,
 ) -> TextModel | BorrowedModel:
-    """As `open_model`, by transformers' layers too."""
-    return _opened(path, place(device), device.dtype, memory, hub or FolderConfig(), context)
+    """As `open_model`, by transformers' layers too; if for what ours do not have, standard error says so."""
+    hub = hub or FolderConfig()
+    model = _opened(path, place(device), device.dtype, memory, hub, context)
+    tell_of_layers(path, hub.layers)
+    return model
+
+
+def tell_of_layers(path: str | Path, layers: Literal["auto", "farfield", "transformers"]) -> None:
+    """Says on standard error why a folder is run by transformers' layers, where that was not asked for."""
+    folder = Path(path).expanduser()
+    reason = uncovered(folder) if layers == "auto" and is_folder(folder) else None
+    if reason is not None:
+        say(f"farfield: {reason} It is run by transformers.")
 
 
 def place(device: DeviceConfig) -> Literal["cuda", "cpu"]:

@@ -17,8 +17,8 @@ from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.compose import compose, group_options, option, sized
 from farfield.config import Config, ModelError, read
-from farfield.huggingface.given import Given
-from farfield.huggingface.reading import covered, is_folder, open_folder
+from farfield.huggingface.given import Given, UncoveredError
+from farfield.huggingface.reading import is_folder, open_folder
 from farfield.memory import MemoryConfig
 from farfield.model import ModelConfig
 from farfield.settings import EvaluateSettings
@@ -67,7 +67,7 @@ def model_in(path: str) -> dict[str, Any]:
     try:
         found = open_folder(folder)
     except ModelError as error:
-        theirs = covered(folder, "auto") == "transformers"
+        theirs = isinstance(error, UncoveredError)
         if theirs and find_spec("transformers") is None:
             error = ModelError(f"{error} They are not installed: pip install 'farfield[hf]'.")
         told |= {"layers": "transformers" if theirs else None, "reason": str(error)}

@@ -119,7 +119,7 @@ def load(
         hub: how a folder of Hugging Face is opened.
 
     Raises:
-        UncoveredError: a folder of Hugging Face, of a family that our layers do not cover.
+        UncoveredError: a folder of Hugging Face, of a family or with a setting that our layers do not have.
         ModelError: nothing there, not a run, a file that is cut short, one of another version, or an encoder.
     """
     if is_folder(Path(path).expanduser()):

@@ -265,7 +265,9 @@ def test_folders_that_are_no_such_model_are_told_in_one_line(tmp_path: Path) -> 
     config.write_text(content.replace('"vocab_size"', '"auto_map": {"AutoConfig": "code.Mine"}, "vocab_size"'))
     assert told(folder) == "brings code of its own (auto_map in config.json), and none is run."
     config.write_text(content.replace('"llama"', '"nothing"'))
-    assert told(folder).startswith("not a model that transformers can read:")
+    line = f"{config}: model_type: our layers do not cover 'nothing'. Known: "
+    assert told(folder).startswith(line)
+    assert f" {folder}: not a model that transformers can read: " in told(folder)
     config.write_text(content)
     weights.write_bytes(whole_file[:-9])
     assert told(folder).startswith("not a model that transformers can read:")

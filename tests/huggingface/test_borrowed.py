@@ -102,6 +102,55 @@ def test_whose_layers_is_a_choice(gpt: Path, tmp_path: Path) -> None:
         farfield.load(tmp_path / "folder", begin="always")
 
 
+LACKING: dict[str, tuple[dict[str, Any], str]] = {
+    "activation": ({"hidden_act": "gelu"}, 'hidden_act: "gelu" given; nothing but "silu" is supported.'),
+    "rope type": (
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+        "rope_parameters.rope_type: unsupported 'dynamic'. Known: default, linear, llama3, yarn.",
+    ),
+}
+"""What a Llama of theirs may have and ours has not, and what is said of it."""
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_a_setting_that_our_layers_lack_is_theirs(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and refused where ours are asked for or theirs are not there."""
+    settings, said = LACKING[name]
+    folder = changed(tiny_folder(tmp_path), max_position_embeddings=8, **settings)
+    said = f"{folder}/config.json: {said}"
+    model, ids = opened(folder), torch.tensor([[5, 9, 2, 7, 65, 66, 67, 68, 69]])
+    answer = finished(model.stream(ids.tolist(), GenerationConfig(tokens=12)))[0].ids
+    with silence():
+        expected = theirs(folder).generate(ids, max_new_tokens=12, do_sample=False, attention_mask=ids.new_ones(1, 9))
+    assert answer == expected[0, 9:].tolist()
+    with silence():
+        assert cli.main(["query", "Once", f"model={folder}", "generation.tokens=2"]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == f"farfield: {said} It is run by transformers."
+    assert cli.main(["models", str(folder)]) == 0
+    refused = f"{said} Those of transformers may: hf.layers=transformers."
+    assert capsys.readouterr().out.strip() == f"{folder} is run by transformers: {refused}"
+    with pytest.raises(ModelError) as raised:
+        farfield.load(folder, layers="farfield")
+    assert str(raised.value) == refused
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError) as raised:
+        farfield.load(folder)
+    assert str(raised.value) == (
+        f"{said} {folder}: a Hugging Face model needs transformers: pip install 'farfield[hf]'."
+    )
+
+
+def test_a_setting_that_nobody_has_is_one_line(tmp_path: Path) -> None:
+    folder = changed(tiny_folder(tmp_path), hidden_act="gelee")
+    with silence(), pytest.raises(ModelError) as raised:
+        farfield.load(folder)
+    assert str(raised.value).startswith(
+        f'{folder}/config.json: hidden_act: "gelee" given; nothing but "silu" is supported. {folder}: not a model that '
+    )
+
+
 def tiny_folder(place: Path) -> Path:
     return farfield.save(tiny(), place / "folder")
 
@@ -121,7 +170,7 @@ def test_the_command_line_asks_it(gpt: Path, capsys: pytest.CaptureFixture[str])
     for setting, line in refusals.items():
         with silence():
             assert cli.main([*words, *setting.split()]) == 2
-        assert capsys.readouterr().err.strip() == f"farfield: {line}"
+        assert capsys.readouterr().err.splitlines()[-1] == f"farfield: {line}"
 
 
 def test_models_tells_whose_layers_a_folder_gets(
@@ -149,9 +198,9 @@ def test_models_tells_whose_layers_a_folder_gets(
     assert "our layers do not cover 'gpt2'" in found["reason"]
     monkeypatch.setattr("farfield.catalogue.find_spec", lambda name: None)
     assert told(str(gpt))["reason"].endswith("They are not installed: pip install 'farfield[hf]'.")
-    found = told(str(changed(folder, hidden_act="gelu")))
+    found = told(str(changed(folder, rms_norm_eps=-1)))
     assert found["layers"] is None
-    assert 'hidden_act: "gelu" given; nothing but "silu" is supported.' in found["reason"]
+    assert found["reason"].endswith("rms_norm_eps: -1 given; more than 0 is needed.")
     assert cli.main(["models", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"farfield: {tmp_path}: no folder of Hugging Face: it has no config.json.\n"
 

@@ -232,7 +232,8 @@ def test_settings_larger_than_the_weights_allocate_nothing(folder: Path) -> None
 
 def test_the_command_line_shows_the_same_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed(folder, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
-    for words in (["query", "hi"], ["evaluate", "suite=needle"], ["export", f"to={folder}/out"], ["models"]):
+    asked = ["query", "hi", "hf.layers=farfield"], ["evaluate", "suite=needle", "hf.layers=farfield"]
+    for words in (*asked, ["export", f"to={folder}/out"], ["models"]):
         capsys.readouterr()
         code = cli.main([*words, f"model={folder}"])
         said = capsys.readouterr()

@@ -2,7 +2,8 @@
 
 given = Given.of(folder / "config.json")
 width = given.whole("hidden_size")                          # missing, 3.5, NaN, true, -1: one line each
-given.only("hidden_act", "silu")                            # anything else is refused
+given.choice("hidden_act", ("silu",), "silu")               # another one is what our layers do not have
+given.only("rms_norm", True)                                # anything else is refused
 
 Keys that nobody asks for are left alone: what their model does not read does not change what it computes. Those that
 change every model are refused here: quantized weights, and code that the folder brings.
@@ -19,11 +20,15 @@ from typing import Any, NoReturn
 
 from farfield.config import ModelError, unknown
 
-__all__ = ["Given"]
+__all__ = ["Given", "UncoveredError"]
 
 SIZE = 1 << 24  # no width, vocabulary or head count of a model is larger
 FILE = 1 << 24  # bytes of a file of settings
 MISSING: Any = object()
+
+
+class UncoveredError(ModelError):
+    """What our layers do not have, and those of transformers may: a family, or a setting of one."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,19 @@ class Given:
         return bool(value)
 
     def choice(self, key: str, known: tuple[str, ...], default: Any = MISSING) -> str:
-        """One of the `known` texts."""
+        """One of the texts that are `known` to our layers.
+
+        Raises:
+            UncoveredError: another text.
+        """
         value = self._value(key, default)
+        if not isinstance(value, str):
+            self.refuse(key, "a text is needed")
         if value not in known:
-            raise ModelError(f"{self.file}: {self._at(key)}: " + unknown("unsupported", str(value), known))
-        return str(value)
+            one = f'"{value}" given; nothing but "{known[0]}" is supported.'
+            said = unknown("unsupported", value, known) if len(known) > 1 else one
+            raise UncoveredError(f"{self.file}: {self._at(key)}: {said}")
+        return value
 
     def texts(self, key: str, known: tuple[str, ...], count: int) -> tuple[str, ...] | None:
         """So many of the `known` texts; None where there are none."""

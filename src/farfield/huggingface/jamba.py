@@ -38,7 +38,7 @@ class JambaFamily:
     dropped = ()
 
     def model(self, given: Given) -> ModelConfig:
-        given.only("hidden_act", "silu")
+        given.choice("hidden_act", ("silu",), "silu")
         given.only("mamba_inner_layernorms", True)
         given.unset("sliding_window", "its attention reads the whole document")
         given.unset("num_local_experts", "num_experts is to say how many")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from farfield.config import ModelError
+from farfield.huggingface.reading import is_folder, uncovered
 from farfield.tokenizers.protocol import read_json
 
 __all__ = ["load_hub", "load_hub_model"]
@@ -57,7 +58,18 @@ def _transformers(path: str) -> Any:
     try:
         return importlib.import_module("transformers")
     except ImportError:
-        raise ModelError(f"{path}: a Hugging Face model needs transformers: pip install 'farfield[hf]'.") from None
+        needed = "a Hugging Face model needs transformers: pip install 'farfield[hf]'."
+        raise ModelError(f"{_lacking(path)}{path}: {needed}") from None
+
+
+def _lacking(path: str) -> str:
+    """Why our layers do not read a folder, where it is for what they do not have."""
+    folder = Path(path).expanduser()
+    try:
+        reason = uncovered(folder) if is_folder(folder) else None
+    except ModelError:  # not for that
+        return ""
+    return "" if reason is None else f"{reason} "
 
 
 def _asked(path: str, online: bool) -> dict[str, Any]:
@@ -91,7 +103,7 @@ def _told(path: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         said = " ".join(str(error).split())
-        raise ModelError(f"{path}: not a model that transformers can read: {said[:200]}") from None
+        raise ModelError(f"{_lacking(path)}{path}: not a model that transformers can read: {said[:200]}") from None
 
 
 @contextmanager

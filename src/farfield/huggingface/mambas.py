@@ -56,7 +56,7 @@ class BareFamily:
         return frozenset((self.name,))
 
     def model(self, given: Given) -> ModelConfig:
-        given.only("hidden_act", "silu")
+        given.choice("hidden_act", ("silu",), "silu")
         epsilon, depth = (
             given.number("layer_norm_epsilon", 1e-5, above=0),
             given.whole("num_hidden_layers", most=LAYERS),

@@ -24,13 +24,13 @@ from torch.overrides import TorchFunctionMode
 
 from farfield.config import ModelError, nearest, unknown
 from farfield.huggingface.families import FAMILIES, Family
-from farfield.huggingface.given import Given
+from farfield.huggingface.given import Given, UncoveredError
 from farfield.huggingface.mambas import refuse_original
 from farfield.huggingface.shards import Tensors
 from farfield.huggingface.weights import Piece
 from farfield.model import LanguageModel, ModelConfig
 
-__all__ = ["CONFIG", "Folder", "Unallocated", "UncoveredError", "covered", "is_folder", "open_folder"]
+__all__ = ["CONFIG", "Folder", "Unallocated", "covered", "is_folder", "open_folder", "uncovered"]
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 HEAD = "lm_head.weight"
@@ -39,26 +39,37 @@ NAMED = 3  # tensors that a message names
 DRAWN = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)  # how weights of modules begin
 
 
-class UncoveredError(ModelError):
-    """Our layers do not cover this family."""
-
-
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder of Hugging Face, which has a config.json and no config.yaml of a run."""
     return (path / CONFIG).is_file() and not (path / "config.yaml").is_file()
 
 
 def covered(path: Path, layers: Literal["auto", "farfield", "transformers"]) -> Literal["farfield", "transformers"]:
-    """Whose layers read a folder: of a family of ours our own, if any may.
+    """Whose layers read a folder: ours where they have its family and each setting of it, if any may.
 
     Raises:
         ModelError: its config.json cannot be read.
     """
     if layers != "auto":
         return layers
+    return "farfield" if uncovered(path) is None else "transformers"
+
+
+def uncovered(path: Path) -> UncoveredError | None:
+    """What a folder has that our layers have not and those of transformers may: its family, or a setting of it.
+
+    Raises:
+        ModelError: its config.json cannot be read.
+    """
     given = Given.of(path / CONFIG)
     refuse_original(given)
-    return "farfield" if given.values.get("model_type") in FAMILIES else "transformers"
+    try:
+        _settings(given)
+    except UncoveredError as error:
+        return error
+    except ModelError:  # it is wrong whoever reads it, and ours say what is
+        return None
+    return None
 
 
 @dataclass(frozen=True)
@@ -144,24 +155,16 @@ def open_folder(path: str | Path, ignore_unknown: bool = False) -> Folder:
         ignore_unknown: leave out tensors that the model does not have, in the place of refusing them.
 
     Raises:
-        UncoveredError: the family is none of ours.
-        ModelError: a file is missing or damaged, a setting is not supported, tensors are missing, unknown or of other
+        UncoveredError: the family is none of ours, or has a setting that our layers have not.
+        ModelError: a file is missing or damaged, a setting makes no sense, tensors are missing, unknown or of other
             shapes.
     """
     path = Path(path).expanduser()
     given = Given.of(path / CONFIG)
-    kind = given.values.get("model_type")
-    if not isinstance(kind, str):
-        refuse_original(given)
-        raise ModelError(f"{given.file}: model_type is missing. Known: {', '.join(sorted(FAMILIES))}.")
-    if kind not in FAMILIES:
-        raise UncoveredError(
-            f"{given.file}: model_type: " + unknown("our layers do not cover", kind, FAMILIES) + " Those of "
-            "transformers may: hf.layers=transformers."
-        )
-    family = FAMILIES[kind]
-    _check_class(given, family)
-    config = family.model(given)
+    try:
+        family, config = _settings(given)
+    except UncoveredError as error:
+        raise UncoveredError(f"{error} Those of transformers may: hf.layers=transformers.") from None
     tensors = Tensors.of(path)
     if config.parameters() > tensors.numbers:
         raise ModelError(
@@ -173,6 +176,19 @@ def open_folder(path: str | Path, ignore_unknown: bool = False) -> Folder:
         shapes = {name: tensor.shape for name, tensor in LanguageModel(config).state_dict().items()}
     _check_tensors(path, tensors, pieces, shapes)
     return Folder(path, given, family, config, tensors, pieces)
+
+
+def _settings(given: Given) -> tuple[Family, ModelConfig]:
+    """The family that a config.json names, and our settings."""
+    kind = given.values.get("model_type")
+    if not isinstance(kind, str):
+        refuse_original(given)
+        raise ModelError(f"{given.file}: model_type is missing. Known: {', '.join(sorted(FAMILIES))}.")
+    if kind not in FAMILIES:
+        raise UncoveredError(f"{given.file}: model_type: " + unknown("our layers do not cover", kind, FAMILIES))
+    family = FAMILIES[kind]
+    _check_class(given, family)
+    return family, family.model(given)
 
 
 def _check_class(given: Given, family: Family) -> None:

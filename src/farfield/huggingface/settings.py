@@ -14,7 +14,7 @@ __all__ = ["FolderConfig"]
 class FolderConfig(Config):
     """Whose layers read a folder, and what stands before a text.
 
-    layers:         farfield: ours; transformers: its own; auto: ours where they cover the family, else its own
+    layers:         farfield: ours; transformers: its own; auto: ours where they have family and settings, else its own
     begin:          the begin-of-text token before each prompt, once; auto: where the tokenizer itself puts it
     ignore_unknown: leave out tensors that the model does not have, in the place of refusing them
     """

@@ -70,7 +70,7 @@ class SoftmaxFamily:
         return frozenset(("attention",) if self.windows == "none" else ("attention", "longformer"))
 
     def model(self, given: Given) -> ModelConfig:
-        given.only("hidden_act", "silu")
+        given.choice("hidden_act", ("silu",), "silu")
         depth, epsilon = given.whole("num_hidden_layers", most=LAYERS), given.number("rms_norm_eps", 1e-6, above=0)
         base, scaling = read_rotary(given, given.whole("max_position_embeddings", self.longest, most=1 << 40))
         heads = given.whole("num_attention_heads")

@@ -15,11 +15,14 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 
+import farfield
 from farfield.benchmarks.running.results import Cell
 from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.suites.perplexity import PerplexitySuite
 from farfield.config import ConfigError, ModelError, read
+from farfield.generation import TextModel
 from farfield.harness.model import FarfieldLM
+from farfield.tokenizers import BpeTokenizer
 
 PAIRS = [
     ("The ferry leaves", " at noon"),
@@ -105,6 +108,37 @@ def test_rolling_perplexity_of_the_suite_is_the_rolling_likelihood(places: tuple
     (logprob,) = ours.loglikelihood_rolling(asked("loglikelihood_rolling", (TEXT * 2,)))
     nats = got.values["nats_per_token"] * len(ours.tok_encode(TEXT * 2))
     assert nats == pytest.approx(-logprob, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def opening(places: tuple[Path, Path]) -> Path:
+    """The same weights with a tokenizer that begins each text with its end token, as GPT-2's is made to."""
+    model = farfield.load(places[1], layers="farfield")
+    words = model.tokenizer
+    assert isinstance(words, BpeTokenizer)
+    opens = TextModel(model.model, BpeTokenizer(words.backend, words.end, words.end), {"begin": words.end})
+    return farfield.save(opens, places[1].with_name("opening"))
+
+
+def test_texts_begin_as_their_model_was_trained(places: tuple[Path, Path], opening: Path) -> None:
+    """Contexts, texts that are scored as a whole and prompts, once; as HFLM but for one: it scores the token itself."""
+    ours, other = FarfieldLM(str(opening), "fp64", max_length=LENGTH), theirs(opening, "float64", 1)
+    ids = ours.tok_encode(TEXT)
+    assert ids == [ours.model.begin, *ours.tok_encode(TEXT, add_special_tokens=False)] == other.tok_encode(TEXT)
+    pairs = [pair for pair in PAIRS if len(ours.tok_encode("".join(pair))) < LENGTH]
+    found = ours.loglikelihood(asked("loglikelihood", *pairs), disable_tqdm=True)
+    expected = other.loglikelihood(asked("loglikelihood", *pairs), disable_tqdm=True)
+    assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in expected], rel=1e-9)
+    prompts = [(context, {"until": ["."], "max_gen_toks": 12}) for context, _ in pairs if context]
+    written = ours.generate_until(asked("generate_until", *prompts))
+    assert written == other.generate_until(asked("generate_until", *prompts), disable_tqdm=True)
+    never = FarfieldLM(str(opening), "fp64", begin="never", max_length=LENGTH)
+    assert never.tok_encode(TEXT) == ids[1:]
+    assert written != never.generate_until(asked("generate_until", *prompts))
+    other.add_bos_token = False
+    texts = asked("loglikelihood_rolling", (TEXT + TEXT,), ("The wind",))
+    whole = other.loglikelihood_rolling(texts, disable_tqdm=True)
+    assert ours.loglikelihood_rolling(texts) == pytest.approx(whole, rel=1e-9)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -211,6 +245,7 @@ def test_mistakes_are_told_in_one_line(places: tuple[Path, Path], tmp_path: Path
             "context.factor: 0.5 given. Input should be greater than or equal to 1.",
         ),
         ("path={run},context=parallel", "context: 'parallel' reads prompts, and lm-eval scores texts. Use another."),
+        ("path={run},begin=often", "begin: unknown choice 'often'. "),
         ("path={run},max_gen_toks=x", "max_gen_toks: x given, a whole number above 0 is needed."),
     ],
 )

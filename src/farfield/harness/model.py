@@ -28,10 +28,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 from torch import Tensor
 
-from farfield.api import load, open_model, place
+from farfield.api import load, place
 from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.config import ConfigError, ModelError, read, unknown
 from farfield.generation import GenerationConfig, TextModel, generate, prefill
+from farfield.huggingface.settings import FolderConfig
 from farfield.settings import DeviceConfig
 from farfield.tokenizers import fingerprint
 
@@ -58,6 +59,7 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
         precision: str = "fp32",
         memory: str | None = None,
         context: str | None = None,
+        begin: str = "auto",
         max_length: int | None = None,
         max_gen_toks: int = ANSWER,
         batch_size: int | str = 1,
@@ -71,6 +73,8 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
             path: where it is. precision: fp32, bf16 or fp64.
             memory: an option of the group `memory` in the place of the one that the model was trained with.
             context: an option of the group `context`, with its settings behind it: context=yarn:factor=8:fast=16.
+            begin: of a folder of Hugging Face, the begin-of-text token before each text: auto (as its tokenizer does),
+                always, never.
             max_length: tokens of the longest call; longer contexts lose their beginnings, and texts are scored in
                 windows of as many. Unset: nothing is cut, and windows are as long as the rows of the training.
             max_gen_toks: of an answer whose task does not say.
@@ -87,7 +91,8 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
             raise ConfigError("model_args: " + unknown("unknown key", name, known))
         if path is None:
             raise ConfigError("model_args: no model. Add path=<a run's folder>.")
-        self.model = path if isinstance(path, TextModel) else _opened(str(path), precision, memory, context, device)
+        given = precision, memory, context, begin, device
+        self.model = path if isinstance(path, TextModel) else _opened(str(path), *given)
         self.path, self.generated = str(path), _whole("max_gen_toks", max_gen_toks)
         self.cut_to = None if max_length is None else _whole("max_length", max_length)
         self.rows = BATCH if str(batch_size).startswith("auto") else _rows(batch_size)
@@ -150,14 +155,20 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
         return {f"farfield_{name}": value for name, value in told.items() if name != "config"}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **given: Any) -> list[int]:
-        return self.model.tokenizer.encode(string)
+        """The ids of a text, behind the one that texts begin with; without it where lm-eval says so."""
+        ids = self.model.tokenizer.encode(string)
+        return ids if add_special_tokens is False else self.model.opened(ids)
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """The log-likelihood of each text, in windows of `max_length` that score each token once."""
+        """The log-likelihood of each text, in windows of `max_length` that score each token once.
+
+        What a text begins with stands before its first window, and is not scored, which lm-eval's HFLM does.
+        """
         windows: list[Pair] = []
         owners: list[int] = []
         for at, (text,) in enumerate(request.args for request in requests):
-            parts = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
+            ids = self.tok_encode(text, add_special_tokens=False)
+            parts = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length, 1)
             pairs = [(None, *make_disjoint_window(part)) for part in parts]
             windows += pairs
             owners += [at] * len(pairs)
@@ -277,19 +288,19 @@ class FarfieldLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types that
             )
 
 
-def _opened(path: str, precision: str, memory: str | None, context: str | None, device: str | None) -> TextModel:
+def _opened(
+    path: str, precision: str, memory: str | None, context: str | None, begin: str, device: str | None
+) -> TextModel:
     """The model, on a GPU if there is one: lm-eval asks for it by default, and runs without it too."""
     settings = read(DeviceConfig, {"accelerator": "cpu" if device == "cpu" else "auto", "precision": precision})
+    hub, words = read(FolderConfig, {"begin": begin}), list[str]()
     if context is not None:
-        context, *words = context.split(":")
+        context, *given = context.split(":")
         if context == "parallel":
             raise ConfigError("context: 'parallel' reads prompts, and lm-eval scores texts. Use another.")
-        words = [f"context.{word}" for word in words]
-        where = path, place(settings), settings.dtype
-        return load(*where, layers="farfield", memory=memory, context=context, overrides=words)
-    if memory is None:
-        return open_model(path, settings)
-    return load(path, place(settings), settings.dtype, layers="farfield", memory=memory)
+        words = [f"context.{word}" for word in given]
+    chosen = path, place(settings), settings.dtype
+    return load(*chosen, layers="farfield", memory=memory, context=context, overrides=words, begin=hub.begin)
 
 
 def _rows(value: object) -> int:

@@ -5,6 +5,7 @@ decoders     what=decoder   whole decoders by architecture
 step         what=step      a training step, and the first losses, beside models of the same shape
 decoding     what=decoding  a token of a model of 110 million weights beside reading them once
 
+projections  what a layer of that size costs at least: the products of its linear maps alone
 turns        works in turn, with a fixed matrix product between them
 worker       the process that measures, with a bound on its memory
 tables, picture

@@ -20,7 +20,7 @@ from farfield.benchmarks.peers.models import MODELS, Model, Shape
 from farfield.benchmarks.speed.held import state_bytes, tensors_of
 from farfield.benchmarks.speed.models import ours
 from farfield.benchmarks.speed.rows import OURS, compared, described
-from farfield.benchmarks.speed.turns import FAILURES, Measured, Turns, in_turn, said
+from farfield.benchmarks.speed.turns import FAILURES, LackingError, Measured, Turns, in_turn, said
 from farfield.settings import SpeedSettings
 
 __all__ = ["Block", "blocks", "measure", "unmeasured"]
@@ -90,7 +90,7 @@ def _works(
     torch.manual_seed(block.seed)
     made = build(block.shape)
     if made.decoder is None:
-        raise NotImplementedError("its decoding is not measured")
+        raise LackingError("its decoding is not measured")
     made.module.to(block.device, block.dtype).eval()
     tokens = torch.randint(block.shape.vocabulary, (block.batch, block.shape.length), device=block.device)
     with torch.no_grad():

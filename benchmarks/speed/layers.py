@@ -4,7 +4,8 @@
     prefill    forward, without gradients
     decode     one token after so many others, and the bytes of the state it comes from
 
-`ratio` of our row: how many times as fast as the best peer. `ratio` of a peer: how many times as fast as ours.
+`ratio` of our row: how many times as fast as the best peer. `ratio` of a peer: how many times as fast as ours. A row
+more has the products of our layer's linear maps alone: its ratio is the most that ours can have.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from torch import Tensor
 from farfield.benchmarks.peers import Layer, LayerPeer, Sizes, peers
 from farfield.benchmarks.speed.cases import CASES, layer
 from farfield.benchmarks.speed.held import state_bytes
+from farfield.benchmarks.speed.projections import ALONE, products, projections
 from farfield.benchmarks.speed.rows import OURS, compared, described
-from farfield.benchmarks.speed.turns import FAILURES, Turns, in_turn, said
+from farfield.benchmarks.speed.turns import FAILURES, LackingError, Turns, in_turn, said
 from farfield.config import ConfigError, unknown
 from farfield.settings import SpeedSettings
 
@@ -82,6 +84,8 @@ def measure(block: Block) -> list[dict[str, Any]]:
             works[name], told[name] = _work(build, block)
         except FAILURES as failure:
             reasons[name] = said(failure)
+    if OURS in works and block.measure != "decode":
+        works[ALONE] = _alone(block)
     turns = in_turn(works, block.repeats, block.threads)
     return _rows(block, others, turns, reasons, told)
 
@@ -106,12 +110,20 @@ def _work(build: Callable[[Sizes], Layer], block: Block) -> tuple[Callable[[], o
     if block.measure == "prefill":
         return functools.partial(_forward, made, x), told
     if made.decoder is None:
-        raise NotImplementedError("does not decode")
+        raise LackingError("does not decode")
     with torch.no_grad():
         state = made.decoder.read(x)
     told["state_bytes"] = state_bytes(state)
     token = x[:, -1:].clone()
     return functools.partial(_decode, made, token, state), told
+
+
+def _alone(block: Block) -> Callable[[], None]:
+    """The products of our layer's linear maps."""
+    x = torch.randn(block.batch, block.sizes.length, block.sizes.width, device=block.device, dtype=block.dtype)
+    made = layer(CASES[block.case], block.sizes)
+    made.module.to(block.device, block.dtype)
+    return projections(products(made, x), x, block.measure == "train")
 
 
 def _both(made: Layer, x: Tensor, above: Tensor) -> None:

@@ -47,9 +47,9 @@ def _layers(axis: Any, rows: Sequence[Row]) -> None:
     longest = max(row["length"] for row in rows)
     rows = [row for row in rows if row["length"] == longest]
     ours = {row["case"]: row["seconds"] for row in rows if row["who"] == OURS}
-    cases = [case for case in ours if any(row["case"] == case and row["who"] != OURS for row in rows)]
+    cases = [case for case in ours if any(row["case"] == case and not row["who"].startswith(OURS) for row in rows)]
     axis.axvline(1, color="black", linewidth=1)
-    for index, who in enumerate(dict.fromkeys(row["who"] for row in rows if row["who"] != OURS)):
+    for index, who in enumerate(dict.fromkeys(row["who"] for row in rows if not row["who"].startswith(OURS))):
         mine = [row for row in rows if row["who"] == who and row["case"] in ours]
         times = [row["seconds"] / ours[row["case"]] for row in mine]
         axis.plot(times, [cases.index(row["case"]) for row in mine], MARKS[index // 10 % len(MARKS)], label=who)

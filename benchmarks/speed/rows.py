@@ -26,15 +26,15 @@ def compared(
     about: Mapping[str, Mapping[str, Any]],
     times: int = 1,
 ) -> list[dict[str, Any]]:
-    """A row for ours and for each peer: seconds and bytes, or the reason why there are none.
+    """A row for ours, what more of ours was measured, and each peer: seconds and bytes, or why there are none.
 
     Args:
         head: what all rows hold. turns: what was measured. reasons: by name, why something was not.
         told: by name, what is told of it. about: by name of a peer, its library. times: repeats within one work.
     """
-    names = [OURS, *about]
-    rows = []
-    for name in [*names, *(name for name in turns.measured if name not in names)]:
+    names, rows = [OURS, *about], []
+    more = [name for name in turns.measured if name not in names]
+    for name in sorted([*names, *more], key=lambda name: not name.startswith(OURS)):
         row = {**head, "who": name, **about.get(name, {}), **told.get(name, {}), "yardstick": turns.yardstick}
         found = turns.measured.get(name, reasons.get(name, "not measured"))
         if isinstance(found, Measured):

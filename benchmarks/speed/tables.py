@@ -14,7 +14,10 @@ __all__ = ["markdown", "text"]
 
 Row = dict[str, Any]
 NOT_DECODED = "does not decode"
-RATIO = "Ratio: how many times as fast as the best peer; of a peer, as ours. Of a token the bytes are the state's."
+RATIO = (
+    "Ratio: how many times as fast as the best peer; of a peer, as ours; of our projections alone, the most that ours "
+    "could be. Of a token the bytes are the state's."
+)
 
 
 class _Sheet(NamedTuple):

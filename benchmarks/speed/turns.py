@@ -21,15 +21,21 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.profiler import profile
 
-__all__ = ["FAILURES", "Measured", "Turns", "allocated", "clock", "in_turn"]
+__all__ = ["FAILURES", "LackingError", "Measured", "Turns", "allocated", "clock", "in_turn"]
 
 Work = Callable[[], object]
+
+
+class LackingError(Exception):
+    """What is measured cannot do this at all; the message is its row's reason."""
+
 
 FAILURES: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
     AttributeError,
     ImportError,
+    LackingError,
     LookupError,
     MemoryError,
     OSError,
@@ -89,7 +95,7 @@ def in_turn(works: Mapping[str, Work], repeats: int, threads: int | None) -> Tur
 
 def said(failure: BaseException) -> str:
     """In a line why a work could not be done."""
-    if isinstance(failure, NotImplementedError):
+    if isinstance(failure, LackingError):
         return str(failure)
     first = next(iter(str(failure).strip().splitlines()), "")
     if "alloc" in first and "memory" in first:

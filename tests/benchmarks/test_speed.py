@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from farfield.benchmarks.measuring import held
 from farfield.benchmarks.peers import Layer, LayerPeer, Peer, Sizes
 from farfield.benchmarks.peers.models import Shape
 from farfield.benchmarks.speed import _measured, decoding, layers, speed, step
+from farfield.benchmarks.speed.cases import CASES, layer
 from farfield.benchmarks.speed.held import state_bytes
 from farfield.benchmarks.speed.models import ours
 from farfield.benchmarks.speed.picture import picture
+from farfield.benchmarks.speed.projections import products, projections
 from farfield.benchmarks.speed.tables import markdown, text
 from farfield.benchmarks.speed.turns import Measured, allocated, in_turn
 from farfield.benchmarks.speed.worker import DeathError, Worker
@@ -89,9 +92,11 @@ def test_a_layer_is_measured_beside_its_peers(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(layers, "peers", lambda of: [peer("linear", linear, differs="no window")])
     for block in layers.blocks(settings(mixers=["window"]), "cpu", 1):
         rows = layers.measure(block)
-        assert [row["who"] for row in rows] == ["Farfield", "linear"]
+        alone = [] if block.measure == "decode" else ["Farfield, its projections alone"]
+        assert [row["who"] for row in rows] == ["Farfield", *alone, "linear"]
         assert json.loads(json.dumps(rows)) == [{**row, "yardstick": list(row["yardstick"])} for row in rows]
-        first, second = rows
+        first, second = rows[0], rows[-1]
+        assert all(row["ratio"] == pytest.approx(second["seconds"] / row["seconds"]) for row in rows[1:-1])
         assert first["state_bytes" if block.measure == "decode" else "peak_bytes"] > 0
         if block.measure == "decode":
             assert second["reason"] == "does not decode"
@@ -112,7 +117,22 @@ def test_what_cannot_be_measured_says_why(monkeypatch: pytest.MonkeyPatch) -> No
     assert rows["large"]["reason"] == "needs more memory than it may take"
     assert rows["linear"]["seconds"] > 0
     alone = dataclasses.replace(block, with_peers=False)
-    assert [row["who"] for row in layers.measure(alone)] == ["Farfield"]
+    assert [row["who"] for row in layers.measure(alone)] == ["Farfield", "Farfield, its projections alone"]
+
+
+@pytest.mark.parametrize(
+    ("case", "maps"), [("window", [(16, 48), (16, 16)]), ("mamba", [(16, 64), (32, 33), (1, 32), (32, 16)])]
+)
+def test_projections_alone_are_the_products_of_the_layer(case: str, maps: list[tuple[int, int]]) -> None:
+    """Of every linear map once a token, also of one that is no call of a module; thrice as much with the backward."""
+    found = products(layer(CASES[case], Sizes(16, 2, 32)), torch.randn(3, 32, 16))
+    assert [(one.tokens, one.inputs, one.outputs) for one in found] == [(96, *sizes) for sizes in maps]
+    for backward, times in ((False, 1), (True, 3)):
+        work = projections(found, torch.empty(0), backward)
+        with FlopCounterMode(display=False) as counted:
+            work()
+        assert counted.get_total_flops() == times * sum(2 * 96 * inner * outer for inner, outer in maps)
+        assert allocated(work) == 0
 
 
 def test_a_process_that_dies_leaves_rows_with_its_reason_and_memory_is_bound() -> None:

@@ -19,7 +19,7 @@ import torch
 from farfield.api import build
 from farfield.benchmarks.speed.layers import DECODED
 from farfield.benchmarks.speed.rows import described
-from farfield.benchmarks.speed.turns import Measured, Turns, in_turn
+from farfield.benchmarks.speed.turns import Conditions, Measured, Turns, in_turn
 from farfield.generation import TextModel
 from farfield.settings import SpeedSettings
 
@@ -37,22 +37,18 @@ class Block:
     measure: str
     length: int
     batch: int
-    repeats: int
-    threads: int | None
-    dtype: torch.dtype
-    device: str
-    seed: int
+    under: Conditions
 
     @property
     def head(self) -> dict[str, Any]:
         """What its rows have in common."""
-        return described("decoder", self.threads, measure=self.measure, length=self.length)
+        return described("decoder", self.under.threads, measure=self.measure, length=self.length)
 
 
 def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Block]:
     """All architectures in turn, at every length and measure."""
     overrides = (f"width={settings.width}", f"depth={settings.depth}")
-    rest = (settings.batch, settings.repeats, threads, settings.device.dtype, device, settings.seed)
+    rest = settings.batch, Conditions.of(settings, device, threads)
     return [
         Block(settings.architectures, overrides, measure, length, *rest)
         for measure in settings.measures
@@ -62,20 +58,19 @@ def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Bl
 
 def measure(block: Block) -> list[dict[str, Any]]:
     """One row for each architecture."""
-    if block.threads is not None:
-        torch.set_num_threads(block.threads)
+    block.under.begin()
     models = {
-        name: build(name, block.overrides, seed=block.seed).to(block.device, block.dtype)
+        name: build(name, block.overrides, seed=block.under.seed).to(block.under.device, block.under.dtype)
         for name in block.architectures
     }
     works = {name: _work(model, block) for name, model in models.items()}
-    turns = in_turn(works, block.repeats, block.threads)
+    turns = in_turn(works, block.under.repeats, block.under.threads)
     return [{**row, **_about(models[row["architecture"]], block)} for row in _rows(block, turns)]
 
 
 def unmeasured(block: Block, reason: str) -> list[dict[str, Any]]:
     """The rows of a block that could not be measured."""
-    return _rows(block, Turns(dict.fromkeys(block.architectures, reason), (0.0, 0.0, 0.0)))
+    return _rows(block, Turns(dict.fromkeys(block.architectures, reason)))
 
 
 def _about(model: TextModel, block: Block) -> dict[str, Any]:
@@ -101,7 +96,7 @@ def _rows(block: Block, turns: Turns) -> list[dict[str, Any]]:
 
 def _work(model: TextModel, block: Block) -> Callable[[], object]:
     """What is timed, as a call without arguments."""
-    generator = torch.Generator().manual_seed(block.seed)
+    generator = torch.Generator().manual_seed(block.under.seed)
     shape = (block.batch, block.length + 1)
     tokens = torch.randint(0, model.config.vocabulary, shape, generator=generator).to(model.device)
     if block.measure == "train":

@@ -9,18 +9,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from farfield.benchmarks.peers import Peer
 from farfield.benchmarks.peers.models import MODELS, Model, Shape
 from farfield.benchmarks.speed.held import state_bytes, tensors_of
-from farfield.benchmarks.speed.models import ours
-from farfield.benchmarks.speed.rows import OURS, compared, described
-from farfield.benchmarks.speed.turns import FAILURES, LackingError, Measured, Turns, in_turn, said
+from farfield.benchmarks.speed.models import builds
+from farfield.benchmarks.speed.rows import compared, described
+from farfield.benchmarks.speed.turns import FAILURES, Conditions, LackingError, Measured, Turns, in_turn, said
 from farfield.settings import SpeedSettings
 
 __all__ = ["Block", "blocks", "measure", "unmeasured"]
@@ -35,64 +36,50 @@ class Block:
 
     shape: Shape
     batch: int
-    repeats: int
-    threads: int | None
-    dtype: torch.dtype
-    device: str
-    seed: int
-    with_peers: bool
+    under: Conditions
 
     @property
     def head(self) -> dict[str, Any]:
         """What its rows have in common."""
-        return described("decoding", self.threads, length=self.shape.length, batch=self.batch, measure="decode")
+        return described("decoding", self.under.threads, length=self.shape.length, batch=self.batch, measure="decode")
 
 
 def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Block]:
     """One: all models in turn."""
     s = settings.decoding
     shape = Shape(s.depth, s.width, s.inner, s.heads, s.vocabulary, s.length)
-    rest = (settings.repeats, threads, settings.device.dtype, device, settings.seed, settings.peers)
-    return [Block(shape, s.batch, *rest)]
+    return [Block(shape, s.batch, Conditions.of(settings, device, threads))]
 
 
 def measure(block: Block) -> list[dict[str, Any]]:
     """A row for each model."""
-    if block.threads is not None:
-        torch.set_num_threads(block.threads)
+    block.under.begin()
     works: dict[str, Callable[[], object]] = {}
     reasons: dict[str, str] = {}
     told: dict[str, dict[str, Any]] = {}
-    for name, build in _builds(block).items():
+    for name, build in builds(_peers(block)).items():
         try:
             works |= _works(name, build, block, told)
         except FAILURES as failure:
             reasons[name] = said(failure)
-    return _rows(block, in_turn(works, block.repeats, block.threads), reasons, told)
+    return _rows(block, in_turn(works, block.under.repeats, block.under.threads), reasons, told)
 
 
 def unmeasured(block: Block, reason: str) -> list[dict[str, Any]]:
     """The rows of a block that could not be measured."""
-    return _rows(block, Turns({}, (0.0, 0.0, 0.0)), dict.fromkeys(_builds(block), reason), {})
-
-
-def _builds(block: Block) -> dict[str, Callable[[Shape], Model]]:
-    found: dict[str, Callable[[Shape], Model]] = {OURS: ours}
-    if block.with_peers:
-        found |= {peer.name: peer.build for peer in MODELS if peer.missing() is None}
-    return found
+    return _rows(block, Turns({}), dict.fromkeys(builds(_peers(block)), reason), {})
 
 
 def _works(
     name: str, build: Callable[[Shape], Model], block: Block, told: dict[str, dict[str, Any]]
 ) -> dict[str, Callable[[], object]]:
     """Writing tokens, and reading what that must read; what is told of the model goes into `told`."""
-    torch.manual_seed(block.seed)
+    torch.manual_seed(block.under.seed)
     made = build(block.shape)
     if made.decoder is None:
         raise LackingError("its decoding is not measured")
-    made.module.to(block.device, block.dtype).eval()
-    tokens = torch.randint(block.shape.vocabulary, (block.batch, block.shape.length), device=block.device)
+    made.module.to(block.under.device, block.under.dtype).eval()
+    tokens = torch.randint(block.shape.vocabulary, (block.batch, block.shape.length), device=block.under.device)
     with torch.no_grad():
         state = made.decoder.read(tokens)
     weights = list(made.module.parameters())
@@ -117,8 +104,12 @@ def _read(tensors: Iterable[Tensor]) -> None:
         tensor.sum()
 
 
+def _peers(block: Block) -> Sequence[Peer[Shape, Model]]:
+    return MODELS if block.under.with_peers else ()
+
+
 def _rows(block: Block, turns: Turns, reasons: dict[str, str], told: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    peers = MODELS if block.with_peers else ()
+    peers = _peers(block)
     missing = {peer.name: reason for peer in peers if (reason := peer.missing())}
     about = {peer.name: peer.about for peer in peers}
     decoded = {name: found for name, found in turns.measured.items() if not name.endswith(READING)}

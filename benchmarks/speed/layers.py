@@ -23,7 +23,7 @@ from farfield.benchmarks.speed.cases import CASES, layer
 from farfield.benchmarks.speed.held import state_bytes
 from farfield.benchmarks.speed.projections import ALONE, products, projections
 from farfield.benchmarks.speed.rows import OURS, compared, described
-from farfield.benchmarks.speed.turns import FAILURES, LackingError, Turns, in_turn, said
+from farfield.benchmarks.speed.turns import FAILURES, Conditions, LackingError, Turns, in_turn, said
 from farfield.config import ConfigError, unknown
 from farfield.settings import SpeedSettings
 
@@ -40,18 +40,13 @@ class Block:
     measure: str
     sizes: Sizes
     batch: int
-    repeats: int
-    threads: int | None
-    dtype: torch.dtype
-    device: str
-    seed: int
-    with_peers: bool
+    under: Conditions
 
     @property
     def head(self) -> dict[str, Any]:
         """What its rows have in common."""
         length = self.sizes.length
-        return described("mixers", self.threads, case=self.case, measure=self.measure, length=length)
+        return described("mixers", self.under.threads, case=self.case, measure=self.measure, length=length)
 
 
 def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Block]:
@@ -60,7 +55,7 @@ def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Bl
     for name in chosen:
         if name not in CASES:
             raise ConfigError(unknown("mixers: unknown case", name, CASES))
-    rest = (settings.batch, settings.repeats, threads, settings.device.dtype, device, settings.seed, settings.peers)
+    rest = settings.batch, Conditions.of(settings, device, threads)
     return [
         Block(name, measure, Sizes(settings.width, settings.heads, length), *rest)
         for name in chosen
@@ -72,9 +67,8 @@ def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Bl
 
 def measure(block: Block) -> list[dict[str, Any]]:
     """A row for our layer and for each peer of its case; one that cannot do it has its reason."""
-    if block.threads is not None:
-        torch.set_num_threads(block.threads)
-    others = peers(block.case) if block.with_peers else []
+    block.under.begin()
+    others = peers(block.case) if block.under.with_peers else []
     reasons = {peer.name: reason for peer in others if (reason := peer.missing())}
     builds: dict[str, Callable[[Sizes], Layer]] = {OURS: functools.partial(layer, CASES[block.case])}
     builds |= {peer.name: peer.build for peer in others if peer.name not in reasons}
@@ -86,24 +80,24 @@ def measure(block: Block) -> list[dict[str, Any]]:
             reasons[name] = said(failure)
     if OURS in works and block.measure != "decode":
         works[ALONE] = _alone(block)
-    turns = in_turn(works, block.repeats, block.threads)
+    turns = in_turn(works, block.under.repeats, block.under.threads)
     return _rows(block, others, turns, reasons, told)
 
 
 def unmeasured(block: Block, reason: str) -> list[dict[str, Any]]:
     """The rows of a block that could not be measured at all."""
-    others = peers(block.case) if block.with_peers else []
+    others = peers(block.case) if block.under.with_peers else []
     names = [OURS, *(peer.name for peer in others)]
-    return _rows(block, others, Turns({}, (0.0, 0.0, 0.0)), dict.fromkeys(names, reason), {})
+    return _rows(block, others, Turns({}), dict.fromkeys(names, reason), {})
 
 
 def _work(build: Callable[[Sizes], Layer], block: Block) -> tuple[Callable[[], object], dict[str, Any]]:
     """What is timed, and what is told of the layer."""
-    torch.manual_seed(block.seed)
+    torch.manual_seed(block.under.seed)
     made = build(block.sizes)
-    made.module.to(block.device, block.dtype)
+    made.module.to(block.under.device, block.under.dtype)
     shape = (block.batch, block.sizes.length, block.sizes.width)
-    x = torch.randn(shape, device=block.device, dtype=block.dtype)
+    x = torch.randn(shape, device=block.under.device, dtype=block.under.dtype)
     told = {"parameters": sum(weight.numel() for weight in made.module.parameters())}
     if block.measure == "train":
         return functools.partial(_both, made, x.requires_grad_(), torch.randn_like(x)), told
@@ -120,9 +114,11 @@ def _work(build: Callable[[Sizes], Layer], block: Block) -> tuple[Callable[[], o
 
 def _alone(block: Block) -> Callable[[], None]:
     """The products of our layer's linear maps."""
-    x = torch.randn(block.batch, block.sizes.length, block.sizes.width, device=block.device, dtype=block.dtype)
+    x = torch.randn(
+        block.batch, block.sizes.length, block.sizes.width, device=block.under.device, dtype=block.under.dtype
+    )
     made = layer(CASES[block.case], block.sizes)
-    made.module.to(block.device, block.dtype)
+    made.module.to(block.under.device, block.under.dtype)
     return projections(products(made, x), x, block.measure == "train")
 
 

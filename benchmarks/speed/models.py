@@ -1,18 +1,25 @@
-"""Our model in the shape of those of other libraries."""
+"""Our model in the shape of those of other libraries, and all that are built of one shape."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
 
-from farfield.benchmarks.peers import Decoder
+from farfield.benchmarks.peers import Decoder, Peer
 from farfield.benchmarks.peers.models import Model, Shape
+from farfield.benchmarks.speed.rows import OURS
 from farfield.compose import option
 from farfield.config import read
 from farfield.model import LanguageModel, ModelConfig
 
-__all__ = ["ours"]
+__all__ = ["builds", "ours"]
+
+
+def builds(peers: Iterable[Peer[Shape, Model]]) -> dict[str, Callable[[Shape], Model]]:
+    """By name how ours is built, and each of the peers whose library is installed."""
+    return {OURS: ours} | {peer.name: peer.build for peer in peers if peer.missing() is None}
 
 
 def ours(shape: Shape) -> Model:

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from farfield.benchmarks.peers import Peer
 from farfield.benchmarks.peers.models import MODELS, Model, Shape
-from farfield.benchmarks.speed.models import ours
-from farfield.benchmarks.speed.rows import OURS, compared, described
-from farfield.benchmarks.speed.turns import FAILURES, Turns, in_turn, said
+from farfield.benchmarks.speed.models import builds
+from farfield.benchmarks.speed.rows import compared, described
+from farfield.benchmarks.speed.turns import FAILURES, Conditions, Turns, in_turn, said
 from farfield.settings import SpeedSettings
 from farfield.training.optimizer import build_optimizer
 from farfield.training.options import OptimizerConfig
@@ -40,44 +41,37 @@ class Block:
     curve: int
     curve_length: int
     compiled: bool
-    repeats: int
-    threads: int | None
-    dtype: torch.dtype
-    device: str
-    seed: int
-    with_peers: bool
+    under: Conditions
 
     @property
     def head(self) -> dict[str, Any]:
         """What its rows have in common."""
-        return described("step", self.threads, length=self.shape.length, batch=self.batch, measure="step")
+        return described("step", self.under.threads, length=self.shape.length, batch=self.batch, measure="step")
 
 
 def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Block]:
     """One: all models in turn."""
     s = settings.step
     shape = Shape(s.depth, s.width, s.inner, s.heads, s.vocabulary, s.length)
-    dtype, peers = settings.device.dtype, settings.peers
-    rest = (settings.repeats, threads, dtype, device, settings.seed, peers)
-    return [Block(shape, s.batch, s.curve, s.curve_length, s.compile, *rest)]
+    under = Conditions.of(settings, device, threads)
+    return [Block(shape, s.batch, s.curve, s.curve_length, s.compile, under)]
 
 
 def measure(block: Block) -> list[dict[str, Any]]:
     """A row for each model, and with `compiled` one for each compiled."""
-    if block.threads is not None:
-        torch.set_num_threads(block.threads)
+    block.under.begin()
     works: dict[str, Callable[[], object]] = {}
     reasons, told = {}, {}
     data = next(batches(block, block.shape.length))
-    for name, build in _builds(block).items():
+    for name, build in builds(_peers(block)).items():
         for compiled in (False, True) if block.compiled else (False,):
             called = f"{name}, compiled" if compiled else name
             try:
                 works[called], told[called] = _work(build, block, data, compiled)
             except FAILURES as failure:
                 reasons[called] = said(failure)
-    turns = in_turn(works, block.repeats, block.threads)
-    for name, build in _builds(block).items():
+    turns = in_turn(works, block.under.repeats, block.under.threads)
+    for name, build in builds(_peers(block)).items():
         if name in works:
             told[name]["losses"] = _curve(build, block)
     return _rows(block, turns, reasons, told)
@@ -85,33 +79,26 @@ def measure(block: Block) -> list[dict[str, Any]]:
 
 def unmeasured(block: Block, reason: str) -> list[dict[str, Any]]:
     """The rows of a block that could not be measured."""
-    return _rows(block, Turns({}, (0.0, 0.0, 0.0)), dict.fromkeys(_builds(block), reason), {})
+    return _rows(block, Turns({}), dict.fromkeys(builds(_peers(block)), reason), {})
 
 
 def batches(block: Block, length: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens and targets (batch, length), the same for every model."""
-    generator = torch.Generator().manual_seed(block.seed)
+    generator = torch.Generator().manual_seed(block.under.seed)
     vocabulary = block.shape.vocabulary
     follows = torch.randperm(vocabulary, generator=generator)
     chances = 1.0 / torch.arange(1, vocabulary + 1)
     while True:
         drawn = torch.multinomial(chances, block.batch * (length // 2 + 1), True, generator=generator)
         drawn = drawn.view(block.batch, -1)
-        text = torch.stack((drawn, follows[drawn]), -1).flatten(1).to(block.device)
+        text = torch.stack((drawn, follows[drawn]), -1).flatten(1).to(block.under.device)
         yield text[:, :length], text[:, 1 : length + 1]
 
 
-def _builds(block: Block) -> dict[str, Callable[[Shape], Model]]:
-    found: dict[str, Callable[[Shape], Model]] = {OURS: ours}
-    if block.with_peers:
-        found |= {peer.name: peer.build for peer in MODELS if peer.missing() is None}
-    return found
-
-
 def _built(build: Callable[[Shape], Model], block: Block) -> tuple[Model, torch.optim.Optimizer]:
-    torch.manual_seed(block.seed)
+    torch.manual_seed(block.under.seed)
     made = build(block.shape)
-    made.module.to(block.device, block.dtype).train()
+    made.module.to(block.under.device, block.under.dtype).train()
     return made, build_optimizer(made.module, OptimizerConfig(learning_rate=RATE))
 
 
@@ -143,8 +130,12 @@ def _curve(build: Callable[[Shape], Model], block: Block) -> list[float]:
     return [_step(made, optimizer, *next(data)) for _ in range(block.curve)]
 
 
+def _peers(block: Block) -> Sequence[Peer[Shape, Model]]:
+    return MODELS if block.under.with_peers else ()
+
+
 def _rows(block: Block, turns: Turns, reasons: dict[str, str], told: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    peers = MODELS if block.with_peers else ()
+    peers = _peers(block)
     missing = {peer.name: reason for peer in peers if (reason := peer.missing())}
     found = compared(block.head, turns, missing | reasons, told, {peer.name: peer.about for peer in peers})
     for row in found:

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.profiler import profile
 
-__all__ = ["FAILURES", "LackingError", "Measured", "Turns", "allocated", "clock", "in_turn"]
+from farfield.settings import SpeedSettings
+
+__all__ = ["FAILURES", "Conditions", "LackingError", "Measured", "Turns", "allocated", "clock", "in_turn"]
 
 Work = Callable[[], object]
 
@@ -49,6 +51,28 @@ SIDE = 1024
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """Under which the works of a block are measured, and whether those of other libraries are."""
+
+    repeats: int
+    threads: int | None
+    dtype: torch.dtype
+    device: str
+    seed: int
+    with_peers: bool
+
+    @staticmethod
+    def of(settings: SpeedSettings, device: str, threads: int | None) -> Conditions:
+        """As the settings say, with so many threads."""
+        return Conditions(settings.repeats, threads, settings.device.dtype, device, settings.seed, settings.peers)
+
+    def begin(self) -> None:
+        """Takes so many threads."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+
+@dataclass(frozen=True)
 class Measured:
     """Of one work: the median, the shortest and the longest of its repeats in seconds, and bytes at its peak."""
 
@@ -63,7 +87,7 @@ class Turns:
     """By name: what was measured, or in a line why it was not. `yardstick`: median, lowest and highest GFLOP/s."""
 
     measured: Mapping[str, Measured | str]
-    yardstick: tuple[float, float, float]
+    yardstick: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def clock(threads: int | None) -> str:

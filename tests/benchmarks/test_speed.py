@@ -116,7 +116,7 @@ def test_what_cannot_be_measured_says_why(monkeypatch: pytest.MonkeyPatch) -> No
     assert rows["absent"]["reason"] == "no_such_library is not installed"
     assert rows["large"]["reason"] == "needs more memory than it may take"
     assert rows["linear"]["seconds"] > 0
-    alone = dataclasses.replace(block, with_peers=False)
+    alone = dataclasses.replace(block, under=dataclasses.replace(block.under, with_peers=False))
     assert [row["who"] for row in layers.measure(alone)] == ["Farfield", "Farfield, its projections alone"]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from farfield.benchmarks.tasks.bm25 import Bm25
 from farfield.benchmarks.tasks.gold_row import WRITTEN, GoldRow, numbered, place_of, too_few
 from farfield.benchmarks.tasks.lost_files import Passage, Searched
-from farfield.benchmarks.tasks.sample import SPLITS, Ids, Sample, Scoring, Split, Tokenizer, generator
+from farfield.benchmarks.tasks.sample import SPLITS, Ids, Sample, Scoring, Split, Tokenizer, generator, judged
 from farfield.benchmarks.tasks.scoring import normalised
 from farfield.benchmarks.tasks.wording_file import Wording
 from farfield.config import ConfigError
@@ -96,10 +96,7 @@ class FoundDocuments:
         return [self._ask(seed, length, index, split, depth) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
-        return [
-            subspan_match(self.tokenizer.decode(list(output)), sample.text_answers)
-            for sample, output in zip(samples, outputs, strict=True)
-        ]
+        return judged(self.tokenizer, samples, outputs, subspan_match)
 
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> Sample:
         at = numbered(seed, index, len(self.questions), self.source)

@@ -40,6 +40,7 @@ from farfield.benchmarks.tasks.sample import (
     TooShortError,
     generator,
     hashed,
+    judged,
 )
 from farfield.benchmarks.tasks.scoring import substring
 from farfield.benchmarks.tasks.wording_file import Wording
@@ -121,10 +122,7 @@ class KeyValues:
         return [self._ask(seed, length, index, split, depth) for index in indices]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
-        return [
-            substring(self.tokenizer.decode(list(output)), sample.text_answers[0])
-            for sample, output in zip(samples, outputs, strict=True)
-        ]
+        return judged(self.tokenizer, samples, outputs, lambda text, answers: substring(text, answers[0]))
 
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> Sample:
         found = first_fitting(

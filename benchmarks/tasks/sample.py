@@ -20,7 +20,7 @@ Three ways to judge:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -46,6 +46,7 @@ __all__ = [
     "Turned",
     "generator",
     "hashed",
+    "judged",
 ]
 
 Ids = NDArray[np.int32]
@@ -226,6 +227,17 @@ class Turned(Protocol):
 def generator(stream: str, *parts: int) -> np.random.Generator:
     """A generator of its own for each stream and each tuple of non-negative parts."""
     return np.random.default_rng(np.random.SeedSequence((STREAMS[stream], len(parts), *parts)))
+
+
+def judged(
+    tokenizer: Tokenizer,
+    samples: Sequence[Sample],
+    outputs: Sequence[Sequence[int]],
+    rule: Callable[[str, Sequence[str]], float],
+) -> list[float]:
+    """What each output is worth, 0 to 1, by a rule of its text and the answers that are right."""
+    texts = [tokenizer.decode(list(output)) for output in outputs]
+    return [rule(text, sample.text_answers) for text, sample in zip(texts, samples, strict=True)]
 
 
 def hashed(index: NDArray[np.int64]) -> NDArray[np.int64]:

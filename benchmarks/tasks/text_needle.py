@@ -23,7 +23,7 @@ import numpy as np
 from farfield.benchmarks.tasks.fitting import first_fitting, least_of
 from farfield.benchmarks.tasks.haystack import Haystack, needle_haystack
 from farfield.benchmarks.tasks.layout import Asked, Frame, lay_out, nearest, too_short
-from farfield.benchmarks.tasks.sample import SPLITS, Ids, Sample, Scoring, Split, Tokenizer, generator
+from farfield.benchmarks.tasks.sample import SPLITS, Ids, Sample, Scoring, Split, Tokenizer, generator, judged
 from farfield.benchmarks.tasks.stories import Keyed, Plot, Story
 
 __all__ = ["TextNeedle"]
@@ -88,10 +88,7 @@ class TextNeedle:
         return list(chain.from_iterable(asked))
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
-        return [
-            self.story.score(self.tokenizer.decode(list(output)), sample.text_answers)
-            for sample, output in zip(samples, outputs, strict=True)
-        ]
+        return judged(self.tokenizer, samples, outputs, self.story.score)
 
     def _ask(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> list[Sample]:
         drawn = first_fitting(

@@ -32,6 +32,7 @@ from farfield.benchmarks.tasks.sample import (
     Tokenizer,
     TooShortError,
     generator,
+    judged,
 )
 from farfield.benchmarks.tasks.scoring import substring
 from farfield.benchmarks.tasks.wording_file import Wording
@@ -110,10 +111,7 @@ class NolimaTask:
         return [self._sample(seed, length, index, split, depth) for index in range(first, first + n)]
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
-        return [
-            substring(self.tokenizer.decode(list(output)), sample.text_answers[0])
-            for sample, output in zip(samples, outputs, strict=True)
-        ]
+        return judged(self.tokenizer, samples, outputs, lambda text, answers: substring(text, answers[0]))
 
     def _sample(self, seed: int, length: int, index: int, split: Split, depth: float | None) -> Sample:
         order = generator("facts", seed).permutation(self.available(length, split))

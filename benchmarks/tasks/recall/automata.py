@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import check_ids
+from farfield.benchmarks.tasks.recall.strings import check_ids, check_length
 from farfield.benchmarks.tasks.sample import (
     IGNORED,
     SPLITS,
@@ -33,7 +33,6 @@ from farfield.benchmarks.tasks.sample import (
     Sample,
     Scoring,
     Split,
-    TooShortError,
     generator,
 )
 
@@ -73,8 +72,7 @@ class Automata(OneAnIndex):
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         check_ids(self.name, self.ids, 1 + SYMBOLS)
-        if length < 2:
-            raise TooShortError(f"recall: {self.name} needs 2 tokens or more, {length} is given. Give longer lengths.")
+        check_length(self.name, length, 2)
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return [_accepted(sample, output) for sample, output in zip(samples, outputs, strict=True)]

@@ -26,7 +26,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, draw_string, exact, share, short_of
+from farfield.benchmarks.tasks.recall.strings import (
+    asked_last,
+    check_ids,
+    check_length,
+    draw_string,
+    exact,
+    share,
+    short_of,
+)
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
     Sample,
@@ -66,8 +74,7 @@ class Copying(OneAnIndex):
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         check_ids(self.name, self.ids, FIRST + ALPHABET)
-        if length < 4:
-            raise TooShortError(f"recall: {self.name} needs 4 tokens or more, {length} is given. Give longer lengths.")
+        check_length(self.name, length, 4)
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return exact(samples, outputs) if self.written else share(samples, outputs)

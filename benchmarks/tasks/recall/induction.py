@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, draw_string, share
+from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, check_length, draw_string, share
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
     Condition,
@@ -25,7 +25,6 @@ from farfield.benchmarks.tasks.sample import (
     Sample,
     Scoring,
     Split,
-    TooShortError,
     generator,
 )
 
@@ -51,8 +50,7 @@ class Induction(OneAnIndex):
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         check_ids(self.name, self.ids, 1 + SYMBOLS)
-        if length < 5:
-            raise TooShortError(f"recall: {self.name} needs 5 tokens or more, {length} is given. Give longer lengths.")
+        check_length(self.name, length, 5)
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return share(samples, outputs)

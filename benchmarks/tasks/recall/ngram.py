@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from farfield.benchmarks.tasks.recall.copying import ALPHABET, BEGIN, BREAK, FIRST
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, draw_string, exact, share
+from farfield.benchmarks.tasks.recall.strings import asked_last, check_ids, check_length, draw_string, exact, share
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
     Condition,
@@ -31,7 +31,6 @@ from farfield.benchmarks.tasks.sample import (
     Sample,
     Scoring,
     Split,
-    TooShortError,
     generator,
 )
 
@@ -65,11 +64,7 @@ class Ngram(OneAnIndex):
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         check_ids(self.name, self.ids, FIRST + ALPHABET)
-        least = self._frame() + NAMED + ASKED
-        if length < least:
-            raise TooShortError(
-                f"recall: {self.name} needs {least} tokens or more, {length} is given. Give longer lengths."
-            )
+        check_length(self.name, length, self._frame() + NAMED + ASKED)
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         return exact(samples, outputs) if self.written else share(samples, outputs)

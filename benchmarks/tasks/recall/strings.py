@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from farfield.benchmarks.tasks.sample import IGNORED, Ids, LackingError, Sample, Split, hashed
+from farfield.benchmarks.tasks.sample import IGNORED, Ids, LackingError, Sample, Split, TooShortError, hashed
 
-__all__ = ["asked_last", "check_ids", "draw_held", "draw_string", "exact", "share", "short_of"]
+__all__ = ["asked_last", "check_ids", "check_length", "draw_held", "draw_string", "exact", "share", "short_of"]
 
 
 def draw_string(rng: np.random.Generator, size: int, symbols: int, split: Split) -> Ids:
@@ -40,6 +40,14 @@ def check_ids(task: str, ids: int, needed: int) -> None:
         raise LackingError(
             f"recall: {task} needs {needed} ids and the end of a document, and there are {ids + 1}. Take a model with "
             "a larger vocabulary."
+        )
+
+
+def check_length(task: str, length: int, least: int, why: str = "") -> None:
+    """Raises TooShortError unless a length has the `least` number of tokens; `why`, behind them, says what for."""
+    if length < least:
+        raise TooShortError(
+            f"recall: {task} needs {least} tokens or more{why}, {length} is given. Give longer lengths."
         )
 
 

@@ -22,7 +22,7 @@ from farfield.benchmarks.tasks.haystack import Haystack
 from farfield.benchmarks.tasks.recall.copying import ALL_GOLD
 from farfield.benchmarks.tasks.recall.ngram import NAMED, places
 from farfield.benchmarks.tasks.recall.one_an_index import OneAnIndex
-from farfield.benchmarks.tasks.recall.strings import draw_string, short_of
+from farfield.benchmarks.tasks.recall.strings import check_length, draw_string, short_of
 from farfield.benchmarks.tasks.sample import (
     SPLITS,
     Ids,
@@ -30,7 +30,6 @@ from farfield.benchmarks.tasks.sample import (
     Scoring,
     Split,
     Tokenizer,
-    TooShortError,
     generator,
 )
 from farfield.benchmarks.tasks.wording import ADJECTIVES, NOUNS
@@ -67,11 +66,7 @@ class CopyingText(OneAnIndex):
 
     def check(self, seed: int, length: int, n: int, split: Split) -> None:
         least = 3 * 2 * GIVEN + 2 * len(self.gap)
-        if length < least:
-            raise TooShortError(
-                f"recall: {self.name} needs {least} tokens or more for a text three times, {length} is given. Give "
-                "longer lengths."
-            )
+        check_length(self.name, length, least, " for a text three times")
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         written = (self.tokenizer.decode(list(output)).strip() for output in outputs)
@@ -142,10 +137,7 @@ class NgramText(OneAnIndex):
         question = self._encode(self.wording["question"].format(words="".join(longest)))
         least = len(self.introduction) + len(question) + self.budget
         least += (2 * NAMED + ASKED) * max(map(len, self.words))
-        if length < least:
-            raise TooShortError(
-                f"recall: {self.name} needs {least} tokens or more, {length} is given. Give longer lengths."
-            )
+        check_length(self.name, length, least)
 
     def score(self, samples: Sequence[Sample], outputs: Sequence[Sequence[int]]) -> list[float]:
         written = (self.tokenizer.decode(list(output)).replace(",", " ").split() for output in outputs)

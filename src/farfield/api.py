@@ -262,6 +262,7 @@ def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None,
         family=model.info.get("family"),
         begin=model.begin,
         longest=trained,
+        generation=model.info.get("generation"),
         dtype=dtype,
         shard=shard,
     )

@@ -42,7 +42,7 @@ from farfield.huggingface.reading import is_folder, open_folder
 from farfield.huggingface.settings import FolderConfig
 from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
 from farfield.model import LanguageModel, ModelConfig
-from farfield.tokenizers import Tokenizer, load_tokenizer
+from farfield.tokenizers import BpeTokenizer, Tokenizer, load_tokenizer
 
 __all__ = [
     "BEST",
@@ -80,8 +80,9 @@ MODEL_KEYS = ("architecture", "memory", "vocabulary")  # and of `augmentation`, 
 class Pretrained(NamedTuple):
     """A model in evaluation mode, the tokenizer it was trained with, and where they come from.
 
-    `info` has: path, weights (the file), name, step, loss (of the best step, nats a token), parameters, config; of a
-    folder of Hugging Face also family, and begin: the id that its texts begin with, or None.
+    `info` has: path, weights (the file), name, step, loss (of the best step, nats a token), begin (the id that its
+    texts begin with, or None), parameters, config; of a folder of Hugging Face also family, and generation (what its
+    generation_config.json says).
     """
 
     model: LanguageModel
@@ -145,6 +146,7 @@ def _from_folder(
         "weights": str(path),
         "name": path.resolve().name,
         "family": folder.family.name,
+        "generation": folder.generation(),
         "begin": begin,
         "step": None,
         "loss": None,
@@ -187,10 +189,18 @@ def _load(
         "name": weights.config.get("name", run.name),
         "step": weights.step,
         "loss": weights.loss,
+        "begin": _begin(weights.config, tokenizer),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "config": weights.config,
     }
     return model, tokenizer, info
+
+
+def _begin(config: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
+    """The id that the texts of a run began with, by the settings that it was trained with."""
+    told = config.get("data", {}).get("tokenizer")
+    begins = isinstance(told, dict) and told.get("begin") is True
+    return tokenizer.begin if begins and isinstance(tokenizer, BpeTokenizer) else None
 
 
 def _run_of(file: Path) -> Path:

@@ -20,6 +20,7 @@ from farfield.data.files import Collection, pieces, scan
 from farfield.data.store import TokenStore, open_store
 from farfield.tokenizers import (
     BpeConfig,
+    BpeTokenizer,
     BytesConfig,
     BytesTokenizer,
     CorpusTokenizer,
@@ -27,6 +28,7 @@ from farfield.tokenizers import (
     IdsConfig,
     TokenizerConfig,
     fingerprint,
+    train_bpe,
 )
 
 BOOKS = Path(__file__).parents[3] / "shared" / "data" / "books"
@@ -139,6 +141,26 @@ def test_an_interrupted_build_leaves_nothing(write: Write, tmp_path: Path, monke
     assert documents(open_store(root, BytesConfig(), cache)) == ["text " * 40] * 9
 
 
+def test_documents_begin_with_the_token_that_is_asked_for(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once each, also where a document is read in pieces; the store is another one."""
+    monkeypatch.setattr(store, "PIECE", 8)
+    collection = write({"a.txt": "one two three four five", "b.txt": "six"})
+    own = train_bpe(TEXTS, 300)
+    begin = own.encode("z")[0]
+    BpeTokenizer(own.backend, own.end, begin).save(tmp_path / "tokenizer")
+    plain, opened = (
+        open_store(collection, FolderConfig(path=str(tmp_path / "tokenizer"), begin=begins), tmp_path / "cache")
+        for begins in (False, True)
+    )
+    for index in range(2):
+        assert opened.document(index).tolist() == [begin, *plain.document(index).tolist()]
+    own.save(tmp_path / "without")
+    with pytest.raises(DataError, match="the tokenizer has no begin-of-text token"):
+        open_store(collection, FolderConfig(path=str(tmp_path / "without"), begin=True), tmp_path / "cache")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "no facts", "broken facts", "old version"])
 def test_a_damaged_store_is_built_again(write: Write, tmp_path: Path, damage: str) -> None:
     root, cache = write(COLLECTION), tmp_path / "cache"
@@ -173,8 +195,8 @@ def test_a_store_that_another_run_has_finished_first_is_kept(
     (first / "mark").touch()
     original = store._write
 
-    def overtaken(folder: Path, collection: Collection, tokenizer: CorpusTokenizer) -> None:
-        original(folder, collection, tokenizer)
+    def overtaken(folder: Path, collection: Collection, tokenizer: CorpusTokenizer, begin: int | None) -> None:
+        original(folder, collection, tokenizer, begin)
         first.rename(cache / first.name)
 
     monkeypatch.setattr(store, "_write", overtaken)

@@ -14,7 +14,7 @@ import farfield
 from farfield import cli
 from farfield.config import ModelError
 from farfield.huggingface import writing
-from farfield.tokenizers import BytesTokenizer, IdsTokenizer
+from farfield.tokenizers import BytesTokenizer, IdsTokenizer, fingerprint
 from farfield.tokenizers.bpe import train_bpe
 
 WINDOWS = "layers.longformer.mixer"
@@ -160,6 +160,31 @@ def test_tokenizers_are_written_as_files_of_their_library(kind: str, tmp_path: P
     assert again.encode(text) == model.encode(text)
     assert again.decode(model.encode(text)) == text
     assert (again.end, again.ends) == (model.end, model.ends)
+
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+
+
+def test_what_nothing_here_reads_is_passed_on(tmp_path: Path) -> None:
+    """A chat's template, names of tokens, and how others draw: a folder that is written back is used as it was."""
+    transformers: Any = pytest.importorskip("transformers", reason="pip install 'farfield[hf]'")
+    folder = farfield.save(tiny(), tmp_path / "folder")
+    settings, generation = folder / "tokenizer_config.json", folder / "generation_config.json"
+    end = json.loads(settings.read_text())["eos_token"]
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "pad_token": end, "auto_map": {"a": "b"}}))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"unk_token": end}))
+    drawn = {"temperature": 0.6, "do_sample": True, "eos_token_id": [256, 5]}
+    generation.write_text(json.dumps(drawn))
+    model = farfield.load(folder, layers="farfield")
+    back = farfield.save(model, tmp_path / "back")
+    with silence():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(back)
+    assert (tokenizer.chat_template, tokenizer.pad_token, tokenizer.unk_token) == (TEMPLATE, end, end)
+    assert "auto_map" not in json.loads((back / "tokenizer_config.json").read_text())
+    written = json.loads((back / "generation_config.json").read_text())
+    assert written == {**drawn, "bos_token_id": None, "eos_token_id": [256, 5]}
+    assert fingerprint(model.tokenizer) == fingerprint(farfield.load(back, layers="farfield").tokenizer)
 
 
 def test_export_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -356,7 +356,8 @@ def test_a_folder_of_hugging_face_is_trained_on(tmp_path: Path) -> None:
     model, tokenizer, info = load(tmp_path / "run")
     assert model.config.architecture == load(STORIES).model.config.architecture
     assert tokenizer.encode("Once upon a time") == load(STORIES).tokenizer.encode("Once upon a time")
-    assert info["config"]["data"]["tokenizer"] == {"kind": "folder", "path": str(STORIES)}
+    assert info["config"]["data"]["tokenizer"] == {"kind": "folder", "path": str(STORIES), "begin": True}
+    assert info["begin"] == load(STORIES).info["begin"] == 1  # a run that goes on from it is asked as it is
     assert result["trained"] < result["parameters"] / 4
 
 

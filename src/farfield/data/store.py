@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from farfield.config import Config, DataError
 from farfield.data.files import Collection, Piece, pieces, scan
 from farfield.progress import Bar
-from farfield.tokenizers import CorpusTokenizer, TokenizerConfig, fingerprint, load_tokenizer
+from farfield.tokenizers import CorpusTokenizer, TokenizerConfig, fingerprint, load_tokenizer, opening
 
 __all__ = ["StoreFacts", "TokenStore", "open_store"]
 
@@ -109,7 +109,7 @@ def _build(folder: Path, collection: Collection, settings: TokenizerConfig) -> N
         made = Path(temporary) / "store"
         tokenizer = settings.build(lambda: _texts(collection))
         tokenizer.save(made / TOKENIZER)
-        _write(made, collection, tokenizer)
+        _write(made, collection, tokenizer, opening(settings, tokenizer))
         try:
             made.rename(folder)
         except OSError:
@@ -126,11 +126,11 @@ def _texts(collection: Collection) -> Iterator[str]:
             bar.step(piece.size, note=piece.file)
 
 
-def _write(folder: Path, collection: Collection, tokenizer: CorpusTokenizer) -> None:
-    """Writes all files of the store but the tokenizer's."""
+def _write(folder: Path, collection: Collection, tokenizer: CorpusTokenizer, begin: int | None) -> None:
+    """Writes all files of the store but the tokenizer's; documents begin with the id `begin`, or with none."""
     dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocabulary <= 1 << 16 else "uint32"
     with (folder / TOKENS).open("wb") as file, Bar("tokenize", total=collection.size, unit="bytes") as bar:
-        writer = _Writer(file, dtype, tokenizer.end)
+        writer = _Writer(file, dtype, tokenizer.end, begin)
         for group in _groups(pieces(collection, PIECE)):
             for piece, ids in zip(group, tokenizer.encode_many([piece.text for piece in group]), strict=True):
                 writer.add(piece, ids)
@@ -170,15 +170,17 @@ def _groups(stream: Iterator[Piece]) -> Iterator[list[Piece]]:
 class _Writer:
     """Appends documents, piece by piece, and keeps where they begin (16 bytes a document in memory)."""
 
-    def __init__(self, file: BinaryIO, dtype: str, end: int) -> None:
+    def __init__(self, file: BinaryIO, dtype: str, end: int, begin: int | None) -> None:
         self.file, self.dtype = file, dtype
-        self.end = np.array([end], dtype)
+        self.begin, self.end = (np.array([] if one is None else [one], dtype) for one in (begin, end))
         self.offsets = array("q", [0])
         self.keys = array("Q")
         self.written = 0
         self.content = hashlib.blake2b(digest_size=8)
 
     def add(self, piece: Piece, ids: NDArray[np.uint32]) -> None:
+        if self.written == self.offsets[-1]:
+            self._append(self.begin)
         self.content.update(piece.text.encode("utf-8"))
         self._append(ids.astype(self.dtype))
         if piece.last:

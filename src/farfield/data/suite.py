@@ -22,7 +22,7 @@ from farfield.benchmarks.suites.suite import AskedSuite
 from farfield.benchmarks.tasks.sample import IGNORED, LackingError, Sample, Split, Task, generator
 from farfield.config import Config, ConfigError, unknown
 from farfield.data.batch import PADDING, UNSCORED, Batch, Description, Ids
-from farfield.tokenizers import BytesConfig, FolderConfig, IdsConfig, Tokenizer
+from farfield.tokenizers import BytesConfig, FolderConfig, IdsConfig, Tokenizer, opening
 
 __all__ = ["Share", "SuiteData", "SuiteSource"]
 
@@ -90,6 +90,7 @@ class SuiteSource:
             )
         self.config, self.seed, self.rows = config, seed, batch
         self.tokenizer: Tokenizer = config.tokenizer.build(tuple)
+        self.begin = opening(config.tokenizer, self.tokenizer)
         self.shares = _shares(config.suite.tasks(self.tokenizer), config)
         self.lengths = sorted(self.shares)
         weights = np.array([sum(weight for _, weight in self.shares[length]) for length in self.lengths])
@@ -138,7 +139,13 @@ class SuiteSource:
 
     def _row(self, samples: list[Sample], rng: np.random.Generator) -> tuple[Ids, Ids]:
         """Tokens and targets of one of the samples of an index, which ask about the same text."""
-        sample = samples[rng.integers(len(samples))]
+        tokens, targets = self._scored(samples[rng.integers(len(samples))])
+        if self.begin is None:
+            return tokens, targets
+        return np.concatenate(([self.begin], tokens)), np.concatenate(([UNSCORED], targets))
+
+    def _scored(self, sample: Sample) -> tuple[Ids, Ids]:
+        """Tokens and targets of a sample."""
         if sample.targets is not None:
             targets = sample.targets.astype(np.int64)
             return sample.prompt.astype(np.int64), np.where(targets == IGNORED, UNSCORED, targets)

@@ -108,6 +108,11 @@ class Folder:
                 return tuple(several)
         return ()
 
+    def generation(self) -> dict[str, Any]:
+        """What generation_config.json says; nothing where there is none."""
+        file = self.path / GENERATION
+        return dict(Given.of(file).values) if file.is_file() else {}
+
     def model(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> LanguageModel:
         """The model in evaluation mode, its weights in `dtype`: as stored where none is given.
 

@@ -71,7 +71,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, begin: int | None) -> No
         case _:
             raise ModelError(f"tokenizer: {tokenizer.kind} given, which no tokenizer.json can be written of.")
     if written.opening != begin:
-        written = BpeTokenizer(_opened(written.backend, begin), written.end, written.begin, written.ends)
+        written = written.with_backend(_opened(written.backend, begin))
     written.save(folder)
 
 

@@ -50,6 +50,7 @@ def write_folder(
     family: str | None = None,
     begin: int | None = None,
     longest: int | None = None,
+    generation: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     shard: int = SHARD,
 ) -> Path:
@@ -58,7 +59,8 @@ def write_folder(
     Args:
         model: of layers that a family has. tokenizer: of its texts. folder: that does not exist yet, or is empty.
         family: the one to try first. begin: the id that the model's texts begin with.
-        longest: tokens that it was trained for. dtype: of the weights; None: as they are. shard: bytes of a file.
+        longest: tokens that it was trained for. generation: what else generation_config.json says.
+        dtype: of the weights; None: as they are. shard: bytes of a file.
 
     Raises:
         ModelError: no family has such layers, the vocabularies do not fit, or something is in the folder.
@@ -82,7 +84,8 @@ def write_folder(
     try:
         made.mkdir()
         _write_json(made / CONFIG, config)
-        _write_json(made / GENERATION, {key: config[key] for key in ("bos_token_id", "eos_token_id")})
+        ids = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
+        _write_json(made / GENERATION, {**(generation or {}), **ids})
         write_tokenizer(tokenizer, made, begin)
         _write_weights(made, chosen.pieces(model.config), model.state_dict(), kind, shard)
         made.rename(folder)

@@ -28,7 +28,7 @@ from farfield.tokenizers.decoder import Decoder
 from farfield.tokenizers.plain import BytesTokenizer, IdsTokenizer
 from farfield.tokenizers.protocol import CorpusTokenizer, Tokenizer
 from farfield.tokenizers.saved import fingerprint, load_tokenizer
-from farfield.tokenizers.settings import BpeConfig, BytesConfig, FolderConfig, IdsConfig, TokenizerConfig
+from farfield.tokenizers.settings import BpeConfig, BytesConfig, FolderConfig, IdsConfig, TokenizerConfig, opening
 
 __all__ = [
     "BpeConfig",
@@ -44,5 +44,6 @@ __all__ = [
     "TokenizerConfig",
     "fingerprint",
     "load_tokenizer",
+    "opening",
     "train_bpe",
 ]

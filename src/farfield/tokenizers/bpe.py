@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,18 @@ END = "<|end|>"
 # What published vocabularies call the end of a document, for folders that do not name it.
 FOREIGN_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", END, "[SEP]")
 BACKEND_MODELS = ("BPE", "Unigram", "WordLevel", "WordPiece")
+TEMPLATE, SPECIAL = "chat_template.jinja", "special_tokens_map.json"
+NAMED = ("pad_token", "unk_token", "sep_token", "cls_token", "mask_token", "additional_special_tokens")
+PASSED_ON = (
+    *NAMED,
+    "extra_special_tokens",
+    "added_tokens_decoder",
+    "chat_template",
+    "model_max_length",
+    "padding_side",
+)
+"""Of a folder's settings what is no matter of text and ids, and what others' programs look for when it is written."""
+LARGEST = 1 << 20  # bytes of a file of templates or of names of tokens
 
 
 class BpeTokenizer:
@@ -27,18 +39,35 @@ class BpeTokenizer:
 
     Ours loses nothing. Others are as their makers made them: some normalize the text, some add a space before it.
     `begin` is the id that some published models want before every text, or None; `encode` never adds it. `ends` are
-    more ids that end what a model writes, such as that of a turn.
+    more ids that end what a model writes, such as that of a turn. `told` are settings that nothing here reads, such as
+    a chat's template, and that are saved with it.
     """
 
     kind = "bpe"
 
-    def __init__(self, backend: Backend, end: int, begin: int | None = None, ends: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        end: int,
+        begin: int | None = None,
+        ends: Iterable[int] = (),
+        told: Mapping[str, object] | None = None,
+    ) -> None:
         backend.encode_special_tokens = True  # text that spells a special token stays text
         backend.no_padding()
         backend.no_truncation()
         self.backend, self.end, self.begin = backend, end, begin
         self.ends = frozenset((end, *ends))
+        self.told = dict(told or {})
         self.vocabulary = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def with_backend(self, backend: Backend) -> BpeTokenizer:
+        """The same with the rules of another one for what stands around a text."""
+        return BpeTokenizer(backend, self.end, self.begin, self.ends, self.told)
+
+    def bare(self) -> BpeTokenizer:
+        """Without what is only passed on: tokenizers that give the same ids are the same files."""
+        return BpeTokenizer(self.backend, self.end, self.begin, self.ends)
 
     @property
     def opening(self) -> int | None:
@@ -58,7 +87,7 @@ class BpeTokenizer:
 
     def save(self, folder: Path) -> None:
         special = {"eos_token": self.end} | ({"bos_token": self.begin} if self.begin is not None else {})
-        settings: dict[str, object] = {"kind": self.kind, "tokenizer_class": "PreTrainedTokenizerFast"}
+        settings = {**self.told, "kind": self.kind, "tokenizer_class": "PreTrainedTokenizerFast"}
         if len(self.ends) > 1:
             settings[ENDS] = sorted(self.ends)
         write_settings(folder, settings | {name: self.backend.id_to_token(token) for name, token in special.items()})
@@ -110,7 +139,32 @@ def load_bpe(folder: Path, settings: dict[str, object], ends: Sequence[int] = ()
     end = next((token for token in known if token is not None), None)
     if end is None:
         raise DataError(f'{file}: which token ends a text? Name it: {{"eos_token": "..."}} in {folder / SETTINGS}.')
-    return BpeTokenizer(backend, end, _special(backend, settings.get("bos_token")), [*ends, *told_ends(settings)])
+    begin, more = _special(backend, settings.get("bos_token")), [*ends, *told_ends(settings)]
+    return BpeTokenizer(backend, end, begin, more, _told(folder, settings))
+
+
+def _told(folder: Path, settings: Mapping[str, object]) -> dict[str, object]:
+    """What is passed on of a folder's settings, and of the files that older and newer programs keep it in."""
+    found = {name: settings[name] for name in PASSED_ON if settings.get(name) is not None}
+    special, template = folder / SPECIAL, folder / TEMPLATE
+    if _small(special):
+        named = read_json(special)
+        found = {name: named[name] for name in NAMED if named.get(name) is not None} | found
+    if _small(template):
+        try:
+            found["chat_template"] = template.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{template}: not UTF-8.") from None
+    return found
+
+
+def _small(file: Path) -> bool:
+    """Whether there is such a file, of a size that is to be expected."""
+    if not file.is_file():
+        return False
+    if file.stat().st_size > LARGEST:
+        raise DataError(f"{file}: {file.stat().st_size:,} bytes, and at most {LARGEST:,} are read.")
+    return True
 
 
 def _special(backend: Backend, token: object) -> int | None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from farfield.config import DataError, unknown
-from farfield.tokenizers.bpe import load_bpe
+from farfield.tokenizers.bpe import BpeTokenizer, load_bpe
 from farfield.tokenizers.plain import BytesTokenizer, IdsTokenizer
 from farfield.tokenizers.protocol import BACKEND, SETTINGS, CorpusTokenizer, Tokenizer, read_json, told_ends
 
@@ -38,7 +38,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     """16 hexadecimal digits that are the same for tokenizers that give the same ids."""
     digest = hashlib.blake2b(digest_size=8)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(Path(folder))
+        (tokenizer.bare() if isinstance(tokenizer, BpeTokenizer) else tokenizer).save(Path(folder))
         for file in sorted(Path(folder).iterdir()):
             digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
     return digest.hexdigest()

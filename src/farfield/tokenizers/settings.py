@@ -11,13 +11,13 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from farfield.config import Config
+from farfield.config import Config, DataError
 from farfield.tokenizers.bpe import BpeTokenizer, train_bpe
 from farfield.tokenizers.plain import BytesTokenizer, IdsTokenizer
-from farfield.tokenizers.protocol import CorpusTokenizer
+from farfield.tokenizers.protocol import CorpusTokenizer, Tokenizer
 from farfield.tokenizers.saved import fingerprint, load_tokenizer
 
-__all__ = ["BpeConfig", "BytesConfig", "FolderConfig", "IdsConfig", "Texts", "TokenizerConfig"]
+__all__ = ["BpeConfig", "BytesConfig", "FolderConfig", "IdsConfig", "Texts", "TokenizerConfig", "opening"]
 
 Texts: TypeAlias = Callable[[], Iterable[str]]  # starts reading the collection, for kinds that learn from it
 
@@ -67,9 +67,10 @@ class FolderConfig(Config):
 
     kind: Literal["folder"] = "folder"
     path: str
+    begin: bool = Field(False, description="whether its begin-of-text token stands before every text")
 
     def key(self) -> str:
-        return f"{self.kind} {fingerprint(self._load())}"
+        return f"{self.kind} {fingerprint(self._load())}{' begin' if self.begin else ''}"
 
     def build(self, texts: Texts) -> CorpusTokenizer:
         return self._load()
@@ -79,3 +80,18 @@ class FolderConfig(Config):
 
 
 TokenizerConfig = Annotated[BytesConfig | BpeConfig | IdsConfig | FolderConfig, Field(discriminator="kind")]
+
+
+def opening(settings: TokenizerConfig, tokenizer: Tokenizer) -> int | None:
+    """The id that stands before every text of a model that learns by these settings; None: none does.
+
+    Raises:
+        DataError: one is asked for, and the tokenizer has none.
+    """
+    if not isinstance(settings, FolderConfig) or not settings.begin:
+        return None
+    if not isinstance(tokenizer, BpeTokenizer) or tokenizer.begin is None:
+        raise DataError(
+            "data.tokenizer.begin: true given, but the tokenizer has no begin-of-text token. Take begin: false."
+        )
+    return tokenizer.begin

@@ -3,7 +3,7 @@
     farfield train start=runs/reader data=text data.path=books data.length=2048
 
 architecture    that model's, with the settings that were given below `architecture` changed
-tokenizer       that model's, where the data is text
+tokenizer       that model's, where the data is text, and the token that its texts begin with
 
 It is anything that `farfield.pretrained.load` opens: a run, a file in one, a folder of Hugging Face of a known family.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from farfield.config import ModelError, TrainingError
 from farfield.huggingface.reading import is_folder, open_folder
+from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
 from farfield.pretrained import TOKENIZER, run_config
 
 __all__ = ["completed"]
@@ -47,15 +48,25 @@ def _told(start: str) -> tuple[dict[str, Any], dict[str, Any]]:
     path = Path(start).expanduser()
     try:
         if is_folder(path):
-            return open_folder(path).config.architecture.mapping(), {"kind": "folder", "path": start}
+            folder = open_folder(path)
+            tokenizer = folder_tokenizer(path, folder.config.vocabulary, folder.ends())
+            begins = begin_of(tokenizer, "auto") is not None
+            return folder.config.architecture.mapping(), _kept_in(start, begins)
         run, config = run_config(path)
     except ModelError as error:
         raise TrainingError(f"start: {error}") from None
     if not isinstance(config.get("architecture"), dict):
         raise TrainingError(f"start: {start} does not say its architecture. Name one: architecture=...")
     own = config.get("data", {}).get("tokenizer", {})
-    plain = isinstance(own, dict) and own.get("kind") == "bytes"
-    return config["architecture"], {"kind": "bytes"} if plain else {"kind": "folder", "path": str(run / TOKENIZER)}
+    if isinstance(own, dict) and own.get("kind") == "bytes":
+        return config["architecture"], {"kind": "bytes"}
+    begins = isinstance(own, dict) and own.get("begin") is True
+    return config["architecture"], _kept_in(str(run / TOKENIZER), begins)
+
+
+def _kept_in(folder: str, begins: bool) -> dict[str, Any]:
+    """The settings of the tokenizer in a folder, whose token stands before every text where the text `begins` so."""
+    return {"kind": "folder", "path": folder, **({"begin": True} if begins else {})}
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

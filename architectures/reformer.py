@@ -19,6 +19,8 @@ Shapes: B batch, T time, P + T columns with those of the past, D width, H heads,
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,10 +33,10 @@ from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.hashed import NOBODY, Hashed
-from farfield.architectures.ops.layouts import Selected
+from farfield.architectures.ops.layouts import Layout, Selected
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.ops.uncompiled import uncompiled
-from farfield.architectures.projection import Rotation
+from farfield.architectures.projection import Rotation, Turned
 from farfield.architectures.rings import DIGITS, Rings, digits, number
 from farfield.architectures.rows import Rows
 from farfield.architectures.shared_heads import SharedHeads, shared_sizes
@@ -127,9 +129,9 @@ class Reformer(Mixer):
         assert isinstance(state, ReformerState)
         queries, v, conv = self.projection.split(x, rows, state.conv)
         bucket = self.projection.buckets(queries)
-        turned = self.rotation.turned(queries, self.projection.keys(queries), rows, state.reference)
-        kept = self._beside(turned.keys, v, rows)
-        rings = turned.moved(state.rings.cast(kept.dtype))
+        turned = self._turned(queries, rows, state.reference)
+        kept = self._kept(turned.keys, v, rows)
+        rings = turned.moved(state.rings.cast(v.dtype))
         attend = self._step if rows.time == 1 else self._run
         parts, rings = attend(turned.queries, kept, bucket, rows, rings)
         out = v
@@ -138,43 +140,56 @@ class Reformer(Mixer):
             out = torch.where(lse.isneginf()[..., None], v, found)
         return self.projection.join(out, rows), replace(state, conv=conv, rings=rings, reference=turned.reference)
 
-    def _beside(self, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
-        """What rings keep (B, H, T, V) of tokens: keys, values (B, H, T, W) and, with ALiBi, where they stand."""
+    def _turned(self, queries: Tensor, rows: Rows, reference: Tensor | None) -> Turned:
+        """Queries and keys where they stand. A rotation keeps lengths, so that without xPos's scales one will do."""
+        if reference is not None:
+            return self.rotation.turned(queries, self.projection.keys(queries), rows, reference)
+        queries = self.rotation.rows(queries, rows)
+        return Turned(queries, self.projection.keys(queries))
+
+    def _kept(self, k: Tensor, v: Tensor, rows: Rows) -> list[Tensor]:
+        """What rings keep of tokens: keys, values (B, H, T, W) and, with ALiBi, where they stand."""
         if self.slopes is None:
-            return torch.cat((k, v), -1)
-        return torch.cat((k, v, digits(rows.positions, k.dtype)[:, None].expand(-1, self.heads, -1, -1)), -1)
+            return [k, v]
+        return [k, v, digits(rows.positions, k.dtype)[:, None].expand(-1, self.heads, -1, -1)]
 
-    def _apart(self, kept: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Alibi | None]:
-        """Keys and values (B, H, S, W) of what is kept (B, H, S, V), and how far from them the call's queries stand."""
-        keys, values, spelled = kept.split((self.head_width, self.head_width, self.kept - 2 * self.head_width), -1)
-        slopes = alike(self.slopes, kept)
-        return keys, values, None if slopes is None else Alibi(slopes, rows.positions, number(spelled))
+    def _part(self, q: Tensor, kept: Sequence[Tensor], rows: Rows, layout: Callable[[Alibi | None], Layout]) -> Part:
+        """Queries over what is kept, in a layout that is told how far from it they stand."""
+        slopes = alike(self.slopes, q)
+        alibi = None if slopes is None else Alibi(slopes, rows.positions, number(kept[2]))
+        return Part(q, kept[0], kept[1], layout(alibi))
 
-    def _step(self, q: Tensor, kept: Tensor, bucket: Tensor, rows: Rows, rings: Rings) -> tuple[list[Part], Rings]:
+    def _parted(self, tokens: Tensor) -> list[Tensor]:
+        """As `_kept`, of vectors (..., V) of rings."""
+        sizes = [self.head_width, self.head_width, self.kept - 2 * self.head_width]
+        return list(tokens.split(sizes if sizes[2] else sizes[:2], -1))
+
+    def _step(
+        self, q: Tensor, kept: list[Tensor], bucket: Tensor, rows: Rows, rings: Rings
+    ) -> tuple[list[Part], Rings]:
         """One token a row: of each round the ring of its bucket, and the rings with it written behind."""
         rings, bucket = rings.emptied(rows.positions[:, 0] == 0), bucket[..., 0]
-        after = rings.write(kept[:, :, 0], bucket, rows.real[:, 0])
+        after = rings.write(torch.cat(kept, -1)[:, :, 0], bucket, rows.real[:, 0])
         past, real = (found.flatten(2, 3) for found in rings.of(bucket))
         if not past.shape[2]:
             return [], after
-        keys, values, alibi = self._apart(past, rows)
         index = torch.arange(past.shape[2], device=past.device).expand_as(real)
-        return [Part(q, keys, values, Selected(index[:, :, None], real[:, :, None], alibi))], after
+        chosen = functools.partial(Selected, index[:, :, None], real[:, :, None])
+        return [self._part(q, self._parted(past), rows, chosen)], after
 
-    def _run(self, q: Tensor, kept: Tensor, bucket: Tensor, rows: Rows, rings: Rings) -> tuple[list[Part], Rings]:
-        """Any number of tokens, any documents: a part for each round, over the past of all buckets and the call."""
+    def _run(self, q: Tensor, kept: list[Tensor], bucket: Tensor, rows: Rows, rings: Rings) -> tuple[list[Part], Rings]:
+        """Any number of tokens, any documents: a part over the past of all buckets and rounds, and the call."""
         document = rows.document[:, None, None]
         label = torch.where(rows.real[:, None, None], document * self.buckets + bucket, NOBODY)
-        every = kept[:, :, None].expand(-1, -1, self.rounds, -1, -1)
         if not rows.fresh:
-            past, real = rings.read()
+            tokens, real = rings.read()
             names = torch.arange(self.buckets, device=q.device)[:, None]
-            label = torch.cat((torch.where(real, names, NOBODY).flatten(3), label), 3)
-            every = torch.cat((past.flatten(3, 4), every), 3)
+            past = torch.where(real, names, NOBODY).flatten(3)
+            own = torch.eye(self.rounds, dtype=torch.bool, device=q.device)[:, :, None]
+            past = torch.where(own, past[:, :, None], NOBODY).flatten(3)  # each round sees its own rings
+            label = torch.cat((past, label), 3)
+            parts = self._parted(tokens.flatten(2, 4))
+            kept = [torch.cat((old, new), 2) for old, new in zip(parts, kept, strict=True)]
         order = label.argsort(dim=3, stable=True)
-        parts = []
-        for turn in range(self.rounds):
-            keys, values, alibi = self._apart(kept if rows.fresh else every[:, :, turn], rows)
-            layout = Hashed(label[:, :, turn], order[:, :, turn], self.window, alibi)
-            parts.append(Part(q, keys, values, layout))
-        return parts, rings.renewed(every, label, order, rows.last_document)
+        layout = functools.partial(Hashed, label, order, self.window, rows.time)
+        return [self._part(q, kept, rows, layout)], rings.renewed(kept, label, order, rows.last_document)

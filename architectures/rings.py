@@ -15,13 +15,13 @@ of the past, oldest first in each bucket, and of a call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from farfield.architectures.ops.hashed import ranks
+from farfield.architectures.ops.slots import ranks
 from farfield.architectures.state import State, static
 
 __all__ = ["DIGITS", "Rings", "digits", "number"]
@@ -141,28 +141,30 @@ class Rings(State):
         rings.mark.scatter_add_(3, bucket[..., None], real[:, None, None, None].expand_as(bucket[..., None]).long())
         return Rings(tokens, rings.mark.clone(), rings.mark, self.window)
 
-    def renewed(self, tokens: Tensor, label: Tensor, order: Tensor, last: Tensor) -> Rings:
-        """The rings behind a call: the newest of `tokens` (B, H, R, P + T, V) that are of the document `last` (B,).
+    def renewed(self, tokens: Sequence[Tensor], label: Tensor, order: Tensor, last: Tensor) -> Rings:
+        """The rings behind a call: the newest tokens that are of the document `last` (B,).
 
         Args:
-            label: (B, H, R, P + T), document times N plus bucket; those of no document are of none.
-            order: (B, H, R, P + T), the columns sorted by label and in order of time where that is equal.
+            tokens: (B, H, S, ...), what is kept of S columns, which side by side is V numbers.
+            label: (B, H, R, S), document times N plus bucket; those of no document are of none.
+            order: (B, H, R, S), the columns sorted by label and in order of time where that is equal.
         """
         count, bucket = self.fill.shape[3], label % self.fill.shape[3]
         open_one = label.div(count, rounding_mode="floor") == last[:, None, None, None]
         fill = torch.zeros_like(self.fill).scatter_add_(3, bucket, open_one.long())
         rank = torch.empty_like(order).scatter_(3, order, ranks(label.gather(3, order)))
         slot = rank - (fill - self.window).clamp(min=0).gather(3, bucket)
-        tracked = torch.is_grad_enabled() and tokens.requires_grad
+        tracked = torch.is_grad_enabled() and any(part.requires_grad for part in tokens)
         most = int(fill.max()) if fill.numel() else 0
         slots = min(most, self.window) if tracked else _room(most, self.window)
         place = torch.where(open_one & (slot >= 0), bucket * slots + slot, count * slots)
         column = torch.arange(order.shape[3], device=order.device).expand_as(order)
         source = order.new_full((*order.shape[:3], count * slots + 1), -1).scatter_(3, place, column)[..., :-1]
-        index = source.clamp(min=0)[..., None].expand(-1, -1, -1, -1, tokens.shape[4])
-        found = torch.where(source[..., None] >= 0, tokens.gather(3, index), 0.0).unflatten(3, (count, slots))
+        index = source.clamp(min=0).flatten(2)[..., None]
+        found = torch.cat([part.gather(2, index.expand(-1, -1, -1, part.shape[3])) for part in tokens], -1)
+        found = torch.where(source[..., None] >= 0, found.unflatten(2, source.shape[2:]), 0.0)
         fill = fill.clamp(max=self.window)
-        return Rings(found, fill, fill.clone(), self.window)
+        return Rings(found.unflatten(3, (count, slots)), fill, fill.clone(), self.window)
 
     def _numbers(self) -> Tensor:
         """(B, H, R, N): which of all rings each is."""

@@ -94,6 +94,6 @@ class ReformerEncoder(Encoder):
         document = torch.where(rows.real, rows.document, NOBODY)
         slopes = alike(self.slopes, q)
         alibi = None if slopes is None else Alibi(slopes, rows.positions, rows.positions)
-        layouts = [Adjacent(document, turn, self.chunk, self.across, alibi) for turn in bucket.unbind(2)]
-        out, lse = attention([Part(q, k, v, layout) for layout in layouts], self.scale, self.backend)
+        layout = Adjacent(document, bucket, self.chunk, self.across, alibi)
+        out, lse = attention([Part(q, k, v, layout)], self.scale, self.backend)
         return self.projection.join(torch.where(lse.isneginf()[..., None], v, out), rows)

@@ -122,7 +122,8 @@ class _Joined(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
         out, lse, *tensors = ctx.saved_tensors
         lse = lse.masked_fill(lse.isneginf(), 0.0)
-        gradient = gradient.contiguous()
+        if gradient.stride(-1) != 1:  # vectors are read whole, wherever they lie
+            gradient = gradient.contiguous()
         found: list[Tensor | None] = []
         for (layout, place), (q, k, v), first in zip(ctx.layouts, _triples(tensors), ctx.first, strict=True):
             above = (gradient, q, out, lse)

@@ -9,58 +9,62 @@ import torch
 from contract.runs import assert_close, error
 from torch import Tensor
 
-from farfield.architectures.ops import hashed as op
+from farfield.architectures.ops import slots as op
 from farfield.architectures.ops.attention import Part, attention, attention_definition
 from farfield.architectures.ops.backend import Backend
-from farfield.architectures.ops.hashed import NOBODY, Adjacent, Hashed, hashed, ranks
+from farfield.architectures.ops.hashed import NOBODY, Adjacent, Hashed, hashed
 from farfield.architectures.ops.layouts import Layout
+from farfield.architectures.ops.slots import ranks
 
 BACKENDS: tuple[Backend, ...] = ("fused", "blocked")
 SCALE = 0.4
 B, H, W = 2, 2, 4
 
 
-def labels(keys: int, count: int, seed: int = 0) -> Tensor:
-    """(B, H, S) of `count` labels, a tenth of the columns of none."""
+def labels(keys: int, count: int, seed: int = 0, rounds: int = 1) -> Tensor:
+    """(B, H, R, S) of `count` labels, a tenth of the columns of none."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(count, (B, H, keys), generator=generator)
-    return torch.where(torch.rand(B, H, keys, generator=generator) < 0.1, NOBODY, drawn)
+    drawn = torch.randint(count, (B, H, rounds, keys), generator=generator)
+    return torch.where(torch.rand(drawn.shape, generator=generator) < 0.1, NOBODY, drawn)
 
 
-def bucketed(label: Tensor, window: int) -> Hashed:
-    return Hashed(label, label.argsort(dim=2, stable=True), window)
+def bucketed(label: Tensor, window: int, time: int) -> Hashed:
+    return Hashed(label, label.argsort(dim=3, stable=True), window, time)
 
 
-def adjacent(time: int, buckets: int, size: int, across: bool) -> Adjacent:
+def adjacent(time: int, buckets: int, size: int, across: bool, rounds: int = 1) -> Adjacent:
     """Documents that begin at odd places, padding between them."""
     document = torch.tensor(
         [[sum(column >= start for start in (0, 9, 10, 60 + row)) for column in range(time)] for row in range(B)]
     )
     document[:, 5:7] = NOBODY
-    return Adjacent(document, torch.randint(buckets, (B, H, time)), size, across)
+    return Adjacent(document, torch.randint(buckets, (B, H, rounds, time)), size, across)
 
 
 def layout_of(name: str, time: int) -> tuple[Layout, int]:
     """A layout for `time` queries, and its number of keys."""
     past = time + 70
     return {
-        "one-label": (bucketed(torch.zeros(B, H, time, dtype=torch.int64), 20), time),
-        "narrow": (bucketed(labels(time, 5), 3), time),
-        "chunk": (bucketed(labels(time, 3), 16), time),
-        "last": (bucketed(labels(past, 4), 2), past),
-        "past": (bucketed(labels(past, 5), 18), past),
-        "endless": (bucketed(labels(past, 2), 300), past),
-        "nobody": (bucketed(torch.full((B, H, past), NOBODY), 2), past),
+        "one-label": (bucketed(torch.zeros(B, H, 1, time, dtype=torch.int64), 20, time), time),
+        "narrow": (bucketed(labels(time, 5), 3, time), time),
+        "chunk": (bucketed(labels(time, 3), 16, time), time),
+        "last": (bucketed(labels(past, 4), 2, time), past),
+        "past": (bucketed(labels(past, 5), 18, time), past),
+        "endless": (bucketed(labels(past, 2), 300, time), past),
+        "nobody": (bucketed(torch.full((B, H, 1, past), NOBODY), 2, time), past),
+        "rounds": (bucketed(labels(past, 3, rounds=3), 40, time), past),
         "own-bucket": (adjacent(time, 5, 4, False), time),
         "own-bucket-long": (adjacent(time, 2, 16, False), time),
+        "own-bucket-rounds": (adjacent(time, 3, 16, False, rounds=2), time),
         "across": (adjacent(time, 5, 4, True), time),
         "across-long": (adjacent(time, 5, 1000, True), time),
+        "across-rounds": (adjacent(time, 5, 8, True, rounds=3), time),
     }[name]
 
 
 NAMES = (
-    "one-label", "narrow", "chunk", "last", "past", "endless", "nobody",
-    "own-bucket", "own-bucket-long", "across", "across-long",
+    "one-label", "narrow", "chunk", "last", "past", "endless", "nobody", "rounds",
+    "own-bucket", "own-bucket-long", "own-bucket-rounds", "across", "across-long", "across-rounds",
 )  # fmt: skip
 
 
@@ -107,16 +111,16 @@ def test_other_labels_behind_do_not_change_a_bit_before(dtype: torch.dtype, kind
     """Not only other numbers: other buckets, so that the order of all columns by bucket is another one."""
     torch.manual_seed(0)
     part, label, changed = draw("one-label", 130, dtype)[0], labels(130, 5), labels(130, 5, seed=1)
-    changed[:, :, :90] = label[:, :, :90]
+    changed[..., :90] = label[..., :90]
     for window in (3, 16, 40):
         found = [
-            attention([Part(part.queries, part.keys, part.values, bucketed(one, window))], SCALE, kind)[0]
+            attention([Part(part.queries, part.keys, part.values, bucketed(one, window, 130))], SCALE, kind)[0]
             for one in (label, changed)
         ]
         assert torch.equal(found[0][:, :, :90], found[1][:, :, :90])
 
 
-@pytest.mark.parametrize("name", ["narrow", "past", "own-bucket", "across"])
+@pytest.mark.parametrize("name", ["narrow", "past", "rounds", "own-bucket", "across", "across-rounds"])
 def test_pieces_of_any_size_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     parts = draw(name, 130)
@@ -132,7 +136,9 @@ def test_what_nobody_sees_does_not_matter(name: str) -> None:
     torch.manual_seed(0)
     part = draw(name, 130)[0]
     layout: Any = part.layout
-    nobody = layout.label == NOBODY if name == "past" else (layout.document == NOBODY)[:, None].expand(B, H, -1)
+    nobody = (
+        layout.label[:, :, 0] == NOBODY if name == "past" else (layout.document == NOBODY)[:, None].expand(B, H, -1)
+    )
     keys, values = (x.detach().masked_fill(nobody[..., None], torch.nan) for x in (part.keys, part.values))
     keys[0] = values[0] = torch.nan
     expected = attention([part], SCALE)[0].detach()

@@ -13,7 +13,7 @@ from test_softmax_cost import Largest
 from test_softmax_parts import BACKENDS, SCALE, TOLERANCE, check, draw, parts_of, plain
 from torch import Tensor
 
-from farfield.architectures.ops import backend, counted, hashed, layouts
+from farfield.architectures.ops import backend, counted, layouts, slots
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention, attention_definition
 from farfield.architectures.ops.counted import Blocks, Counted
@@ -148,7 +148,7 @@ def test_blocks_that_are_named(name: str, time: int, kind: backend.Backend, monk
     check([part, Part(q, draw(2, 1, 5, 4), draw(2, 1, 5, 4), Full())], kind, 1e-11)
 
 
-HASHED = ("one-label", "narrow", "past", "endless", "nobody", "own-bucket", "own-bucket-long", "across")
+HASHED = ("one-label", "narrow", "past", "endless", "nobody", "rounds", "own-bucket", "own-bucket-rounds", "across")
 
 
 def bucketed(name: str, time: int, dtype: torch.dtype = torch.float64) -> tuple[Part, Layout, Tensor, Tensor]:
@@ -167,9 +167,10 @@ def bucketed(name: str, time: int, dtype: torch.dtype = torch.float64) -> tuple[
 @pytest.mark.parametrize("name", HASHED)
 def test_a_mask_of_hashed_keys_is_the_visible_ones_and_the_distance(name: str) -> None:
     part, layout, query, key = bucketed(name, 63)
-    visible = layout.mask(63, part.keys.shape[2])
+    counted = layout.mask(63, part.keys.shape[2])
+    counted = torch.where(counted, 0.0, -torch.inf) if counted.dtype == torch.bool else counted
     slope = torch.tensor([2**-4, 2**-8], dtype=torch.float64)[:, None, None]
-    expected = torch.where(visible, -slope * (query[:, None, :, None] - key[:, :, None]).abs(), -torch.inf)
+    expected = counted - slope * (query[:, None, :, None] - key[:, :, None]).abs()
     assert torch.equal(part.layout.mask(63, part.keys.shape[2]), expected)
     heads = torch.tensor([1, 1, 0])
     assert torch.equal(part.layout.select(heads).mask(63, part.keys.shape[2]), expected[:, heads])
@@ -183,7 +184,7 @@ def test_hashed_layouts_agree_with_the_definition(
     name: str, time: int, dtype: torch.dtype, kind: backend.Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few chunks at a time have masks; a key for all is there, since a softmax of one key has no gradient."""
-    monkeypatch.setattr(hashed, "SCORES", 2000)
+    monkeypatch.setattr(slots, "SCORES", 2000)
     part = bucketed(name, time, dtype)[0]
     several = draw(2, 2, 5, 4, dtype=dtype), draw(2, 2, 5, 4, dtype=dtype)
     check([part, Part(part.queries, *several, Full())], kind, TOLERANCE[dtype])
@@ -242,7 +243,7 @@ def band(time: int) -> Layout:
 
 
 def adjacent(time: int) -> Layout:
-    column, bucket = torch.arange(time).expand(2, -1), torch.randint(7, (2, 2, time))
+    column, bucket = torch.arange(time).expand(2, -1), torch.randint(7, (2, 2, 1, time))
     return Adjacent(torch.zeros_like(column), bucket, 24, False, Alibi(slopes_of(2), column, column))
 
 

@@ -61,10 +61,16 @@ def called(track: Track, first: int, bucket: Tensor, document: Tensor) -> Track:
     ids = torch.arange(first, first + time).expand(batch, -1)
     label = torch.where(document[:, None, None] >= 0, document[:, None, None] * N + bucket, NOBODY)
     past, valid = track.rings.read()
-    label = torch.cat((torch.where(valid, torch.arange(N)[:, None], NOBODY).flatten(3), label), 3)
-    tokens = torch.cat((past.flatten(3, 4), vectors(ids)[:, :, None].expand(-1, -1, R, -1, -1)), 3)
+    own = torch.where(
+        torch.eye(R, dtype=torch.bool)[:, :, None],
+        torch.where(valid, torch.arange(N)[:, None], NOBODY).flatten(3)[:, :, None],
+        NOBODY,
+    )
+    label = torch.cat((own.flatten(3), label), 3)
+    tokens = torch.cat((past.flatten(2, 4), vectors(ids)), 2)
     last = document.amax(1).clamp(min=0)
-    rings = track.rings.renewed(tokens, label, label.argsort(dim=3, stable=True), last)
+    parts = [tokens[..., :1], tokens[..., 1:]]
+    rings = track.rings.renewed(parts, label, label.argsort(dim=3, stable=True), last)
     lists = copied(track.lists)
     for row in range(batch):
         for head in range(H):

@@ -133,11 +133,7 @@ class Reformer(Mixer):
         kept = self._kept(turned.keys, v, rows)
         rings = turned.moved(state.rings.cast(v.dtype))
         attend = self._step if rows.time == 1 else self._run
-        parts, rings = attend(turned.queries, kept, bucket, rows, rings)
-        out = v
-        if parts:
-            found, lse = attention(parts, self.scale, self.backend)
-            out = torch.where(lse.isneginf()[..., None], v, found)
+        out, rings = attend(turned.queries, kept, bucket, rows, rings)
         return self.projection.join(out, rows), replace(state, conv=conv, rings=rings, reference=turned.reference)
 
     def _turned(self, queries: Tensor, rows: Rows, reference: Tensor | None) -> Turned:
@@ -153,32 +149,33 @@ class Reformer(Mixer):
             return [k, v]
         return [k, v, digits(rows.positions, k.dtype)[:, None].expand(-1, self.heads, -1, -1)]
 
-    def _part(self, q: Tensor, kept: Sequence[Tensor], rows: Rows, layout: Callable[[Alibi | None], Layout]) -> Part:
-        """Queries over what is kept, in a layout that is told how far from it they stand."""
+    def _attention(
+        self, q: Tensor, kept: Sequence[Tensor], rows: Rows, layout: Callable[[Alibi | None], Layout]
+    ) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp over what is kept, in a layout that is told how far from it queries stand."""
         slopes = alike(self.slopes, q)
         alibi = None if slopes is None else Alibi(slopes, rows.positions, number(kept[2]))
-        return Part(q, kept[0], kept[1], layout(alibi))
+        return attention([Part(q, kept[0], kept[1], layout(alibi))], self.scale, self.backend)
 
     def _parted(self, tokens: Tensor) -> list[Tensor]:
         """As `_kept`, of vectors (..., V) of rings."""
         sizes = [self.head_width, self.head_width, self.kept - 2 * self.head_width]
         return list(tokens.split(sizes if sizes[2] else sizes[:2], -1))
 
-    def _step(
-        self, q: Tensor, kept: list[Tensor], bucket: Tensor, rows: Rows, rings: Rings
-    ) -> tuple[list[Part], Rings]:
+    def _step(self, q: Tensor, kept: list[Tensor], bucket: Tensor, rows: Rows, rings: Rings) -> tuple[Tensor, Rings]:
         """One token a row: of each round the ring of its bucket, and the rings with it written behind."""
         rings, bucket = rings.emptied(rows.positions[:, 0] == 0), bucket[..., 0]
         after = rings.write(torch.cat(kept, -1)[:, :, 0], bucket, rows.real[:, 0])
         past, real = (found.flatten(2, 3) for found in rings.of(bucket))
         if not past.shape[2]:
-            return [], after
+            return kept[1], after
         index = torch.arange(past.shape[2], device=past.device).expand_as(real)
         chosen = functools.partial(Selected, index[:, :, None], real[:, :, None])
-        return [self._part(q, self._parted(past), rows, chosen)], after
+        out, lse = self._attention(q, self._parted(past), rows, chosen)
+        return torch.where(lse.isneginf()[..., None], kept[1], out), after
 
-    def _run(self, q: Tensor, kept: list[Tensor], bucket: Tensor, rows: Rows, rings: Rings) -> tuple[list[Part], Rings]:
-        """Any number of tokens, any documents: a part over the past of all buckets and rounds, and the call."""
+    def _run(self, q: Tensor, kept: list[Tensor], bucket: Tensor, rows: Rows, rings: Rings) -> tuple[Tensor, Rings]:
+        """Any number of tokens, any documents: over the past of all buckets and rounds, and the call."""
         document = rows.document[:, None, None]
         label = torch.where(rows.real[:, None, None], document * self.buckets + bucket, NOBODY)
         if not rows.fresh:
@@ -192,4 +189,5 @@ class Reformer(Mixer):
             kept = [torch.cat((old, new), 2) for old, new in zip(parts, kept, strict=True)]
         order = label.argsort(dim=3, stable=True)
         layout = functools.partial(Hashed, label, order, self.window, rows.time)
-        return [self._part(q, kept, rows, layout)], rings.renewed(kept, label, order, rows.last_document)
+        out, _ = self._attention(q, kept, rows, layout)
+        return out, rings.renewed(kept, label, order, rows.last_document)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.mixer import head_sizes
 from farfield.architectures.ops.hashed import hashed
+from farfield.architectures.ops.rms_norm import rms_norm
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
 
@@ -68,8 +69,8 @@ class SharedHeads(nn.Module):
 
     def keys(self, queries: Tensor) -> Tensor:
         """Queries (B, H, T, W) brought to length sqrt(W), which the scale W^(-1/2) of the scores makes 1."""
-        wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
-        return nn.functional.rms_norm(wide, (self.head_width,), eps=EPSILON).to(queries.dtype)
+        tokens = queries.transpose(1, 2)  # as they lie in memory
+        return rms_norm(tokens, queries.new_ones(self.head_width), EPSILON).transpose(1, 2)
 
     def join(self, out: Tensor, rows: Rows) -> Tensor:
         """(B, T, D) of attention's output (B, H, T, W); zero at padding."""

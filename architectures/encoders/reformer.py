@@ -95,5 +95,4 @@ class ReformerEncoder(Encoder):
         slopes = alike(self.slopes, q)
         alibi = None if slopes is None else Alibi(slopes, rows.positions, rows.positions)
         layout = Adjacent(document, bucket, self.chunk, self.across, alibi)
-        out, lse = attention([Part(q, k, v, layout)], self.scale, self.backend)
-        return self.projection.join(torch.where(lse.isneginf()[..., None], v, out), rows)
+        return self.projection.join(attention([Part(q, k, v, layout)], self.scale, self.backend)[0], rows)

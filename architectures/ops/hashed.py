@@ -3,7 +3,8 @@
     Hashed      query t sees the last keys of its own label before it       causal
     Adjacent    query t sees the keys of its own chunk and the one before   both directions
 
-Both in several rounds, each with buckets of its own: a key counts as often as it is seen. With an `alibi`, scores fall
+Both in several rounds, each with buckets of its own: a key counts as often as it is seen, and a query sees its own key
+where it sees none in any of them. With an `alibi`, scores fall
 with the distance in tokens, wherever a chunk holds them.
 
     bucket of columns 0 .. 6    1 0 1 1 0 1 1       chunks of 2:   [1 4]  [0 2] [3 5] [6 .]
@@ -48,12 +49,18 @@ def hashed(x: Tensor, rotations: Tensor) -> Tensor:
         return torch.cat((turned, -turned), -1).argmax(-1)
 
 
-def _counted(visible: Tensor, alibi: Alibi | None) -> Tensor:
-    """The mask of what is visible (B, H, R, T, S) in some rounds: bool of one, else logarithms of counts."""
+def _counted(visible: Tensor, real: Tensor, alibi: Alibi | None) -> Tensor:
+    """The mask of what is visible (B, H, R, T, S) in some rounds: bool of one, else logarithms of counts.
+
+    Queries that are `real` (B, H or 1, T) and see no key see their own.
+    """
     at, columns = slice(0, visible.shape[3]), slice(0, visible.shape[4])
+    alone = (~visible.any(4).any(2) & real)[..., None]
+    own = torch.ones(visible.shape[3:], dtype=torch.bool, device=visible.device).triu(columns.stop - at.stop)
+    own = own.tril(columns.stop - at.stop) & alone
     if visible.shape[2] == 1:
-        return biased(visible[:, :, 0], alibi, at, columns)
-    times = visible.sum(2).to(torch.float64).log()
+        return biased(visible[:, :, 0] | own, alibi, at, columns)
+    times = (visible.sum(2) + own).to(torch.float64).log()
     return times if alibi is None else times + alibi.added(at, columns)
 
 
@@ -84,7 +91,8 @@ class Hashed:
         same = (self.label[..., None, :] == self.label[..., None]) & (self.label < NOBODY)[..., None]
         before = same & torch.ones(keys, keys, dtype=torch.bool, device=same.device).tril(-1)
         later = before.sum(-1, keepdim=True) - before.cumsum(-1)  # how many of a query's keys stand behind a key
-        return _counted((before & (later < self.window))[..., keys - time :, :], self.alibi)
+        real = self.label[:, :, 0, keys - time :] < NOBODY
+        return _counted((before & (later < self.window))[..., keys - time :, :], real, self.alibi)
 
     def select(self, heads: Tensor) -> Layout:
         alibi = None if self.alibi is None else self.alibi.select(heads)
@@ -117,6 +125,13 @@ class _Newest:
     slots: Slots
     window: int
     alibi: Alibi | None
+
+    @functools.cached_property
+    def blind(self) -> Tensor:
+        """The first of each group."""
+        first = torch.zeros_like(self.slots.real)
+        first[:, 0] = self.slots.number == 0
+        return first
 
     def mask(self, at: slice) -> Tensor:
         mask = self._masks.index_select(0, self.slots.number[at].clamp(max=self.slots.before))[:, None]
@@ -157,7 +172,8 @@ class Adjacent:
     alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
-        return _counted(torch.stack([self._definition(turn) for turn in self.bucket.unbind(2)], 2), self.alibi)
+        visible = torch.stack([self._definition(turn) for turn in self.bucket.unbind(2)], 2)
+        return _counted(visible, (self.document < NOBODY)[:, None], self.alibi)
 
     def _definition(self, bucket: Tensor) -> Tensor:
         """Which of all keys (B, H, T, T) each query sees by buckets (B, H, T)."""
@@ -206,6 +222,17 @@ class _Beside:
     slots: Slots
     bucket: Tensor
     alibi: Alibi | None
+
+    @functools.cached_property
+    def blind(self) -> Tensor:
+        """Those beside whom in the sorted columns no other of their bucket stands."""
+        real, bucket = self.slots.real, self.bucket
+        sees = torch.zeros_like(real)
+        beside = real[:, 1:] & real[:, :-1] & (bucket[:, 1:] == bucket[:, :-1])
+        sees[:, 1:] |= beside
+        sees[:, :-1] |= beside
+        sees[1:, 0] |= real[1:, 0] & real[:-1, -1] & (bucket[1:, 0] == bucket[:-1, -1]) & self._follows[1:]
+        return ~sees
 
     def mask(self, at: slice) -> Tensor:
         chunk = torch.arange(at.start, at.stop, device=self.bucket.device)

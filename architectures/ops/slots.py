@@ -23,6 +23,8 @@ from torch import Tensor
 
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
+from farfield.architectures.ops.layouts import wide
+from farfield.architectures.ops.pieces import pieces
 
 __all__ = ["NOBODY", "Round", "Slots", "fallen", "ranks", "slotted_backward", "slotted_forward"]
 
@@ -56,6 +58,7 @@ class Slots:
     before: int
     time: int
     keys: int
+    batch: int
     heads: int
     front: Tensor | None = None
 
@@ -70,7 +73,7 @@ class Slots:
 
         Chunks that none of the last `time` columns needs are left out.
         """
-        heads, keys = order.shape[1:]
+        batch, heads, keys = order.shape
         order, group = order.flatten(0, 1), group.flatten(0, 1)
         rank, real = ranks(group), group < NOBODY
         opens = real & (rank % size == 0)
@@ -91,7 +94,7 @@ class Slots:
         number = _scattered(torch.full_like(filler, before), place, rank.flatten() // size)
         if ring and count:
             _close(column, held, bounds)
-        return Slots(owner[:, 0], column, held, number, before, time, keys, heads, bounds if ring else None)
+        return Slots(owner[:, 0], column, held, number, before, time, keys, batch, heads, bounds if ring else None)
 
     def pieces(self) -> Iterator[slice]:
         """Runs of chunks that are not too large for one call of a kernel."""
@@ -114,15 +117,34 @@ class Slots:
     @functools.cached_property
     def asked(self) -> Tensor:
         """(N, C) bool: in which slots a query stands."""
-        return self.apart[0] & (self.column >= self.keys - self.time)
+        return self._apart[0] & (self.column >= self.keys - self.time)
 
     @functools.cached_property
-    def apart(self) -> list[Tensor]:
+    def queries(self) -> Tensor:
+        """(B T H,): the slot of each query among N C, and N C where it is in none."""
+        return self._places(self.asked, self.time)
+
+    @functools.cached_property
+    def columns(self) -> list[Tensor]:
+        """(B S H,) each: the slot of each column among N C, and N C where it is in none; of a ring, the second ones."""
+        return [self._places(there, self.keys) for there in self._apart]
+
+    @property
+    def _apart(self) -> list[Tensor]:
         """Which slots (N, C) hold a column, those of a ring that hold one once more apart."""
         if self.front is None:
             return [self.real]
         again = torch.zeros_like(self.real).index_fill_(0, self.front, True)
         return [self.real & ~again, self.real & again]
+
+    def _places(self, there: Tensor, time: int) -> Tensor:
+        """The slots (B time H,) of the last columns that are `there` (N, C)."""
+        nowhere, every = there.numel(), self.batch * time * self.heads
+        base = self.row.div(self.heads, rounding_mode="floor") * (time * self.heads) + self.row % self.heads
+        line = torch.add((base - (self.keys - time) * self.heads)[:, None], self.column, alpha=self.heads)
+        place = line.new_full((every + 1,), nowhere)
+        line = torch.where(there, line, every).flatten()
+        return place.scatter_(0, line, torch.arange(nowhere, device=line.device))[:-1]
 
 
 def _needed(opens: Tensor, number: Tensor, asked: Tensor, before: int) -> Tensor:
@@ -164,6 +186,10 @@ class Round(Protocol):
     def mask(self, at: slice) -> Tensor:
         """What is added to the scores of some chunks, (n or 1, 1, C, (P + 1) C); -inf where a query sees no key."""
 
+    @property
+    def blind(self) -> Tensor:
+        """(N, C) bool: which columns see no key."""
+
 
 def fallen(slots: Slots, visible: Tensor, alibi: Alibi, at: slice) -> Tensor:
     """A mask of the keys that are `visible` (n or 1, 1, C, (P + 1) C) whose scores fall with distance."""
@@ -201,55 +227,53 @@ class _Lines:
         return self.lines.index_select(0, index.flatten()).view(*index.shape, self.lines.shape[1])
 
 
-class _Sums:
-    """A tensor (B, H, T, ...) whose vectors are put in place by chunks; one line more takes what is for nobody."""
+def _table(slots: Slots, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Room for what stands in slots, (N, C, ...) of like (B, H, T, ...), and the same as (N C + 1, ...), the last 0."""
+    lines = torch.empty((slots.column.numel() + 1, *like.shape[3:]), dtype=dtype, device=like.device)
+    lines[-1] = 0
+    table = lines[:-1].view(*slots.column.shape, *like.shape[3:])
+    table[: slots.before] = 0
+    return table, lines
 
-    def __init__(self, like: Tensor, dtype: torch.dtype, fill: float = 0.0) -> None:
-        batch, self.heads, self.time = like.shape[:3]
-        self.shape, self.nowhere = (batch, self.time, self.heads, *like.shape[3:]), batch * self.heads * self.time
-        self.lines = torch.full((self.nowhere + 1, *like.shape[3:]), fill, dtype=dtype, device=like.device)
 
-    def index(self, slots: Slots, there: Tensor) -> Tensor:
-        """(N, C): the line of what is in each slot where `there` (N, C), else the one for nobody."""
-        base = slots.row.div(self.heads, rounding_mode="floor") * (self.time * self.heads) + slots.row % self.heads
-        base -= (slots.keys - self.time) * self.heads
-        return torch.where(there, torch.add(base[:, None], slots.column, alpha=self.heads), self.nowhere)
-
-    def add(self, index: Tensor, x: Tensor) -> None:
-        """Add to lines, of which each is named once by an index (n, C), x (n, C, ...)."""
-        index, x = index.flatten(), x.flatten(0, 1)
-        self.lines.index_copy_(0, index, self.lines.index_select(0, index).add_(x))
-
-    def whole(self) -> Tensor:
-        """(B, H, T, ...)."""
-        return self.lines[:-1].view(self.shape).transpose(1, 2)
+def _pieces(lines: Tensor, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """What stands at places (n,) of lines (m, ...), a piece of the places at a time."""
+    for at in pieces(len(places), lines[:1].numel(), lines):
+        yield at, lines.index_select(0, places[at])
 
 
 def slotted_forward(
     rounds: Sequence[Round], kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Output (B, H, T, D) and log-sum-exp (B, H, T) of one softmax over the keys of all rounds."""
-    out, lse = _Sums(q, q.dtype), _Sums(q[..., 0], torch.promote_types(q.dtype, torch.float32), -torch.inf)
-    lines = [_Lines(x) for x in (q, k, v)]
+    tokens, tensors = q.transpose(1, 2), [_Lines(x) for x in (q, k, v)]
+    out = torch.zeros(tokens.shape, dtype=q.dtype, device=q.device)
+    lse = out.new_full(out.shape[:3], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
     for number, turn in enumerate(rounds):
-        slots = turn.slots
-        indices, asked = [x.index(slots) for x in lines], out.index(slots, slots.asked)
+        slots, indices = turn.slots, [x.index(turn.slots) for x in tensors]
+        (found, lines), (its, _) = _table(slots, q, q.dtype), _table(slots, q[..., 0], lse.dtype)
         for at in slots.pieces():
-            queries, keys, values = _taken(slots, at, lines, indices)
-            found, its = kernel.forward(queries, keys, values, turn.mask(at), False, scale)
-            found, its, index = found.reshape(-1, found.shape[3]), its.reshape(-1), asked[at].flatten()
+            taken = _taken(slots, at, tensors, indices)
+            one, sums = kernel.forward(*taken, turn.mask(at), False, scale)
+            found[at], its[at] = one[:, 0], sums[:, 0]
+        its = torch.cat((its.flatten(), its.new_full((1,), -torch.inf)))
+        whole, whole_lse = out.flatten(0, 2), lse.flatten()
+        for at, one in _pieces(lines, slots.queries):
+            sums = its.index_select(0, slots.queries[at])
             if number:
-                found, its = _joined(out.lines.index_select(0, index), lse.lines.index_select(0, index), found, its)
-            out.lines.index_copy_(0, index, found)
-            lse.lines.index_copy_(0, index, its)
-    return out.whole(), lse.whole()
+                one, sums = _joined(whole[at], whole_lse[at], one, sums)
+            whole[at], whole_lse[at] = one, sums
+    return _with_alone(rounds, q, k, v, scale, out.transpose(1, 2), lse.transpose(1, 2))
 
 
-def _taken(slots: Slots, at: slice, lines: Sequence[_Lines], indices: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _taken(
+    slots: Slots, at: slice, tensors: Sequence[_Lines], indices: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of chunks `at`, queries (n, 1, C, D), and keys and values (n, 1, (P + 1) C, D) that they see."""
-    queries, *pair = zip(lines, indices, strict=True)
-    found = [slots.spans(x.take(index[slots.seen(at)]), at)[:, None] for x, index in pair]
-    return queries[0].take(queries[1][at])[:, None], *found
+    (queries, keys, values), seen = tensors, slots.seen(at)
+    pair = (slots.spans(x.take(index[seen]), at) for x, index in zip((keys, values), indices[1:], strict=True))
+    key, value = pair
+    return queries.take(indices[0][at])[:, None], key[:, None], value[:, None]
 
 
 def _joined(out: Tensor, lse: Tensor, found: Tensor, its: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,32 +302,73 @@ def slotted_backward(
     scale: float,
 ) -> Gradients:
     """Gradients of q, k, v of all rounds, given the joined output and log-sum-exp."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    on_q, on_k, on_v = (_Sums(x, wide) for x in (q, k, v))
-    joined, lines = [_Lines(x) for x in (gradient, out, lse[..., None])], [_Lines(x) for x in (q, k, v)]
+    joined, tensors = [_Lines(x) for x in (gradient, out, lse[..., None])], [_Lines(x) for x in (q, k, v)]
+    sums = [wide(x.transpose(1, 2)) for x in (q, k, v)]
     for turn in rounds:
         slots = turn.slots
-        whole, indices = [x.index(slots) for x in joined], [x.index(slots) for x in lines]
-        asked, targets = on_q.index(slots, slots.asked), [on_k.index(slots, there) for there in slots.apart]
+        whole, indices = [x.index(slots) for x in joined], [x.index(slots) for x in tensors]
+        tables = [_table(slots, like, total.dtype) for like, total in zip((q, k, v), sums, strict=True)]
         for at in slots.pieces():
             above, result, its = (x.take(index[at])[:, None] for x, index in zip(joined, whole, strict=True))
             its = its[..., 0].masked_fill(~slots.asked[at, None], torch.inf)  # no query there: no weights
-            queries, keys, values = _taken(slots, at, lines, indices)
-            found = kernel.backward(above, queries, keys, values, result, its, turn.mask(at), False, scale)
-            on_q.add(asked[at], found[0][:, 0])
-            for sums, piece in zip((on_k, on_v), found[1:], strict=True):
-                total = _summed(slots, piece[:, 0])
-                for target in targets:
-                    sums.add(target[slots.seen(at)], total)
-    return on_q.whole(), on_k.whole(), on_v.whole()
+            taken = _taken(slots, at, tensors, indices)
+            found = kernel.backward(above, *taken, result, its, turn.mask(at), False, scale)
+            tables[0][0][at] = found[0][:, 0]
+            for (table, _), piece in zip(tables[1:], found[1:], strict=True):
+                _add(slots, at, piece[:, 0], table)
+        places = ([slots.queries], slots.columns, slots.columns)
+        for total, (_, lines), some in zip(sums, tables, places, strict=True):
+            for place in some:
+                for at, piece in _pieces(lines, place):
+                    total.flatten(0, 2)[at] += piece
+    on_q, on_k, on_v = (total.transpose(1, 2) for total in sums)
+    _add_alone(_alone(rounds, q, k), (gradient, q, k, v, out, lse), scale, (on_q, on_k, on_v))
+    return on_q, on_k, on_v
 
 
-def _summed(slots: Slots, x: Tensor) -> Tensor:
-    """What chunks give (n, (P + 1) C, D) to those that they see, added up: (n + P, C, D), float32 or wider."""
-    wide, size, count = torch.promote_types(x.dtype, torch.float32), slots.size, x.shape[0]
-    total = x.new_empty(count + slots.before, size, x.shape[2], dtype=wide)
-    total[: slots.before] = 0
-    total[slots.before :] = x[:, slots.before * size :]
-    for turn in range(slots.before):
-        total[turn : turn + count] += x[:, turn * size : (turn + 1) * size]
-    return total
+def _add(slots: Slots, at: slice, x: Tensor, table: Tensor) -> None:
+    """Put what chunks `at` give (n, (P + 1) C, D) to their own keys into the table, and add the rest to others'."""
+    size, before, count = slots.size, slots.before, x.shape[0]
+    table[at] = x[:, before * size :]
+    for turn in range(before):
+        begin = at.start - before + turn
+        table[begin : begin + count] += x[:, turn * size : (turn + 1) * size]
+
+
+Where = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+
+def _alone(rounds: Sequence[Round], q: Tensor, k: Tensor) -> Where:
+    """Row, head and column of the queries that see no key, and of their own keys."""
+    batch, heads, time = q.shape[:3]
+    placed, sees = (torch.zeros(batch * time * heads, dtype=torch.bool, device=q.device) for _ in range(2))
+    for turn in rounds:
+        nobody = turn.blind.new_ones(1)
+        placed |= turn.slots.queries < turn.blind.numel()
+        sees |= ~torch.cat((turn.blind.flatten(), nobody)).index_select(0, turn.slots.queries)
+    row, column, head = (placed & ~sees).view(batch, time, heads).nonzero().unbind(1)
+    return (row, head, column), (row, head, column + k.shape[2] - time)
+
+
+def _products(x: Tensor, y: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    return (x.to(dtype) * y.to(dtype)).sum(-1) * scale
+
+
+def _with_alone(
+    rounds: Sequence[Round], q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp, in which queries that see no other key see their own, put in place."""
+    queries, columns = _alone(rounds, q, k)
+    out[queries], lse[queries] = v[columns], _products(q[queries], k[columns], scale, lse.dtype)
+    return out, lse
+
+
+def _add_alone(where: Where, tensors: Sequence[Tensor], scale: float, found: Gradients) -> None:
+    """Add the gradients of queries over their own keys, in place."""
+    queries, columns = where
+    above, q, k, v, out, lse = (x[columns if n in (2, 3) else queries] for n, x in enumerate(tensors))
+    weights = (_products(q, k, scale, lse.dtype) - lse).exp()
+    on_scores = weights * (_products(above, v, scale, lse.dtype) - _products(above, out, scale, lse.dtype))
+    found[0][queries] += on_scores[:, None] * k
+    found[1][columns] += on_scores[:, None] * q
+    found[2][columns] += weights[:, None] * above

@@ -20,8 +20,7 @@ one, P chunks that one sees before its own.
 from __future__ import annotations
 
 import functools
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +29,7 @@ from torch import Tensor
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
 from farfield.architectures.ops.layouts import Layout, biased
-from farfield.architectures.ops.slots import NOBODY, Slots, fallen, slotted_backward, slotted_forward
+from farfield.architectures.ops.slots import NOBODY, Slots, fallen, masks, slotted_backward, slotted_forward
 
 __all__ = ["NOBODY", "Adjacent", "Hashed", "hashed"]
 
@@ -133,9 +132,12 @@ class _Newest:
         first[:, 0] = self.slots.number == 0
         return first
 
-    def mask(self, at: slice) -> Tensor:
-        mask = self._masks.index_select(0, self.slots.number[at].clamp(max=self.slots.before))[:, None]
-        return mask if self.alibi is None else fallen(self.slots, mask == 0, self.alibi, at)
+    def masks(self) -> Iterator[tuple[slice, Tensor]]:
+        every, number = self._masks, self.slots.number
+        if self.alibi is not None:
+            return fallen(self.slots, self.alibi, lambda chunk: every[number[chunk]] == 0)
+        others = (number < self.slots.before).nonzero()[:, 0]
+        return masks(self.slots, every[-1], others, lambda chunk: every[number[chunk]])
 
     @functools.cached_property
     def _masks(self) -> Tensor:
@@ -234,33 +236,27 @@ class _Beside:
         sees[1:, 0] |= real[1:, 0] & real[:-1, -1] & (bucket[1:, 0] == bucket[:-1, -1]) & self._follows[1:]
         return ~sees
 
-    def mask(self, at: slice) -> Tensor:
-        chunk = torch.arange(at.start, at.stop, device=self.bucket.device)
+    def masks(self) -> Iterator[tuple[slice, Tensor]]:
         if self.alibi is not None:
-            return fallen(self.slots, self._visible(chunk), self.alibi, at)
-        places, several = self._several
-        mixed = several[bisect_left(places, at.start) : bisect_left(places, at.stop)]
-        mask = torch.where(self._other, 0.0, -torch.inf)
-        if not len(mixed):
-            return mask
-        mask = mask.repeat(at.stop - at.start, 1, 1, 1)
-        mask[mixed - at.start] = torch.where(self._visible(mixed), 0.0, -torch.inf)
-        return mask
+            return fallen(self.slots, self.alibi, self._visible)
+        common = torch.where(self._other, 0.0, -torch.inf)
+        return masks(
+            self.slots, common, self._several, lambda chunk: torch.where(self._visible(chunk), 0.0, -torch.inf)
+        )
 
     @functools.cached_property
     def _other(self) -> Tensor:
-        """(1, 1, C, 2 C): all but the query's own."""
+        """(C, 2 C): all but the query's own."""
         slot = torch.arange(2 * self.slots.size, device=self.bucket.device)
-        return (slot[self.slots.size :, None] != slot)[None, None]
+        return slot[self.slots.size :, None] != slot
 
     @functools.cached_property
-    def _several(self) -> tuple[list[int], Tensor]:
-        """The chunks that need a mask of their own: with another bucket, document or empty slot in what they see."""
+    def _several(self) -> Tensor:
+        """The chunks (m,) that need a mask of their own: another bucket, document or an empty slot in what they see."""
         full, alike = self.slots.real.all(1), self.bucket[1:, -1] == self.bucket[:-1, 0]
         mixed = torch.ones_like(full)
         mixed[1:] = ~(full[1:] & full[:-1] & alike & self._follows[1:])
-        found = mixed.nonzero()[:, 0]
-        return found.tolist(), found
+        return mixed.nonzero()[:, 0]
 
     @property
     def _follows(self) -> Tensor:
@@ -268,7 +264,7 @@ class _Beside:
         return (self.slots.number > 0) | (self.slots.front is not None)
 
     def _visible(self, chunk: Tensor) -> Tensor:
-        """(n, 1, C, 2 C) of chunks (n,)."""
+        """(n, C, 2 C) of chunks (n,)."""
         own, seen = self.bucket[chunk], torch.cat((self.bucket[chunk - 1], self.bucket[chunk]), 1)
         held = torch.cat((self.slots.real[chunk - 1] & self._follows[chunk, None], self.slots.real[chunk]), 1)
-        return self._other & ((own[:, :, None] == seen[:, None]) & held[:, None])[:, None]
+        return self._other & (own[:, :, None] == seen[:, None]) & held[:, None]

@@ -14,7 +14,8 @@ chunks that one sees before its own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,10 +24,9 @@ from torch import Tensor
 
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import Gradients, Kernel
-from farfield.architectures.ops.layouts import wide
 from farfield.architectures.ops.pieces import pieces
 
-__all__ = ["NOBODY", "Round", "Slots", "fallen", "ranks", "slotted_backward", "slotted_forward"]
+__all__ = ["NOBODY", "Round", "Slots", "fallen", "masks", "ranks", "slotted_backward", "slotted_forward"]
 
 NOBODY = 2**62  # the label of a column that neither sees nor is seen: the last one when columns are sorted
 SCORES = 2**22  # of queries by keys in one call of a kernel at most, but for those of a single chunk
@@ -183,25 +183,45 @@ class Round(Protocol):
     def slots(self) -> Slots:
         """Where columns stand."""
 
-    def mask(self, at: slice) -> Tensor:
-        """What is added to the scores of some chunks, (n or 1, 1, C, (P + 1) C); -inf where a query sees no key."""
+    def masks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Pieces of the chunks, and what is added to their scores, (n, 1, C, (P + 1) C), -inf where one is not seen.
+
+        A mask is good until the next one is asked for.
+        """
 
     @property
     def blind(self) -> Tensor:
         """(N, C) bool: which columns see no key."""
 
 
-def fallen(slots: Slots, visible: Tensor, alibi: Alibi, at: slice) -> Tensor:
-    """A mask of the keys that are `visible` (n or 1, 1, C, (P + 1) C) whose scores fall with distance."""
-    row, column, seen = slots.row[at], slots.column[at], slots.seen(at)
-    batch, head = row.div(slots.heads, rounding_mode="floor"), row % slots.heads
-    whose = batch[:, None] if alibi.query_position.shape[0] > 1 else torch.zeros_like(batch)[:, None]
-    query = alibi.query_position[whose, (column - (slots.keys - slots.time)).clamp(min=0)]
-    stands = alibi.keys().expand(-1, slots.heads, -1)
-    row = slots.row[seen] if stands.shape[0] > 1 else slots.row[seen] % slots.heads
-    key = slots.spans(stands.flatten(0, 1)[row[:, None], slots.column[seen]], at)
-    apart = (query[:, :, None] - key[:, None]).abs().to(alibi.slopes.dtype)
-    return -alibi.slopes[head][:, None, None, None] * torch.where(visible, apart[:, None], torch.inf)
+def masks(
+    slots: Slots, common: Tensor, others: Tensor, own: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[slice, Tensor]]:
+    """As of a `Round` where most chunks have one mask, (C, (P + 1) C), and some, at `others` (m,), one of their `own`.
+
+    What is common is written once: (n, C, (P + 1) C) numbers for each piece would cost as much as to read its vectors.
+    """
+    places, room = others.tolist(), torch.empty(0)
+    for at in slots.pieces():
+        count, some = at.stop - at.start, others[bisect_left(places, at.start) : bisect_left(places, at.stop)]
+        if not len(room):
+            room = common.repeat(count, 1, 1)
+        if len(some):
+            room[some - at.start] = own(some)
+        yield at, room[:count, None]
+        room[some - at.start] = common
+
+
+def fallen(slots: Slots, alibi: Alibi, visible: Callable[[Tensor], Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """As of a `Round`, with scores that fall with distance, of what is `visible` (n, C, (P + 1) C) of chunks (n,)."""
+    stands = alibi.keys().expand(slots.batch, slots.heads, -1).flatten(0, 1)
+    asks = alibi.query_position.expand(slots.batch, -1).repeat_interleave(slots.heads, 0)
+    query = asks[slots.row[:, None], (slots.column - (slots.keys - slots.time)).clamp(min=0)]
+    key, slope = stands[slots.row[:, None], slots.column], alibi.slopes[slots.row % slots.heads]
+    for at in slots.pieces():
+        chunk = torch.arange(at.start, at.stop, device=key.device)
+        apart = (query[at][:, :, None] - slots.spans(key[slots.seen(at)], at)[:, None]).abs().to(slope.dtype)
+        yield at, (-slope[at, None, None] * torch.where(visible(chunk), apart, torch.inf))[:, None]
 
 
 class _Lines:
@@ -227,42 +247,40 @@ class _Lines:
         return self.lines.index_select(0, index.flatten()).view(*index.shape, self.lines.shape[1])
 
 
-def _table(slots: Slots, like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Room for what stands in slots, (N, C, ...) of like (B, H, T, ...), and the same as (N C + 1, ...), the last 0."""
+def _table(slots: Slots, like: Tensor, dtype: torch.dtype, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Room for what stands in slots, (N, C, ...) of like (B, H, T, ...), and the same as (N C + 1, ...).
+
+    The last line, which is of columns in no slot, is filled.
+    """
     lines = torch.empty((slots.column.numel() + 1, *like.shape[3:]), dtype=dtype, device=like.device)
-    lines[-1] = 0
+    lines[-1] = fill
     table = lines[:-1].view(*slots.column.shape, *like.shape[3:])
     table[: slots.before] = 0
     return table, lines
-
-
-def _pieces(lines: Tensor, places: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """What stands at places (n,) of lines (m, ...), a piece of the places at a time."""
-    for at in pieces(len(places), lines[:1].numel(), lines):
-        yield at, lines.index_select(0, places[at])
 
 
 def slotted_forward(
     rounds: Sequence[Round], kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Output (B, H, T, D) and log-sum-exp (B, H, T) of one softmax over the keys of all rounds."""
-    tokens, tensors = q.transpose(1, 2), [_Lines(x) for x in (q, k, v)]
-    out = torch.zeros(tokens.shape, dtype=q.dtype, device=q.device)
-    lse = out.new_full(out.shape[:3], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
+    tensors, wide = [_Lines(x) for x in (q, k, v)], torch.promote_types(q.dtype, torch.float32)
+    out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
+    lse = out.new_empty(out.shape[:3], dtype=wide)
+    whole, whole_lse = out.flatten(0, 2), lse.flatten()
     for number, turn in enumerate(rounds):
         slots, indices = turn.slots, [x.index(turn.slots) for x in tensors]
-        (found, lines), (its, _) = _table(slots, q, q.dtype), _table(slots, q[..., 0], lse.dtype)
-        for at in slots.pieces():
-            taken = _taken(slots, at, tensors, indices)
-            one, sums = kernel.forward(*taken, turn.mask(at), False, scale)
-            found[at], its[at] = one[:, 0], sums[:, 0]
-        its = torch.cat((its.flatten(), its.new_full((1,), -torch.inf)))
-        whole, whole_lse = out.flatten(0, 2), lse.flatten()
-        for at, one in _pieces(lines, slots.queries):
-            sums = its.index_select(0, slots.queries[at])
-            if number:
-                one, sums = _joined(whole[at], whole_lse[at], one, sums)
-            whole[at], whole_lse[at] = one, sums
+        (found, lines), (its, sums) = _table(slots, q, q.dtype), _table(slots, q[..., 0], wide, -torch.inf)
+        for at, mask in turn.masks():
+            queries, keys, values = _taken(slots, at, tensors, indices)
+            one, its_one = kernel.forward(queries, keys, values, mask, False, scale)
+            found[at], its[at] = one[:, 0], its_one[:, 0]
+        if not number:
+            torch.index_select(lines, 0, slots.queries, out=whole)
+            torch.index_select(sums, 0, slots.queries, out=whole_lse)
+            continue
+        for at in pieces(len(whole), whole.shape[1], whole):
+            one, its_one = (x.index_select(0, slots.queries[at]) for x in (lines, sums))
+            whole[at], whole_lse[at] = _joined(whole[at], whole_lse[at], one, its_one)
     return _with_alone(rounds, q, k, v, scale, out.transpose(1, 2), lse.transpose(1, 2))
 
 
@@ -303,27 +321,36 @@ def slotted_backward(
 ) -> Gradients:
     """Gradients of q, k, v of all rounds, given the joined output and log-sum-exp."""
     joined, tensors = [_Lines(x) for x in (gradient, out, lse[..., None])], [_Lines(x) for x in (q, k, v)]
-    sums = [wide(x.transpose(1, 2)) for x in (q, k, v)]
-    for turn in rounds:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    sums = [torch.empty(x.transpose(1, 2).shape, dtype=wide, device=q.device) for x in (q, k, v)]
+    for number, turn in enumerate(rounds):
         slots = turn.slots
         whole, indices = [x.index(slots) for x in joined], [x.index(slots) for x in tensors]
-        tables = [_table(slots, like, total.dtype) for like, total in zip((q, k, v), sums, strict=True)]
-        for at in slots.pieces():
+        tables = [_table(slots, x, wide) for x in (q, k, v)]
+        for at, mask in turn.masks():
             above, result, its = (x.take(index[at])[:, None] for x, index in zip(joined, whole, strict=True))
             its = its[..., 0].masked_fill(~slots.asked[at, None], torch.inf)  # no query there: no weights
-            taken = _taken(slots, at, tensors, indices)
-            found = kernel.backward(above, *taken, result, its, turn.mask(at), False, scale)
+            queries, keys, values = _taken(slots, at, tensors, indices)
+            found = kernel.backward(above, queries, keys, values, result, its, mask, False, scale)
             tables[0][0][at] = found[0][:, 0]
             for (table, _), piece in zip(tables[1:], found[1:], strict=True):
                 _add(slots, at, piece[:, 0], table)
         places = ([slots.queries], slots.columns, slots.columns)
         for total, (_, lines), some in zip(sums, tables, places, strict=True):
-            for place in some:
-                for at, piece in _pieces(lines, place):
-                    total.flatten(0, 2)[at] += piece
+            for again, place in enumerate(some):
+                _gather(total.flatten(0, 2), lines, place, first=number + again == 0)
     on_q, on_k, on_v = (total.transpose(1, 2) for total in sums)
     _add_alone(_alone(rounds, q, k), (gradient, q, k, v, out, lse), scale, (on_q, on_k, on_v))
     return on_q, on_k, on_v
+
+
+def _gather(total: Tensor, lines: Tensor, place: Tensor, first: bool) -> None:
+    """Add what stands at places (n,) of lines (m, D) to the total (n, D); if `first`, that is nothing yet."""
+    if first:
+        torch.index_select(lines, 0, place, out=total)
+        return
+    for at in pieces(len(place), lines.shape[1], lines):
+        total[at] += lines.index_select(0, place[at])
 
 
 def _add(slots: Slots, at: slice, x: Tensor, table: Tensor) -> None:

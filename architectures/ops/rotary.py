@@ -96,8 +96,12 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
             out[:, :, at] = torch.view_as_real(turned).flatten(-2)
         else:
             (a, b), (first, second) = part.chunk(2, dim=-1), out[:, :, at].chunk(2, dim=-1)
-            first.copy_(torch.addcmul(a * c, b, s, value=-1))
-            second.copy_(torch.addcmul(b * c, a, s))
+            if out.dtype == part.dtype:  # nothing is made that is copied afterwards
+                torch.mul(a, c, out=first).addcmul_(b, s, value=-1)
+                torch.mul(b, c, out=second).addcmul_(a, s)
+            else:
+                first.copy_(torch.addcmul(a * c, b, s, value=-1))
+                second.copy_(torch.addcmul(b * c, a, s))
     return out
 
 

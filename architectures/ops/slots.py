@@ -247,16 +247,21 @@ class _Lines:
         return self.lines.index_select(0, index.flatten()).view(*index.shape, self.lines.shape[1])
 
 
-def _table(slots: Slots, like: Tensor, dtype: torch.dtype, fill: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Room for what stands in slots, (N, C, ...) of like (B, H, T, ...), and the same as (N C + 1, ...).
+class _Table:
+    """What stands in slots, vectors (...) of like (B, H, T, ...), in memory that serves all rounds."""
 
-    The last line, which is of columns in no slot, is filled.
-    """
-    lines = torch.empty((slots.column.numel() + 1, *like.shape[3:]), dtype=dtype, device=like.device)
-    lines[-1] = fill
-    table = lines[:-1].view(*slots.column.shape, *like.shape[3:])
-    table[: slots.before] = 0
-    return table, lines
+    def __init__(self, rounds: Sequence[Round], like: Tensor, dtype: torch.dtype, fill: float = 0.0) -> None:
+        most = max(turn.slots.column.numel() for turn in rounds)
+        self.lines = torch.empty((most + 1, *like.shape[3:]), dtype=dtype, device=like.device)
+        self.fill = fill
+
+    def of(self, slots: Slots) -> tuple[Tensor, Tensor]:
+        """(N, C, ...) of one round, and the same as (N C + 1, ...), of which the last is of columns in no slot."""
+        lines = self.lines[: slots.column.numel() + 1]
+        lines[-1] = self.fill
+        table = lines[:-1].view(*slots.column.shape, *lines.shape[1:])
+        table[: slots.before] = 0
+        return table, lines
 
 
 def slotted_forward(
@@ -267,9 +272,10 @@ def slotted_forward(
     out = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format)
     lse = out.new_empty(out.shape[:3], dtype=wide)
     whole, whole_lse = out.flatten(0, 2), lse.flatten()
+    tables = _Table(rounds, q, q.dtype), _Table(rounds, q[..., 0], wide, -torch.inf)
     for number, turn in enumerate(rounds):
         slots, indices = turn.slots, [x.index(turn.slots) for x in tensors]
-        (found, lines), (its, sums) = _table(slots, q, q.dtype), _table(slots, q[..., 0], wide, -torch.inf)
+        (found, lines), (its, sums) = (table.of(slots) for table in tables)
         for at, mask in turn.masks():
             queries, keys, values = _taken(slots, at, tensors, indices)
             one, its_one = kernel.forward(queries, keys, values, mask, False, scale)
@@ -323,10 +329,11 @@ def slotted_backward(
     joined, tensors = [_Lines(x) for x in (gradient, out, lse[..., None])], [_Lines(x) for x in (q, k, v)]
     wide = torch.promote_types(q.dtype, torch.float32)
     sums = [torch.empty(x.transpose(1, 2).shape, dtype=wide, device=q.device) for x in (q, k, v)]
+    rooms = [_Table(rounds, x, wide) for x in (q, k, v)]
     for number, turn in enumerate(rounds):
         slots = turn.slots
         whole, indices = [x.index(slots) for x in joined], [x.index(slots) for x in tensors]
-        tables = [_table(slots, x, wide) for x in (q, k, v)]
+        tables = [room.of(slots) for room in rooms]
         for at, mask in turn.masks():
             above, result, its = (x.take(index[at])[:, None] for x, index in zip(joined, whole, strict=True))
             its = its[..., 0].masked_fill(~slots.asked[at, None], torch.inf)  # no query there: no weights

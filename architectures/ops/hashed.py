@@ -44,12 +44,14 @@ def hashed(x: Tensor, rotations: Tensor) -> Tensor:
     """
     kind = torch.promote_types(x.dtype, torch.float32)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        both = torch.cat((rotations, -rotations), -1).to(kind)
-        turned = torch.einsum("bhtd,hrdk->bhrtk", x.to(kind), both)
-        number = torch.arange(both.shape[-1], 0, -1, dtype=kind, device=x.device)
+        turned = torch.einsum("bhtd,hrdk->bhrtk", x.to(kind), rotations.to(kind))
+        half, (least, most) = turned.shape[-1], turned.aminmax(dim=-1)
+        ahead = most >= -least
+        number = torch.arange(half, 0, -1, dtype=kind, device=x.device)
         # The first of the largest: an argmax over few numbers each costs three times as much as these passes.
-        first = torch.where(turned == turned.amax(-1, keepdim=True), number, 0.0).amax(-1)
-        return (both.shape[-1] - first.long()).clamp(max=both.shape[-1] - 1)  # whatever is not a number: some bucket
+        found = turned == torch.where(ahead, most, least)[..., None]
+        first = half - torch.where(found, number, 0.0).amax(-1).long()
+        return (first + torch.where(ahead, 0, half)).clamp(max=2 * half - 1)  # of what is no number, some bucket
 
 
 def _counted(visible: Tensor, real: Tensor, alibi: Alibi | None) -> Tensor:
@@ -137,7 +139,7 @@ class _Newest:
         return first
 
     def masks(self) -> Iterator[tuple[slice, Tensor]]:
-        every, number = self._masks, self.slots.number
+        every, number = self._masks, self.slots.number.clamp(max=self.slots.before)
         if self.alibi is not None:
             return fallen(self.slots, self.alibi, lambda chunk: every[number[chunk]] == 0)
         others = (number < self.slots.before).nonzero()[:, 0]
@@ -217,7 +219,7 @@ class Adjacent:
         document, time = self.document[:, None].expand_as(bucket), bucket.shape[2]
         order = torch.where(document < NOBODY, (document << 32) + bucket, NOBODY).argsort(dim=2, stable=True)
         slots = Slots.of(order, document.gather(2, order), min(self.size, time), 1, time, self.across)
-        held = bucket.flatten(0, 1)[slots.row[:, None], slots.column]
+        held = bucket.to(torch.int32).flatten(0, 1)[slots.row[:, None], slots.column]
         return _Beside(slots, torch.zeros_like(held) if self.across else held, self.alibi)
 
 
@@ -244,9 +246,8 @@ class _Beside:
         if self.alibi is not None:
             return fallen(self.slots, self.alibi, self._visible)
         common = torch.where(self._other, 0.0, -torch.inf)
-        return masks(
-            self.slots, common, self._several, lambda chunk: torch.where(self._visible(chunk), 0.0, -torch.inf)
-        )
+        nobody = common.new_full((), -torch.inf)
+        return masks(self.slots, common, self._several, lambda chunk: torch.where(self._alike(chunk), common, nobody))
 
     @functools.cached_property
     def _other(self) -> Tensor:
@@ -265,10 +266,14 @@ class _Beside:
     @property
     def _follows(self) -> Tensor:
         """(N,) bool: the chunks that see the one before, where it holds anything."""
-        return (self.slots.number > 0) | (self.slots.front is not None)
+        return (self.slots.number > 0) | self.slots.ring
 
     def _visible(self, chunk: Tensor) -> Tensor:
         """(n, C, 2 C) of chunks (n,)."""
-        own, seen = self.bucket[chunk], torch.cat((self.bucket[chunk - 1], self.bucket[chunk]), 1)
+        return self._other & self._alike(chunk)
+
+    def _alike(self, chunk: Tensor) -> Tensor:
+        """(n, C, 2 C) of chunks (n,): which keys are of the query's bucket, its own among them."""
         held = torch.cat((self.slots.real[chunk - 1] & self._follows[chunk, None], self.slots.real[chunk]), 1)
-        return self._other & (own[:, :, None] == seen[:, None]) & held[:, None]
+        seen = torch.where(held, torch.cat((self.bucket[chunk - 1], self.bucket[chunk]), 1), -1)
+        return self.bucket[chunk][:, :, None] == seen[:, None]

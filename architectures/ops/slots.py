@@ -31,6 +31,7 @@ __all__ = ["NOBODY", "Round", "Slots", "fallen", "masks", "ranks", "slotted_back
 NOBODY = 2**62  # the label of a column that neither sees nor is seen: the last one when columns are sorted
 SCORES = 2**22  # of queries by keys in one call of a kernel at most, but for those of a single chunk
 CACHED = 2**18  # the same on a CPU: a megabyte of float32
+LONG = 16  # chunks of a row that make pieces of its own worth their calls
 
 
 def ranks(group: Tensor) -> Tensor:
@@ -47,8 +48,8 @@ class Slots:
 
     `row` (N,) is the row among B H of each chunk. `column` (N, C) is the one of S in each slot, and where none is, that
     is where not `real` (N, C), another one of the same row. `number` (N,) counts the chunks of a group; of the empty
-    chunks that stand in front it is P. Where chunks are a `ring`, the empty one in front of a group, at `front` (M,),
-    is not empty but holds the columns of the group's last chunk, if there are several.
+    chunks that stand in front, from `front` (M,) on, it is P. Where chunks are a `ring`, there is one in front of each
+    group, and it is not empty but holds the columns of the group's last chunk, if there are several.
     """
 
     row: Tensor
@@ -60,7 +61,8 @@ class Slots:
     keys: int
     batch: int
     heads: int
-    front: Tensor | None = None
+    front: Tensor
+    ring: bool
 
     @property
     def size(self) -> int:
@@ -94,14 +96,21 @@ class Slots:
         number = _scattered(torch.full_like(filler, before), place, rank.flatten() // size)
         if ring and count:
             _close(column, held, bounds)
-        return Slots(owner[:, 0], column, held, number, before, time, keys, batch, heads, bounds if ring else None)
+        return Slots(owner[:, 0], column, held, number, before, time, keys, batch, heads, bounds, ring)
 
     def pieces(self) -> Iterator[slice]:
-        """Runs of chunks that are not too large for one call of a kernel."""
-        room = CACHED if self.column.device.type == "cpu" else SCORES
-        step = max(1, min(room, SCORES) // (self.size * self.size * (1 + self.before)))
-        for begin in range(self.before, len(self.row), step):
-            yield slice(begin, min(begin + step, len(self.row)))
+        """Runs of chunks that are not too large for one call of a kernel.
+
+        Where rows are long and pieces are small, empty chunks are left out; elsewhere they are few or calls are dear.
+        """
+        small = self.column.device.type == "cpu"
+        step = max(1, min(CACHED if small else SCORES, SCORES) // (self.size * self.size * (1 + self.before)))
+        begins = self.front.tolist() if small and len(self.row) > LONG * len(self.front) else [0]
+        for begin, end in zip(begins, [*begins[1:], len(self.row)], strict=True):
+            first, count = begin + self.before, -(-(end - begin - self.before) // step)
+            for number in range(count):
+                at, to = ((end - first) * turn // count for turn in (number, number + 1))
+                yield slice(first + at, first + to)
 
     def seen(self, at: slice) -> slice:
         """The chunks that those `at` see."""
@@ -132,7 +141,7 @@ class Slots:
     @property
     def _apart(self) -> list[Tensor]:
         """Which slots (N, C) hold a column, those of a ring that hold one once more apart."""
-        if self.front is None:
+        if not self.ring:
             return [self.real]
         again = torch.zeros_like(self.real).index_fill_(0, self.front, True)
         return [self.real & ~again, self.real & again]
@@ -204,12 +213,14 @@ def masks(
     places, room = others.tolist(), torch.empty(0)
     for at in slots.pieces():
         count, some = at.stop - at.start, others[bisect_left(places, at.start) : bisect_left(places, at.stop)]
-        if not len(room):
+        if len(room) < count:
             room = common.repeat(count, 1, 1)
-        if len(some):
-            room[some - at.start] = own(some)
+        if not len(some):
+            yield at, room[:count, None]
+            continue
+        room.index_copy_(0, some - at.start, own(some))
         yield at, room[:count, None]
-        room[some - at.start] = common
+        room.index_copy_(0, some - at.start, common.expand(len(some), -1, -1))
 
 
 def fallen(slots: Slots, alibi: Alibi, visible: Callable[[Tensor], Tensor]) -> Iterator[tuple[slice, Tensor]]:
@@ -260,7 +271,7 @@ class _Table:
         lines = self.lines[: slots.column.numel() + 1]
         lines[-1] = self.fill
         table = lines[:-1].view(*slots.column.shape, *lines.shape[1:])
-        table[: slots.before] = 0
+        table.index_fill_(0, slots.front, 0)  # where no other chunk puts its own, and others add to it
         return table, lines
 
 

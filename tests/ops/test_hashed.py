@@ -176,3 +176,26 @@ def test_the_smaller_the_angle_the_likelier_one_bucket() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 0.85
     assert shares[2] < 0.5
+
+
+@pytest.mark.parametrize("name", ["past", "own-bucket-rounds"])
+def test_vectors_are_read_wherever_they_lie(name: str) -> None:
+    """Heads side by side for each token, keys and values in one tensor, vectors that are no multiples of each other."""
+    torch.manual_seed(0)
+    part, above = draw(name, 130)[0], torch.randn(B, H, 130, W, dtype=torch.float64)
+    q, k, v = (x.detach() for x in (part.queries, part.keys, part.values))
+    pair = torch.cat((k, v), -1)
+    apart = torch.cat((k, v, v[..., :1]), -1)
+    found = []
+    for keys, values in ((k, v), pair.split(W, -1), (apart[..., :W], apart[..., W : 2 * W])):
+        queries = q.transpose(1, 2).contiguous().transpose(1, 2) if found else q
+        tensors = [x.detach().requires_grad_() for x in (queries, keys, values)]
+        out = attention([Part(*tensors, part.layout)], SCALE)[0]
+        found.append([out, *torch.autograd.grad(out, tensors, above)])
+    assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
+
+
+def test_what_is_no_number_is_in_some_bucket() -> None:
+    rotations = torch.randn(1, 2, 4, 3)
+    bucket = hashed(torch.full((1, 1, 5, 4), torch.nan), rotations)
+    assert ((bucket >= 0) & (bucket < 6)).all()

@@ -402,7 +402,10 @@ def _products(x: Tensor, y: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
 def _with_alone(
     rounds: Sequence[Round], q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp, in which queries that see no other key see their own, put in place."""
+    """Output and log-sum-exp, in which queries that see no other key see their own, put in place.
+
+    It stands where they do: no score falls with distance.
+    """
     queries, columns = _alone(rounds, q, k)
     out[queries], lse[queries] = v[columns], _products(q[queries], k[columns], scale, lse.dtype)
     return out, lse

@@ -154,11 +154,12 @@ HASHED = ("one-label", "narrow", "past", "endless", "nobody", "rounds", "own-buc
 def bucketed(name: str, time: int, dtype: torch.dtype = torch.float64) -> tuple[Part, Layout, Tensor, Tensor]:
     """A part, its layout without slopes, and where its queries (B, T) and keys (B, H, S) stand.
 
-    Keys of a head stand where its rings say, so heads differ.
+    Keys of a head stand where its rings say, so heads differ, and a token's own key where the token does.
     """
     layout, keys = hashed_of(name, time)
     assert isinstance(layout, (Adjacent, Hashed))
     query, key = torch.randint(0, 30, (2, time)), torch.randint(0, 30, (2, 2, keys))
+    key[:, :, keys - time :] = query[:, None]
     slopes = slopes_of(2).to(torch.promote_types(dtype, torch.float32))
     fallen = replace(layout, alibi=Alibi(slopes, query, key))
     return Part(*(draw(2, 2, n, 4, dtype=dtype) for n in (time, keys, keys)), fallen), layout, query, key

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from farfield.architectures.mixer import Mixer, MixerSettings
+from farfield.architectures.ops.gelu_gate import gelu_gate
 from farfield.architectures.ops.long_convolution import long_convolution
-from farfield.architectures.ops.pieces import in_pieces
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 
@@ -102,8 +102,5 @@ class GSS(Mixer):
         read = torch.view_as_complex(self.read.double().contiguous()) * torch.expm1(rates) / rates
         y, memory = long_convolution(v, rates, read, rows, state.memory)
         y = (y + self.skip.to(v.dtype) * v).to(x.dtype)
-        return rows.masked(self.out(in_pieces(_gated, (self.spread(y), self.gate(x))))), GSSState(memory)
-
-
-def _gated(y: Tensor, gate: Tensor) -> Tensor:
-    return y * gelu(gate)
+        maps = (self.gate.weight, self.spread.weight, self.out.weight, self.out.bias)
+        return rows.masked(gelu_gate(x, y, *maps)), GSSState(memory)

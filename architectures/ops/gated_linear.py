@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-__all__ = ["gated_linear", "gated_linear_definition"]
+__all__ = ["add_product", "gated_linear", "gated_linear_definition"]
 
 PIECE = 512  # tokens
 
@@ -68,14 +68,15 @@ class _Gated(torch.autograd.Function):
             silu_of = torch.ops.aten.silu.out(gate, out=inner[: ours.shape[0]])
             above = torch.mm(dy, weight, out=on_inner[: ours.shape[0]])
             torch.mul(silu_of, above, out=on_value)
-            if on_weight is not None:
-                _add_product(on_weight, dy, silu_of.mul_(value))
+            add_product(on_weight, dy, silu_of.mul_(value))
             torch.ops.aten.silu_backward.grad_input(above.mul_(value), gate, grad_input=on_gate)
         return on_both, None if on_weight is None else on_weight.to(weight.dtype)
 
 
-def _add_product(on_weight: Tensor, dy: Tensor, inner: Tensor) -> None:
-    """Adds a piece's (n, D) and (n, I) to the gradient (D, I) of the weight, which is float32 or wider."""
+def add_product(on_weight: Tensor | None, dy: Tensor, inner: Tensor) -> None:
+    """Adds a piece's (n, D) and (n, I) to the gradient (D, I) of a weight, float32 or wider; None: of a frozen one."""
+    if on_weight is None:
+        return
     if on_weight.dtype == inner.dtype:
         on_weight.addmm_(dy.T, inner)
     else:

@@ -9,17 +9,21 @@ each document in a row of its own (Gupta et al., https://arxiv.org/abs/2203.1434
     y_t += Re(C exp(L) s exp(L t))            what the state s that is handed in adds to the token t after it
     s   <- exp(L T) s + sum_t exp(L (T - 1 - t)) v_t
 
-All three sums over powers of exp(L) are matrix products with the same table of PIECE powers, a piece of time after the
-other. Exponents are float64, all else is computed in the dtype of the state. By the transforms, the future moves the
-past in its last bits.
+All three sums over powers of exp(L) are matrix products with a table of PIECE powers, for all pieces of time at once;
+beyond one piece only of the states that have not decayed to nothing by then. Exponents are float64, all else is
+computed in the dtype of the state. By the transforms, the future moves the past in its last bits.
 
 Shapes: B batch, T time, E channels, N states a channel, P tokens in a piece.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import hardshrink, pad
 
 from farfield.architectures.rows import Rows
@@ -77,16 +81,49 @@ def _convolved(v: Tensor, rates: Tensor, C: Tensor, rows: Rows) -> Tensor:
 
 
 def _by_fourier(v: Tensor, kernel: Tensor) -> Tensor:
-    """sum_l K_l v_{t-l} (B, T, E) of v (B, T, E) and K (E, T): a product of transforms of twice the length."""
-    size = 2 ** (2 * v.shape[1] - 1).bit_length()
-    product = torch.fft.rfft(v, n=size, dim=1) * torch.fft.rfft(kernel.transpose(0, 1), n=size, dim=0)
-    y: Tensor = torch.fft.irfft(product, n=size, dim=1)
-    return y[:, : v.shape[1]]
+    """sum_l K_l v_{t-l} (B, T, E) of v (B, T, E) and K (E, T)."""
+    found: Tensor = _Fourier.apply(v.transpose(1, 2).contiguous(), kernel)  # type: ignore[no-untyped-call]  # torch's
+    return found.transpose(1, 2)
+
+
+class _Fourier(torch.autograd.Function):
+    """sum_l K_l v_{t-l} (B, E, T) of v (B, E, T) and K (E, T): a product of transforms of twice the length.
+
+    Time stands last, where transforms are three times as fast. PyTorch's own backward transforms complex numbers, which
+    is twice the work of real ones.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, kernel: Tensor) -> Tensor:
+        size = 2 ** (2 * v.shape[2] - 1).bit_length()
+        of_v, of_kernel = (torch.fft.rfft(part, n=size) for part in (v, kernel))
+        ctx.save_for_backward(of_v, of_kernel)
+        ctx.sizes = size, v.shape[2]
+        y: Tensor = torch.fft.irfft(of_v * of_kernel, n=size)
+        return y[..., : v.shape[2]]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, Tensor]:
+        of_v, of_kernel = ctx.saved_tensors
+        size, time = ctx.sizes
+        of_above = torch.fft.rfft(above.contiguous(), n=size)
+        on_kernel = torch.fft.irfft((of_above * of_v.conj()).sum(0), n=size)
+        on_v = torch.fft.irfft(of_above.mul_(of_kernel.conj()), n=size)
+        return on_v[..., :time], on_kernel[..., :time]
 
 
 def _table(rates: Tensor, count: int, kind: torch.dtype) -> Tensor:
-    """exp(L j) (N, P) for j = 0 .. count - 1."""
-    return _normal((rates[:, None] * torch.arange(count, device=rates.device)).exp().to(kind))
+    """exp(L j) (P, N) for j = 0 .. count - 1, by products of two powers, which cost less than exponentials."""
+    step = math.isqrt(count - 1) + 1
+    short, long = _powers(rates, range(step)), _powers(rates, range(0, step * step, step))
+    return _normal((long[:, None] * short).flatten(0, 1)[:count].to(kind))
+
+
+def _powers(rates: Tensor, exponents: range) -> Tensor:
+    """exp(L j) (P, N) for j of `exponents`."""
+    steps = torch.arange(exponents.start, exponents.stop, exponents.step, device=rates.device)
+    return (steps[:, None] * rates).exp()
 
 
 def _normal(powers: Tensor) -> Tensor:
@@ -94,19 +131,40 @@ def _normal(powers: Tensor) -> Tensor:
     times as long, and powers of fast decays are full of them. Beside exp(0) = 1 they are nothing.
     """
     parts = torch.view_as_real(powers)
-    return torch.view_as_complex(hardshrink(parts, torch.finfo(parts.dtype).tiny ** 0.75))
+    return torch.view_as_complex(hardshrink(parts, _least(parts.dtype)))
+
+
+def _least(kind: torch.dtype) -> float:
+    """What is smaller is nothing."""
+    return float(torch.finfo(kind).tiny ** 0.75)
+
+
+def _lasting(rates: Tensor, tokens: int, kind: torch.dtype) -> Tensor | slice:
+    """The states whose power `tokens` is not nothing: of rates as they are drawn, a fiftieth after 512 tokens.
+
+    Where a device or a compiler would have to wait for the numbers, all.
+    """
+    if rates.device.type != "cpu" or torch.compiler.is_compiling():
+        return slice(None)
+    return (rates.detach().real * tokens >= math.log(_least(kind))).nonzero()[:, 0]
 
 
 def _powers_read(z: Tensor, rates: Tensor, time: int) -> Tensor:
     """Re sum_n z_n exp(L_n t) (..., T) of z (..., N), for t = 0 .. T - 1."""
     piece = min(PIECE, time)
-    table = _table(rates, piece, z.dtype)
-    parts, further = torch.cat((table.real, -table.imag)), _normal((rates * piece).exp().to(z.dtype))
-    found = []
-    for _ in range(0, time, piece):
-        found.append(torch.cat((z.real, z.imag), dim=-1) @ parts)
-        z = _normal(z * further)
-    return torch.cat(found, dim=-1)[..., :time]
+    first = _piece_read(z, rates, piece)
+    if time == piece:
+        return first
+    lasting = _lasting(rates, piece, z.dtype)
+    z, rates = z[..., lasting], rates[lasting]
+    moved = _normal(z[..., None, :] * _normal(_powers(rates, range(piece, time, piece)).to(z.dtype)))
+    return torch.cat((first, _piece_read(moved, rates, piece).flatten(-2)), dim=-1)[..., :time]
+
+
+def _piece_read(z: Tensor, rates: Tensor, piece: int) -> Tensor:
+    """Re sum_n z_n exp(L_n t) (..., P) of z (..., N), for t = 0 .. P - 1."""
+    table = torch.view_as_real(_table(rates.conj(), piece, z.dtype)).flatten(1)
+    return torch.view_as_real(z).flatten(-2) @ table.T
 
 
 def _from_state(rates: Tensor, C: Tensor, rows: Rows, before: Tensor) -> Tensor:
@@ -127,20 +185,32 @@ def _last_state(v: Tensor, rates: Tensor, rows: Rows, before: Tensor) -> Tensor:
         v, kept = _at_the_end(v, rows)
     else:
         kept = torch.full((rows.batch,), time, device=v.device)
-    piece = min(PIECE, time)
-    table = _table(rates, piece, before.dtype).flip(1)
-    parts, further = (
-        torch.cat((table.real, table.imag)).transpose(0, 1),
-        _normal((rates * piece).exp().to(before.dtype)),
-    )
-    state = torch.zeros_like(before)
-    for part in pad(v, (0, 0, -time % piece, 0)).split(piece, dim=1):  # zeros before the first change nothing
-        real, imaginary = (part.transpose(1, 2) @ parts).chunk(2, dim=-1)
-        state = further * state + torch.complex(real, imaginary)
+    state = _written(v.transpose(1, 2), rates, before.dtype)
     if rows.fresh:
         return state
     carried = (rates * kept[:, None]).exp().to(before.dtype)[:, None, :] * before
     return state + torch.where((rows.last_document == 0)[:, None, None], carried, 0.0)
+
+
+def _written(v: Tensor, rates: Tensor, kind: torch.dtype) -> Tensor:
+    """sum_t exp(L (T - 1 - t)) v_t (B, E, N) of v (B, E, T)."""
+    time = v.shape[2]
+    piece = min(PIECE, time)
+    parts = pad(v, (-time % piece, 0)).unflatten(2, (-1, piece))  # zeros before the first change nothing
+    state = _piece_written(parts[:, :, -1], rates, kind)
+    if time == piece:
+        return state
+    lasting = _lasting(rates, piece, kind)
+    rates = rates[lasting]
+    further = _normal(_powers(rates, range(piece, time, piece)).flip(0).to(kind))
+    earlier = (_piece_written(parts[:, :, :-1], rates, kind) * further).sum(2)
+    return state + earlier if isinstance(lasting, slice) else state.index_add(2, lasting, earlier)
+
+
+def _piece_written(v: Tensor, rates: Tensor, kind: torch.dtype) -> Tensor:
+    """sum_t exp(L (P - 1 - t)) v_t (..., N) of v (..., P)."""
+    table = torch.view_as_real(_table(rates, v.shape[-1], kind).flip(0)).flatten(1)
+    return torch.view_as_complex((v @ table).unflatten(-1, (-1, 2)))
 
 
 def _at_the_end(v: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,96 @@
+"""The way out of gated state spaces as one function: z = (gelu(x U^T) * (y S^T)) W^T + b.
+
+Between the maps PyTorch writes both products, the activation, what is gated and, in the backward pass, a gradient of
+each, all of them several times as wide as the layer. Here a piece of tokens at a time goes through buffers that are
+used again and stay in the cache, where products of matrices are a quarter faster as well. For the backward pass the
+gate's product x U^T is kept and no more; y S^T is a quarter of its cost and is computed once more. A single piece, a
+compiled graph and other devices have the definition.
+
+Shapes: N tokens, D width, E channels, I width of the gate, O width of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, linear
+
+from farfield.architectures.ops.gated_linear import add_product
+
+__all__ = ["gelu_gate", "gelu_gate_definition"]
+
+PIECE = 256  # tokens
+
+
+def gelu_gate_definition(x: Tensor, y: Tensor, gate: Tensor, spread: Tensor, out: Tensor, bias: Tensor) -> Tensor:
+    """The definition."""
+    return linear(linear(y, spread) * gelu(linear(x, gate)), out, bias)
+
+
+def gelu_gate(x: Tensor, y: Tensor, gate: Tensor, spread: Tensor, out: Tensor, bias: Tensor) -> Tensor:
+    """(..., O) of x (..., D), y (..., E), gate (I, D), spread (I, E), out (O, I) and bias (O,).
+
+    In the dtype of `x`, or in autocast's, as the definition.
+    """
+    kind = x.device.type
+    if kind != "cpu" or torch.compiler.is_compiling() or x[..., 0].numel() <= PIECE:
+        return gelu_gate_definition(x, y, gate, spread, out, bias)
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    tokens = (part.to(dtype).flatten(0, -2) for part in (x, y))
+    weights = (weight.to(dtype) for weight in (gate, spread, out, bias))
+    found: Tensor = _Gated.apply(torch.is_grad_enabled(), *tokens, *weights)  # type: ignore[no-untyped-call]
+    return found.view(*x.shape[:-1], out.shape[0])
+
+
+class _Gated(torch.autograd.Function):
+    """See the file's head. `keep`: whether a backward pass may follow."""
+
+    @staticmethod
+    def forward(ctx: Any, keep: bool, x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+        gate, spread, out, bias = weights
+        z = x.new_empty(x.shape[0], out.shape[0])
+        gates = x.new_empty(x.shape[0] if keep else PIECE, gate.shape[0])
+        buffers = x.new_empty(2, PIECE, gate.shape[0])
+        for at in _pieces(x):
+            active, gated = (buffer[: at.stop - at.start] for buffer in buffers)
+            product = torch.mm(x[at], gate.T, out=gates[at] if keep else gates[: len(active)])
+            torch.ops.aten.gelu.out(product, out=active)
+            torch.mm(y[at], spread.T, out=gated).mul_(active)
+            torch.addmm(bias, gated, out.T, out=z[at])
+        if keep:
+            ctx.save_for_backward(x, y, gate, spread, out, gates)
+        return z
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, gate, spread, out, gates = ctx.saved_tensors
+        wide = torch.promote_types(x.dtype, torch.float32)
+        on_x, on_y = torch.empty_like(x), torch.empty_like(y)
+        on_gate, on_spread, on_out = (
+            torch.zeros_like(weight, dtype=wide) if wanted else None
+            for weight, wanted in zip((gate, spread, out), ctx.needs_input_grad[3:], strict=False)
+        )
+        buffers = x.new_empty(4, PIECE, gate.shape[0])
+        for at in _pieces(x):
+            active, gated, on_gated, on_product = (buffer[: at.stop - at.start] for buffer in buffers)
+            torch.ops.aten.gelu.out(gates[at], out=active)
+            torch.mm(y[at], spread.T, out=gated)
+            torch.mm(above[at], out, out=on_gated)
+            torch.mul(on_gated, gated, out=on_product)
+            torch.ops.aten.gelu_backward.grad_input(on_product, gates[at], grad_input=on_product)
+            torch.mm(on_product, gate, out=on_x[at])
+            add_product(on_gate, on_product, x[at])
+            add_product(on_out, above[at], gated.mul_(active))
+            torch.mm(on_gated.mul_(active), spread, out=on_y[at])
+            add_product(on_spread, on_gated, y[at])
+        on_weights = (total if total is None else total.to(x.dtype) for total in (on_gate, on_spread, on_out))
+        return None, on_x, on_y, *on_weights, above.sum(0) if ctx.needs_input_grad[6] else None
+
+
+def _pieces(x: Tensor) -> Iterator[slice]:
+    """Slices of the tokens of x (N, D)."""
+    return (slice(begin, min(begin + PIECE, len(x))) for begin in range(0, len(x), PIECE))

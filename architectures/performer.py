@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.linear_attention import linear_attention
-from farfield.architectures.ops.random_features import Scaling, orthogonal_rows, running_maximum
+from farfield.architectures.ops.random_features import Scaling, least_total, orthogonal_rows, running_maximum
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
@@ -49,7 +49,6 @@ __all__ = [
 FeatureKind = Literal["favor", "relu"]
 
 RELU_FLOOR = 1e-3  # as published: no token is without any weight
-FLOOR = 0.75  # a denominator is at least this power of the least number: gradients through less would overflow
 
 
 class PerformerConfig(MixerSettings):
@@ -205,7 +204,7 @@ def performer_sizes(
 
 def normalized(out: Tensor) -> Tensor:
     """(..., W) of sums (..., W + 1) whose last column is the denominator."""
-    return out[..., :-1] / out[..., -1:].clamp(min=torch.finfo(out.dtype).tiny ** FLOOR)
+    return out[..., :-1] / out[..., -1:].clamp(min=least_total(out.dtype))
 
 
 def _within_range(exponents: Tensor, rows: Rows, peak: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -203,11 +203,15 @@ class Rotation:
 
     def rows(self, x: Tensor, rows: Rows, power: Tensor | None = None) -> Tensor:
         """`x` (B, H, T, W) turned to the phase of `rows`; with xPos, scaled by zeta^power, power (B, T)."""
+        found = self.angles(rows, x.dtype)
+        return x if found is None else rotate(x, *self._scaled(*found, power), "halves")
+
+    def angles(self, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """Cosine and sine (B, 1, T, W / 2) of the phase of `rows`, in `dtype` or wider; None where nothing turns."""
         if self.frequency is None:
-            return x
-        kind, frequency = torch.promote_types(x.dtype, torch.float32), self.frequency
-        cos, sin = rows.once((*self.key, kind), lambda: angles(rows.phase, frequency, kind))
-        return rotate(x, *self._scaled(cos, sin, power), "halves")
+            return None
+        kind, frequency = torch.promote_types(dtype, torch.float32), self.frequency
+        return rows.once((*self.key, kind), lambda: angles(rows.phase, frequency, kind))
 
     def at(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
         """`x` (B, H, T, W) turned to phase (B, T); with xPos, scaled by zeta^power, power (B, T)."""

@@ -19,9 +19,16 @@ from torch import Tensor
 
 from farfield.architectures.rows import Rows
 
-__all__ = ["Scaling", "orthogonal_rows", "running_maximum", "running_maximum_definition"]
+__all__ = ["Scaling", "least_total", "orthogonal_rows", "running_maximum", "running_maximum_definition"]
 
 Scaling = Literal["gaussian", "constant"]
+
+FLOOR = 0.75  # a denominator is at least this power of the least number: gradients through less would overflow
+
+
+def least_total(dtype: torch.dtype) -> float:
+    """What a sum of features, by which is divided, is made at least."""
+    return float(torch.finfo(dtype).tiny ** FLOOR)
 
 
 def orthogonal_rows(features: int, width: int, scaling: Scaling, generator: torch.Generator) -> Tensor:

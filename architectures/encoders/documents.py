@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.counted import Counted
@@ -22,7 +23,7 @@ from farfield.architectures.ops.layouts import Full, Layout
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 
-__all__ = ["all_tokens", "count", "each_document"]
+__all__ = ["all_tokens", "count", "each_document", "one_by_one"]
 
 
 @uncompiled  # a graph would be made anew for every batch's lengths
@@ -49,6 +50,24 @@ def _alone(rows: Rows) -> list[Rows]:
         return found
 
     return rows.once("alone", make)
+
+
+Turns = tuple[Tensor, Tensor]
+
+
+def one_by_one(x: Tensor, rows: Rows, angles: Turns | None, mix: Callable[[Tensor, Turns | None], Tensor]) -> Tensor:
+    """(N, S, D) of rows x (N, S, D) that begin at column 0, by `mix` of each without its padding; zeros there.
+
+    `mix` is given (S, D) and the angles (1, 1, S, W / 2) of the row, out of `angles` (N, 1, S, W / 2).
+    """
+    if rows.batch == 1 and not rows.padded:  # a view, whose gradient is not copied
+        return mix(x.squeeze(0), angles)[None]
+    ends, found = count(rows), []
+    for row, part in enumerate(x.unbind()):
+        end = rows.time if ends is None else int(ends[row])
+        turns = None if angles is None else (angles[0][row, None, :, :end], angles[1][row, None, :, :end])
+        found.append(pad(mix(part[:end], turns), (0, 0, 0, rows.time - end)))
+    return torch.stack(found)
 
 
 def count(rows: Rows) -> Tensor | None:

@@ -17,13 +17,19 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from farfield.architectures.encoders.documents import one_by_one
 from farfield.architectures.encoders.softmax import SoftmaxEncoder, SoftmaxEncoderSettings
 from farfield.architectures.mixer import Heads
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.layouts import Full
+from farfield.architectures.ops.pieces import worth_pieces
+from farfield.architectures.ops.rotary import rotate
+from farfield.architectures.ops.rows_attention import PIECE, rows_attention
 from farfield.architectures.rows import Rows
 from farfield.config import ModelError
 
@@ -95,6 +101,31 @@ class LinformerEncoder(SoftmaxEncoder):
             for part, weight in ((heads.keys, self.key_rows), (heads.values, self.value_rows))
         )
         return attention([Part(heads.queries, keys, values, Full())], self.scale, self.backend)[0]
+
+    def _mix(self, x: Tensor, rows: Rows) -> Tensor:
+        if self.backend == "auto" and worth_pieces(x, PIECE, self.projection.qkv, self.projection.out):
+            return one_by_one(x, rows, self.rotation.angles(rows, x.dtype), self._alone)
+        return super()._mix(x, rows)
+
+    def _alone(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(S, D) of one long document x (S, D)."""
+        q_map, k_map, v_map = self.projection.qkv.weight.split(self.projection.sizes)
+        keys, values = self._rows(x, self.key_rows, k_map, angles), self._rows(x, self.value_rows, v_map, None)
+        shared = self.heads // self.kv_heads
+        keys, values = keys.repeat_interleave(shared, 0), values.repeat_interleave(shared, 0)
+        return rows_attention(x, keys, values, q_map, self.projection.out.weight, angles)
+
+    def _rows(self, x: Tensor, weight: Tensor, inputs: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(G, R, W) of keys or values, of x (S, D), weight (G or 1, L, R) and inputs (G W, D), by the shorter way.
+
+        What is not turned and weighs alike in all heads is E^T (x I^T) = (E^T x) I^T: a few rows are mapped in place
+        of all tokens.
+        """
+        weight = (weight if len(x) == self.length else weight[:, : len(x)]).to(x.dtype)
+        if angles is None and len(weight) == 1:
+            return rearrange(linear(weight.squeeze(0).T @ x, inputs), "r (g w) -> g r w", w=self.head_width)
+        parts = rearrange(linear(x, inputs), "s (g w) -> g s w", w=self.head_width)
+        return weight.transpose(1, 2) @ (parts if angles is None else rotate(parts[None], *angles, "halves")[0])
 
     def _projected(self, x: Tensor, weight: Tensor, rows: Rows) -> Tensor:
         """(N, G, R, W) of keys or values x (N, G, S, W) with weight (G or 1, L, R)."""

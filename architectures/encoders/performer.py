@@ -20,11 +20,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import pad
 
-from farfield.architectures.encoders.documents import count, each_document
+from farfield.architectures.encoders.documents import each_document, one_by_one
 from farfield.architectures.encoders.encoder import Encoder, EncoderSettings
-from farfield.architectures.ops.favor import favor, favor_fits
+from farfield.architectures.ops.favor import PIECE, favor
+from farfield.architectures.ops.pieces import worth_pieces
 from farfield.architectures.ops.random_features import Scaling
 from farfield.architectures.performer import FeatureKind, RandomFeatures, normalized, performer_sizes
 from farfield.architectures.projection import Projection, Rotation
@@ -84,8 +84,8 @@ class PerformerEncoder(Encoder):
         return found
 
     def _mix(self, x: Tensor, rows: Rows) -> Tensor:
-        if self.features == "favor" and favor_fits(x, self.projection.qkv, self.projection.out):
-            return self._one_by_one(x, rows)
+        if self.features == "favor" and worth_pieces(x, PIECE, self.projection.qkv, self.projection.out):
+            return one_by_one(x, rows, self.rotation.angles(rows, x.dtype), self._favor)
         heads, _ = self.projection.split(x, rows, None)
         q, k = (self.random.exponents(self.rotation.rows(part, rows)) for part in (heads.queries, heads.keys))
         real, v = rows.real[:, None, :, None], heads.values
@@ -99,14 +99,7 @@ class PerformerEncoder(Encoder):
         memory = k.to(v.dtype).transpose(-1, -2) @ v
         return self.projection.join(normalized(q.to(v.dtype) @ memory), rows)
 
-    def _one_by_one(self, x: Tensor, rows: Rows) -> Tensor:
-        """Long documents, each as one function and without its padding."""
-        matrix, ends = self.random.matrix.to(x.dtype), count(rows)
-        angles = self.rotation.angles(rows, x.dtype)
-        found = []
-        for row, end in enumerate([rows.time] * rows.batch if ends is None else ends.tolist()):
-            turns = None if angles is None else (angles[0][row, None, :, :end], angles[1][row, None, :, :end])
-            maps = (self.projection.qkv.weight, self.projection.out.weight)
-            y = favor(x[row, :end], *maps, matrix, turns)
-            found.append(pad(y, (0, 0, 0, rows.time - end)) if end < rows.time else y)
-        return found[0][None] if len(found) == 1 else torch.stack(found)
+    def _favor(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(S, D) of one long document x (S, D)."""
+        weights = (self.projection.qkv.weight, self.projection.out.weight, self.random.matrix.to(x.dtype))
+        return favor(x, *weights, angles)

@@ -16,35 +16,22 @@ Shapes: S tokens, D width, H heads, W width of a head, M features, P tokens in a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from farfield.architectures.ops.gated_linear import add_product
+from farfield.architectures.ops.pieces import parts_of
 from farfield.architectures.ops.random_features import least_total
 from farfield.architectures.ops.rotary import rotate
 
-__all__ = ["favor", "favor_fits"]
+__all__ = ["PIECE", "favor"]
 
 PIECE = 128  # tokens
 
-Angles = tuple[Tensor, Tensor]
 
-
-def favor_fits(x: Tensor, *maps: nn.Module) -> bool:
-    """Whether documents of x (N, S, D) are worth `favor`: on a CPU, of several pieces, in one wide precision.
-
-    `maps` are linear, and no others in their place, such as one with an addition of low rank.
-    """
-    wide = x.dtype in (torch.float32, torch.float64)
-    wide = wide and all(type(one) is nn.Linear and one.weight.dtype == x.dtype for one in maps)
-    plain = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
-    return wide and plain and x.shape[1] > PIECE
-
-
-def favor(x: Tensor, inputs: Tensor, out: Tensor, matrix: Tensor, angles: Angles | None) -> Tensor:
+def favor(x: Tensor, inputs: Tensor, out: Tensor, matrix: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
     """y (S, D) of x (S, D) with inputs (3 H W, D), out (D, H W) and the features' rows A (M, W).
 
     `angles`: cosine and sine (1, 1, S, W / 2) that queries and keys are turned by. No gradient goes to A.
@@ -63,7 +50,7 @@ class _Favor(torch.autograd.Function):
         sums, peak = work.written(x, inputs, qkv)
         read, y = sums.transpose(1, 2).contiguous(), torch.empty_like(x)
         tops, totals = x.new_empty(2, work.heads, len(x), 1)
-        for at in _pieces(x):
+        for at in parts_of(len(x), PIECE):
             exponents = work.exponents(work.parts(qkv[at])[0])
             top = torch.amax(exponents, -1, keepdim=True, out=tops[:, at])
             both = exponents.sub_(top).exp_() @ read
@@ -83,7 +70,7 @@ class _Favor(torch.autograd.Function):
         on_inputs = torch.zeros_like(inputs) if wanted[1] else None
         on_q_map, on_kv_map = (None, None) if on_inputs is None else on_inputs.split((inner, 2 * inner))
         on_out = torch.zeros_like(out) if wanted[2] else None
-        for at in _pieces(x):
+        for at in parts_of(len(x), PIECE):
             on_both = work.on_both(above[at] @ out, mixed[at], totals[:, at])
             add_product(on_out, above[at], mixed[at])
             features = work.exponents(work.parts(qkv[at])[0]).sub_(tops[:, at]).exp_()
@@ -93,7 +80,7 @@ class _Favor(torch.autograd.Function):
             torch.mm(on_q, inputs[:inner], out=on_x[at])
             add_product(on_q_map, on_q, x[at])
         on_read = on_sums[:, :-1].transpose(1, 2).contiguous()
-        for at in _pieces(x):
+        for at in parts_of(len(x), PIECE):
             _, k, v = work.parts(qkv[at])
             features = work.key_features(k, peak)
             on_exponents = (work.with_one(v) @ on_sums).mul_(features)
@@ -120,7 +107,7 @@ class _Work:
         """S^T (H, W + 1, M) and the keys' maximum (H, 1, 1) of x (S, D); `qkv` (S, 3 H W) is filled, turned."""
         sums = x.new_zeros(self.heads, self.width + 1, self.matrix.shape[1])
         peak = x.new_full((self.heads, 1, 1), -math.inf)
-        for at in _pieces(x):
+        for at in parts_of(len(x), PIECE):
             parts = self.parts(torch.mm(x[at], inputs.T, out=qkv[at]))
             if self.cos is not None and self.sin is not None:
                 parts[:2] = rotate(parts[:2], self.cos[:, :, at], self.sin[:, :, at], "halves")
@@ -165,8 +152,3 @@ class _Work:
         if self.cos is None or self.sin is None:
             return part
         return rotate(part[None], self.cos[:, :, at], -self.sin[:, :, at], "halves")[0]
-
-
-def _pieces(x: Tensor) -> Iterator[slice]:
-    """Slices of the tokens of x (S, D)."""
-    return (slice(begin, min(begin + PIECE, len(x))) for begin in range(0, len(x), PIECE))

@@ -11,7 +11,6 @@ Shapes: N tokens, D width, E channels, I width of the gate, O width of the outpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 from farfield.architectures.ops.gated_linear import add_product
+from farfield.architectures.ops.pieces import parts_of
 
 __all__ = ["gelu_gate", "gelu_gate_definition"]
 
@@ -54,7 +54,7 @@ class _Gated(torch.autograd.Function):
         z = x.new_empty(x.shape[0], out.shape[0])
         gates = x.new_empty(x.shape[0] if keep else PIECE, gate.shape[0])
         buffers = x.new_empty(2, PIECE, gate.shape[0])
-        for at in _pieces(x):
+        for at in parts_of(len(x), PIECE):
             active, gated = (buffer[: at.stop - at.start] for buffer in buffers)
             product = torch.mm(x[at], gate.T, out=gates[at] if keep else gates[: len(active)])
             torch.ops.aten.gelu.out(product, out=active)
@@ -75,7 +75,7 @@ class _Gated(torch.autograd.Function):
             for weight, wanted in zip((gate, spread, out), ctx.needs_input_grad[3:], strict=False)
         )
         buffers = x.new_empty(4, PIECE, gate.shape[0])
-        for at in _pieces(x):
+        for at in parts_of(len(x), PIECE):
             active, gated, on_gated, on_product = (buffer[: at.stop - at.start] for buffer in buffers)
             torch.ops.aten.gelu.out(gates[at], out=active)
             torch.mm(y[at], spread.T, out=gated)
@@ -89,8 +89,3 @@ class _Gated(torch.autograd.Function):
             add_product(on_spread, on_gated, y[at])
         on_weights = (total if total is None else total.to(x.dtype) for total in (on_gate, on_spread, on_out))
         return None, on_x, on_y, *on_weights, above.sum(0) if ctx.needs_input_grad[6] else None
-
-
-def _pieces(x: Tensor) -> Iterator[slice]:
-    """Slices of the tokens of x (N, D)."""
-    return (slice(begin, min(begin + PIECE, len(x))) for begin in range(0, len(x), PIECE))

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["HELD", "in_pieces", "pieces"]
+__all__ = ["HELD", "in_pieces", "parts_of", "pieces", "worth_pieces"]
 
 HELD = 2**17  # numbers of one tensor in a piece: half a megabyte in float32, of which a handful fill a cache
 
@@ -31,6 +31,22 @@ def pieces(time: int, numbers: int, like: Tensor, multiple: int = 1) -> Iterator
     if like.device.type == "cpu" and not torch.compiler.is_compiling():
         step = max(1, HELD // (numbers * multiple)) * multiple
     return (slice(begin, min(begin + step, time)) for begin in range(0, time, max(1, step)))
+
+
+def parts_of(tokens: int, piece: int) -> Iterator[slice]:
+    """Slices of `tokens` tokens, each `piece` long but for the last."""
+    return (slice(begin, min(begin + piece, tokens)) for begin in range(0, tokens, piece))
+
+
+def worth_pieces(x: Tensor, piece: int, *maps: nn.Module) -> bool:
+    """Whether rows of x (N, S, D) are worth one function of pieces: on a CPU, of several, in one wide precision.
+
+    `maps`, whose weights the function takes, are linear, and nothing in their place, such as one that adds to them.
+    """
+    wide = x.dtype in (torch.float32, torch.float64)
+    wide = wide and all(type(one) is nn.Linear and one.weight.dtype == x.dtype for one in maps)
+    plain = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+    return wide and plain and x.shape[1] > piece
 
 
 def in_pieces(function: Callable[..., Tensor], along: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:

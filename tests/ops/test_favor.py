@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contract.runs import assert_close, positions_of
-from torch import Tensor, nn
+from torch import Tensor
 
 from farfield.architectures import Rows
 from farfield.architectures.encoders import build_encoder, performer
@@ -21,6 +21,7 @@ ROWS = {"whole": ("90", "90"), "padded": ("90", "41 -49"), "short": ("18", "18")
 def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a few tokens, so that documents go through several, the last a short one."""
     monkeypatch.setattr(op, "PIECE", 17)
+    monkeypatch.setattr(performer, "PIECE", 17)
 
 
 def encoder(position: str, dtype: torch.dtype) -> Any:
@@ -33,8 +34,8 @@ def answers(of: Any, x: Tensor, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> 
     called: list[int] = []
     one = op.favor
     monkeypatch.setattr(performer, "favor", lambda *given: called.append(len(given[0])) or one(*given))
-    for fits in (op.favor_fits, lambda *_: False):
-        monkeypatch.setattr(performer, "favor_fits", fits)
+    for fits in (performer.worth_pieces, lambda *_: False):
+        monkeypatch.setattr(performer, "worth_pieces", fits)
         y = of.encode(x, rows)
         leaves = [leaf for leaf in (x, *of.parameters()) if leaf.requires_grad]
         found.append([y.detach(), *torch.autograd.grad(y, leaves, above)])
@@ -79,15 +80,3 @@ def test_no_features_are_kept() -> None:
         of.encode(x, Rows.fresh_documents(1, 90))
     weights = sum(leaf.numel() for leaf in of.parameters())
     assert sum(kept) < 90 * (6 * WIDTH + 3 * 4) + 2 * weights
-
-
-def test_where_it_does_not_fit() -> None:
-    x = torch.randn(1, 40, WIDTH)
-    other = nn.Sequential(nn.Linear(WIDTH, WIDTH))
-    assert op.favor_fits(x, nn.Linear(WIDTH, WIDTH))
-    assert not op.favor_fits(x[:, :17], nn.Linear(WIDTH, WIDTH))
-    assert not op.favor_fits(x, other)
-    assert not op.favor_fits(x, nn.Linear(WIDTH, WIDTH).double())
-    assert not op.favor_fits(x.bfloat16(), nn.Linear(WIDTH, WIDTH).bfloat16())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not op.favor_fits(x, nn.Linear(WIDTH, WIDTH))

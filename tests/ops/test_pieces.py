@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from contract.runs import assert_close, positions_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
 from farfield.architectures import Rows
 from farfield.architectures.ops import pieces as op
 from farfield.architectures.ops.linear_attention import linear_attention, linear_attention_definition
-from farfield.architectures.ops.pieces import in_pieces, pieces
+from farfield.architectures.ops.pieces import in_pieces, parts_of, pieces, worth_pieces
 from farfield.architectures.ops.rotary import Layout, angles, frequencies, rotate, rotate_definition
 from farfield.architectures.ops.short_convolution import (
     ConvolutionState,
@@ -44,6 +44,24 @@ def test_pieces_are_whole_multiples_and_cover_time(small: None) -> None:
     assert [(at.start, at.stop) for at in pieces(10, 10**6, torch.zeros(()), 4)] == [(0, 4), (4, 8), (8, 10)]
     assert not list(pieces(0, 10, torch.zeros(())))
     assert list(pieces(100, 10**6, torch.zeros((), device="meta"))) == [slice(0, 100)]
+
+
+def test_parts_cover_all_tokens() -> None:
+    assert [(at.start, at.stop) for at in parts_of(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert not list(parts_of(0, 4))
+
+
+def test_what_is_worth_pieces() -> None:
+    x, one = torch.randn(1, 40, 6), nn.Linear(6, 6)
+    assert worth_pieces(x, 39, one)
+    assert worth_pieces(x.double(), 39, nn.Linear(6, 6).double())
+    assert not worth_pieces(x, 40, one)
+    assert not worth_pieces(x, 39, one, nn.Sequential(one))
+    assert not worth_pieces(x, 39, nn.Linear(6, 6).double())
+    assert not worth_pieces(x.bfloat16(), 39, nn.Linear(6, 6).bfloat16())
+    assert not worth_pieces(x.to("meta"), 39, one)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not worth_pieces(x, 39, one)
 
 
 @pytest.mark.parametrize("wanted", [{}, {"gate": False}, {"x": False, "gain": False}])

@@ -3,8 +3,9 @@
 Between the maps PyTorch writes both products, the activation, what is gated and, in the backward pass, a gradient of
 each, all of them several times as wide as the layer. Here a piece of tokens at a time goes through buffers that are
 used again and stay in the cache, where products of matrices are a quarter faster as well. For the backward pass the
-gate's product x U^T is kept and no more; y S^T is a quarter of its cost and is computed once more. A single piece, a
-compiled graph and other devices have the definition.
+gate's product x U^T is kept and no more, in pieces, since memory of more than 32 MB at once is new to the process every
+time; y S^T is a quarter of its cost and is computed once more. A single piece, a compiled graph and other devices have
+the definition.
 
 Shapes: N tokens, D width, E channels, I width of the gate, O width of the output.
 """
@@ -22,7 +23,7 @@ from farfield.architectures.ops.pieces import parts_of
 
 __all__ = ["gelu_gate", "gelu_gate_definition"]
 
-PIECE = 256  # tokens
+PIECE = 128  # tokens
 
 
 def gelu_gate_definition(x: Tensor, y: Tensor, gate: Tensor, spread: Tensor, out: Tensor, bias: Tensor) -> Tensor:
@@ -52,36 +53,38 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, keep: bool, x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
         gate, spread, out, bias = weights
         z = x.new_empty(x.shape[0], out.shape[0])
-        gates = x.new_empty(x.shape[0] if keep else PIECE, gate.shape[0])
-        buffers = x.new_empty(2, PIECE, gate.shape[0])
+        by_gate, by_spread, by_out = (weight.T.contiguous() for weight in (gate, spread, out))
+        buffers, products = x.new_empty(2, PIECE, gate.shape[0]), []
         for at in parts_of(len(x), PIECE):
             active, gated = (buffer[: at.stop - at.start] for buffer in buffers)
-            product = torch.mm(x[at], gate.T, out=gates[at] if keep else gates[: len(active)])
+            product = torch.mm(x[at], by_gate)
             torch.ops.aten.gelu.out(product, out=active)
-            torch.mm(y[at], spread.T, out=gated).mul_(active)
-            torch.addmm(bias, gated, out.T, out=z[at])
+            torch.mm(y[at], by_spread, out=gated).mul_(active)
+            torch.addmm(bias, gated, by_out, out=z[at])
+            if keep:
+                products.append(product)
         if keep:
-            ctx.save_for_backward(x, y, gate, spread, out, gates)
+            ctx.save_for_backward(x, y, gate, spread, out, *products)
         return z
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, gate, spread, out, gates = ctx.saved_tensors
+        x, y, gate, spread, out, *products = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)
         on_x, on_y = torch.empty_like(x), torch.empty_like(y)
         on_gate, on_spread, on_out = (
             torch.zeros_like(weight, dtype=wide) if wanted else None
             for weight, wanted in zip((gate, spread, out), ctx.needs_input_grad[3:], strict=False)
         )
-        buffers = x.new_empty(4, PIECE, gate.shape[0])
-        for at in parts_of(len(x), PIECE):
+        buffers, by_spread = x.new_empty(4, PIECE, gate.shape[0]), spread.T.contiguous()
+        for at, product in zip(parts_of(len(x), PIECE), products, strict=True):
             active, gated, on_gated, on_product = (buffer[: at.stop - at.start] for buffer in buffers)
-            torch.ops.aten.gelu.out(gates[at], out=active)
-            torch.mm(y[at], spread.T, out=gated)
+            torch.ops.aten.gelu.out(product, out=active)
+            torch.mm(y[at], by_spread, out=gated)
             torch.mm(above[at], out, out=on_gated)
             torch.mul(on_gated, gated, out=on_product)
-            torch.ops.aten.gelu_backward.grad_input(on_product, gates[at], grad_input=on_product)
+            torch.ops.aten.gelu_backward.grad_input(on_product, product, grad_input=on_product)
             torch.mm(on_product, gate, out=on_x[at])
             add_product(on_gate, on_product, x[at])
             add_product(on_out, above[at], gated.mul_(active))

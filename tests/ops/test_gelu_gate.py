@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from contract.runs import assert_close, error
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from farfield.architectures.ops import gelu_gate as ops
 from farfield.architectures.ops.gelu_gate import gelu_gate, gelu_gate_definition
@@ -78,13 +81,18 @@ def test_backward_keeps_the_gates_product_and_no_other() -> None:
     assert sum(kept) == sum(leaf.numel() for leaf in leaves[:5]) + 2 * 63 * I
 
 
-def test_without_gradients_nothing_as_long_as_the_text_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    leaves = inputs(2, 63)
-    expected = gelu_gate_definition(*leaves)
-    made: list[torch.Size] = []
-    new = Tensor.new_empty
-    monkeypatch.setattr(Tensor, "new_empty", lambda self, *size: made.append(torch.Size(size)) or new(self, *size))
-    with torch.no_grad():
-        found = gelu_gate(*leaves)
-    assert made == [(126, O), (17, I), (2, 17, I)]
-    assert_close(found, expected.detach(), 1e-12)
+def test_without_gradients_nothing_as_long_as_the_text_is_as_wide_as_the_gate() -> None:
+    leaves, made = inputs(2, 63), []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+            found = function(*given, **(named or {}))
+            made.append(found.numel() if isinstance(found, Tensor) else 0)
+            return found
+
+    with torch.no_grad(), Sizes():
+        gelu_gate(*leaves)
+    assert 2 * 17 * I <= max(made) < 126 * I
+    with torch.no_grad(), Sizes():
+        gelu_gate_definition(*leaves)
+    assert max(made) == 126 * I

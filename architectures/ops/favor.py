@@ -48,7 +48,7 @@ class _Favor(torch.autograd.Function):
         work = _Work(matrix, out.shape[1], cos, sin)
         qkv, mixed = x.new_empty(len(x), inputs.shape[0]), x.new_empty(len(x), out.shape[1])
         sums, peak = work.written(x, inputs, qkv)
-        read, y = sums.transpose(1, 2).contiguous(), torch.empty_like(x)
+        read, by_out, y = sums.transpose(1, 2).contiguous(), out.T.contiguous(), torch.empty_like(x)
         tops, totals = x.new_empty(2, work.heads, len(x), 1)
         for at in parts_of(len(x), PIECE):
             exponents = work.exponents(work.parts(qkv[at])[0])
@@ -56,7 +56,7 @@ class _Favor(torch.autograd.Function):
             both = exponents.sub_(top).exp_() @ read
             total = torch.clamp(both[..., -1:], min=work.least, out=totals[:, at])
             torch.div(both[..., :-1], total, out=work.by_head(mixed[at]))
-            torch.mm(mixed[at], out.T, out=y[at])
+            torch.mm(mixed[at], by_out, out=y[at])
         ctx.work = work
         ctx.save_for_backward(x, inputs, out, qkv, mixed, sums, peak, tops, totals)
         return y
@@ -106,9 +106,9 @@ class _Work:
     def written(self, x: Tensor, inputs: Tensor, qkv: Tensor) -> tuple[Tensor, Tensor]:
         """S^T (H, W + 1, M) and the keys' maximum (H, 1, 1) of x (S, D); `qkv` (S, 3 H W) is filled, turned."""
         sums = x.new_zeros(self.heads, self.width + 1, self.matrix.shape[1])
-        peak = x.new_full((self.heads, 1, 1), -math.inf)
+        peak, by_input = x.new_full((self.heads, 1, 1), -math.inf), inputs.T.contiguous()
         for at in parts_of(len(x), PIECE):
-            parts = self.parts(torch.mm(x[at], inputs.T, out=qkv[at]))
+            parts = self.parts(torch.mm(x[at], by_input, out=qkv[at]))
             if self.cos is not None and self.sin is not None:
                 parts[:2] = rotate(parts[:2], self.cos[:, :, at], self.sin[:, :, at], "halves")
             exponents, half = self.exponents(parts[1]), self.half(parts[1])

@@ -53,8 +53,9 @@ class _Attended(torch.autograd.Function):
         q, mixed = x.new_empty(2, len(x), inputs.shape[0])
         y, lse = torch.empty_like(x), x.new_empty(heads, len(x), 1)
         by_width = keys.transpose(1, 2).contiguous() * width**-0.5
+        by_input, by_out = inputs.T.contiguous(), out.T.contiguous()
         for at in parts_of(len(x), PIECE):
-            queries = _by_head(torch.mm(x[at], inputs.T, out=q[at]), heads)
+            queries = _by_head(torch.mm(x[at], by_input, out=q[at]), heads)
             if cos is not None and sin is not None:
                 queries.copy_(_turned(queries, cos[:, :, at], sin[:, :, at]))
             scores = queries @ by_width
@@ -63,7 +64,7 @@ class _Attended(torch.autograd.Function):
             total = weights.sum(-1, keepdim=True)
             torch.add(top, total.log(), out=lse[:, at])
             torch.div(weights @ values, total, out=_by_head(mixed[at], heads))
-            torch.mm(mixed[at], out.T, out=y[at])
+            torch.mm(mixed[at], by_out, out=y[at])
         ctx.save_for_backward(x, keys, values, inputs, out, cos, sin, q, mixed, lse)
         return y
 

@@ -55,18 +55,23 @@ def _alone(rows: Rows) -> list[Rows]:
 Turns = tuple[Tensor, Tensor]
 
 
-def one_by_one(x: Tensor, rows: Rows, angles: Turns | None, mix: Callable[[Tensor, Turns | None], Tensor]) -> Tensor:
+def one_by_one(
+    x: Tensor, rows: Rows, angles: Turns | None, mix: Callable[[Tensor, int, Turns | None], Tensor]
+) -> Tensor:
     """(N, S, D) of rows x (N, S, D) that begin at column 0, by `mix` of each without its padding; zeros there.
 
-    `mix` is given (S, D) and the angles (1, 1, S, W / 2) of the row, out of `angles` (N, 1, S, W / 2).
+    `mix` is given (S, D), which row it is, and its angles (1, 1, S, W / 2) out of `angles` (N, 1, S, W / 2).
     """
     if rows.batch == 1 and not rows.padded:  # a view, whose gradient is not copied
-        return mix(x.squeeze(0), angles)[None]
+        return mix(x.squeeze(0), 0, angles)[None]
     ends, found = count(rows), []
     for row, part in enumerate(x.unbind()):
         end = rows.time if ends is None else int(ends[row])
         turns = None if angles is None else (angles[0][row, None, :, :end], angles[1][row, None, :, :end])
-        found.append(pad(mix(part[:end], turns), (0, 0, 0, rows.time - end)))
+        if end == rows.time:
+            found.append(mix(part, row, turns))
+        else:
+            found.append(pad(mix(part[:end], row, turns), (0, 0, 0, rows.time - end)))
     return torch.stack(found)
 
 

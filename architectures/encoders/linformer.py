@@ -103,33 +103,37 @@ class LinformerEncoder(SoftmaxEncoder):
         return attention([Part(heads.queries, keys, values, Full())], self.scale, self.backend)[0]
 
     def _mix(self, x: Tensor, rows: Rows) -> Tensor:
-        if self.backend == "auto" and worth_pieces(x, PIECE, self.projection.qkv, self.projection.out):
-            return one_by_one(x, rows, self.rotation.angles(rows, x.dtype), self._alone)
-        return super()._mix(x, rows)
-
-    def _alone(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(S, D) of one long document x (S, D)."""
+        if self.backend != "auto" or not worth_pieces(x, 4 * PIECE, self.projection.qkv, self.projection.out):
+            return super()._mix(x, rows)
+        angles = self.rotation.angles(rows, x.dtype)
         q_map, k_map, v_map = self.projection.qkv.weight.split(self.projection.sizes)
-        keys, values = self._rows(x, self.key_rows, k_map, angles), self._rows(x, self.value_rows, v_map, None)
-        shared = self.heads // self.kv_heads
-        keys, values = keys.repeat_interleave(shared, 0), values.repeat_interleave(shared, 0)
-        return rows_attention(x, keys, values, q_map, self.projection.out.weight, angles)
+        keys, values = self._rows(x, self.key_rows, k_map, rows, angles), self._rows(x, self.value_rows, v_map, rows)
 
-    def _rows(self, x: Tensor, weight: Tensor, inputs: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(G, R, W) of keys or values, of x (S, D), weight (G or 1, L, R) and inputs (G W, D), by the shorter way.
+        def attended(document: Tensor, row: int, turns: tuple[Tensor, Tensor] | None) -> Tensor:
+            return rows_attention(document, keys[row], values[row], q_map, self.projection.out.weight, turns)
+
+        return one_by_one(x, rows, angles, attended)
+
+    def _rows(
+        self, x: Tensor, weight: Tensor, inputs: Tensor, rows: Rows, angles: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """(H, R, W) of keys or values for each of x (N, S, D), by weight (G or 1, L, R) and inputs (G W, D).
 
         What is not turned and weighs alike in all heads is E^T (x I^T) = (E^T x) I^T: a few rows are mapped in place
         of all tokens.
         """
-        weight = (weight if len(x) == self.length else weight[:, : len(x)]).to(x.dtype)
         if angles is None and len(weight) == 1:
-            return rearrange(linear(weight.squeeze(0).T @ x, inputs), "r (g w) -> g r w", w=self.head_width)
-        parts = rearrange(linear(x, inputs), "s (g w) -> g s w", w=self.head_width)
-        return weight.transpose(1, 2) @ (parts if angles is None else rotate(parts[None], *angles, "halves")[0])
+            mapped = linear(self._projected(x.unsqueeze(1), weight, rows).squeeze(1), inputs)
+            found = rearrange(mapped, "n r (g w) -> n g r w", w=self.head_width)
+        else:
+            parts = rearrange(linear(x, inputs), "n s (g w) -> n g s w", w=self.head_width)
+            found = self._projected(parts if angles is None else rotate(parts, *angles, "halves"), weight, rows)
+        return found.repeat_interleave(self.heads // self.kv_heads, 1).unbind()
 
     def _projected(self, x: Tensor, weight: Tensor, rows: Rows) -> Tensor:
         """(N, G, R, W) of keys or values x (N, G, S, W) with weight (G or 1, L, R)."""
         used = min(x.shape[2], self.length)  # a bucket of documents may be wider than they are
+        weight = weight if used == self.length else weight[:, :used]  # a part's gradient is a copy
         if rows.padded:
             x = torch.where(rows.real[:, None, :, None], x, torch.zeros((), dtype=x.dtype, device=x.device))
-        return weight[:, :used].to(x.dtype).transpose(1, 2) @ x[:, :, :used]
+        return weight.to(x.dtype).transpose(1, 2) @ (x if used == x.shape[2] else x[:, :, :used])

@@ -84,7 +84,7 @@ class PerformerEncoder(Encoder):
         return found
 
     def _mix(self, x: Tensor, rows: Rows) -> Tensor:
-        if self.features == "favor" and worth_pieces(x, PIECE, self.projection.qkv, self.projection.out):
+        if self.features == "favor" and worth_pieces(x, 2 * PIECE, self.projection.qkv, self.projection.out):
             return one_by_one(x, rows, self.rotation.angles(rows, x.dtype), self._favor)
         heads, _ = self.projection.split(x, rows, None)
         q, k = (self.random.exponents(self.rotation.rows(part, rows)) for part in (heads.queries, heads.keys))
@@ -99,7 +99,7 @@ class PerformerEncoder(Encoder):
         memory = k.to(v.dtype).transpose(-1, -2) @ v
         return self.projection.join(normalized(q.to(v.dtype) @ memory), rows)
 
-    def _favor(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _favor(self, x: Tensor, _: int, angles: tuple[Tensor, Tensor] | None) -> Tensor:
         """(S, D) of one long document x (S, D)."""
         weights = (self.projection.qkv.weight, self.projection.out.weight, self.random.matrix.to(x.dtype))
         return favor(x, *weights, angles)

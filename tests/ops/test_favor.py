@@ -14,7 +14,7 @@ from farfield.architectures.encoders import build_encoder, performer
 from farfield.architectures.ops import favor as op
 
 WIDTH = 12
-ROWS = {"whole": ("90", "90"), "padded": ("90", "41 -49"), "short": ("18", "18"), "packed": ("30 60", "-3 87")}
+ROWS = {"whole": ("90", "90"), "padded": ("90", "41 -49"), "short": ("35", "35"), "packed": ("30 60", "-3 87")}
 
 
 @pytest.fixture(autouse=True)

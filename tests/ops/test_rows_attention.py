@@ -64,8 +64,8 @@ def test_agrees_with_operators(
 
 @pytest.mark.parametrize("frozen", ["qkv", "out", "rows", "x"])
 def test_what_is_frozen_changes_no_other_gradient(frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    of, rows = encoder(torch.float64, position="none"), Rows.fresh_documents(1, 40)
-    x = torch.randn(1, 40, WIDTH, dtype=torch.float64, requires_grad=frozen != "x")
+    of, rows = encoder(torch.float64, position="none"), Rows.fresh_documents(1, 80)
+    x = torch.randn(1, 80, WIDTH, dtype=torch.float64, requires_grad=frozen != "x")
     if frozen == "rows":
         of.key_rows.requires_grad_(False)
     elif frozen != "x":

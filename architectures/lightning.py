@@ -19,14 +19,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.alibi import slopes_of
-from farfield.architectures.ops.linear_attention import linear_attention
-from farfield.architectures.ops.pieces import in_pieces
+from farfield.architectures.ops.retention import Retention, retention
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection
 from farfield.architectures.rows import Rows
@@ -91,8 +89,15 @@ class Lightning(Mixer):
     def __init__(self, config: LightningConfig, width: int, layer: int, depth: int) -> None:
         super().__init__()
         self.heads, self.head_width = config.sizes(width)
-        self.chunk = config.chunk
-        self.slopes = slopes(self.heads, layer, depth)
+        self.retention = Retention(
+            self.head_width,
+            self.head_width,
+            -slopes(self.heads, layer, depth),
+            config.chunk,
+            activated=True,
+            gate="sigmoid",
+            together=True,
+        )
         self.projection = Projection(width, self.heads, self.heads, self.head_width, config.conv)
         self.gate = nn.Linear(width, width, bias=False)
         self.norm = nn.RMSNorm(width, eps=1e-6)
@@ -105,15 +110,6 @@ class Lightning(Mixer):
 
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, LightningState)
-        heads, conv = self.projection.split(x, rows, state.conv)
-        q, k, v = (nn.functional.silu(part) for part in (heads.queries, heads.keys, heads.values))
-        decay = -self.slopes.to(x.device, state.memory.dtype)[None, :, None]
-        out, memory = linear_attention(q, k, v, decay, rows, state.memory, self.chunk)
-        out = rearrange(out, "b h t w -> b t (h w)")
-        out = in_pieces(self._gated, (out, self.gate(x)), (self.norm.weight,)).to(x.dtype)
-        y = self.projection.join(rearrange(out, "b t (h w) -> b h t w", h=self.heads), rows)
-        return y, LightningState(memory, conv)
-
-    def _gated(self, out: Tensor, gate: Tensor, gain: Tensor) -> Tensor:
-        """(B, T, D) of what was read (B, T, D), the gate (B, T, D) and the norm's gain (D,)."""
-        return torch.sigmoid(gate) * nn.functional.rms_norm(out.to(gain.dtype), gain.shape, gain, self.norm.eps)
+        qkv, conv = self.projection.inputs(x, rows, state.conv)
+        y, memory = retention(self.retention, qkv, self.gate(x), self.norm.weight, rows, state.memory)
+        return rows.masked(self.projection.out(y)), LightningState(memory, conv)

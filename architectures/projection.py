@@ -83,11 +83,16 @@ class Projection(nn.Module):
             return None
         return ConvolutionState.empty(batch, self.conv, sum(self.sizes), self.qkv.weight)
 
-    def split(self, x: Tensor, rows: Rows, state: ConvolutionState | None) -> tuple[Heads, ConvolutionState | None]:
-        """Queries (B, H, T, W), keys and values (B, G, T, W)."""
+    def inputs(self, x: Tensor, rows: Rows, state: ConvolutionState | None) -> tuple[Tensor, ConvolutionState | None]:
+        """Queries, keys and values of a token side by side (B, T, (H + 2 G) W), before their norms."""
         qkv = self.qkv(x)
         if self.taps is not None and state is not None:
             qkv, state = short_convolution(qkv, self.taps.to(qkv.dtype), rows, state)
+        return qkv, state
+
+    def split(self, x: Tensor, rows: Rows, state: ConvolutionState | None) -> tuple[Heads, ConvolutionState | None]:
+        """Queries (B, H, T, W), keys and values (B, G, T, W)."""
+        qkv, state = self.inputs(x, rows, state)
         q, k, v = (rearrange(p, "b t (h w) -> b h t w", w=self.head_width) for p in qkv.split(self.sizes, dim=-1))
         return Heads(self._normed(q, self.query_gain), self._normed(k, self.key_gain), v), state
 

@@ -23,14 +23,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
-from farfield.architectures.ops.linear_attention import linear_attention
-from farfield.architectures.ops.pieces import in_pieces
-from farfield.architectures.ops.rotary import Layout, angles, frequencies, rotate
+from farfield.architectures.ops.retention import Retention, retention
+from farfield.architectures.ops.rotary import Layout, frequencies
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
@@ -96,14 +94,20 @@ class RetNet(Mixer):
     def __init__(self, config: RetNetConfig, width: int) -> None:
         super().__init__()
         self.heads, self.key, self.value = config.sizes(width)
-        self.chunk, self.decay, self.rotation = config.chunk, config.decay, config.rotation
-        self.sizes = [self.heads * self.key, self.heads * self.key, self.heads * self.value]
+        self.retention = Retention(
+            self.key,
+            self.value,
+            log_decays(self.heads, config.decay),
+            config.chunk,
+            frequency=frequencies(self.key, config.rotation),
+            layout=config.rotation,
+            scale=self.key**-0.5,
+        )
+        self.sizes = self.retention.sizes
         self.qkv = nn.Linear(width, sum(self.sizes), bias=False)
         self.gate = nn.Linear(width, self.heads * self.value, bias=False)
         self.out = nn.Linear(self.heads * self.value, width, bias=False)
         self.taps = nn.Parameter(torch.empty(sum(self.sizes), config.conv)) if config.conv else None
-        self.norm = nn.RMSNorm(self.value, eps=1e-6, elementwise_affine=False)
-        self.frequency = frequencies(self.key, config.rotation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -116,13 +120,6 @@ class RetNet(Mixer):
             nn.init.uniform_(self.taps, -(taps**-0.5), taps**-0.5)
             with torch.no_grad():
                 self.taps[:, 0] += 1.0
-
-    def log_decay(self, like: Tensor) -> Tensor:
-        """log gamma (1, H, 1), computed in float64."""
-        places = torch.arange(self.heads, dtype=torch.float64, device=like.device)
-        if self.decay == "linspace":
-            places = places * (4.0 / max(self.heads - 1, 1))
-        return torch.log1p(-(2.0 ** (-5.0 - places)))[None, :, None].to(torch.promote_types(like.dtype, torch.float32))
 
     def start(self, batch: int) -> RetNetState:
         weight = self.qkv.weight
@@ -138,24 +135,13 @@ class RetNet(Mixer):
         qkv, conv = self.qkv(x), state.conv
         if self.taps is not None and conv is not None:
             qkv, conv = short_convolution(qkv, self.taps.to(qkv.dtype), rows, conv)
-        q, k, v = (rearrange(p, "b t (h d) -> b h t d", h=self.heads) for p in qkv.split(self.sizes, dim=-1))
-        q, k = self._turn(q, rows), self._turn(k, rows, self.key**-0.5)
-        out, memory = linear_attention(q, k, v, self.log_decay(q), rows, state.memory, self.chunk)
-        y = self.out(in_pieces(self._gated, (rearrange(out, "b h t d -> b t h d"), self.gate(x))))
-        return rows.masked(y), RetNetState(memory, conv)
+        y, memory = retention(self.retention, qkv, self.gate(x), None, rows, state.memory)
+        return rows.masked(self.out(y)), RetNetState(memory, conv)
 
-    def _gated(self, out: Tensor, gate: Tensor) -> Tensor:
-        """(B, T, H V) of what was read (B, T, H, V) and the gate (B, T, H V)."""
-        normed = rearrange(self.norm(out), "b t h d -> b t (h d)")
-        gated: Tensor = nn.functional.silu(gate) * normed.to(gate.dtype)
-        return gated
 
-    def _turn(self, x: Tensor, rows: Rows, scale: float = 1.0) -> Tensor:
-        """Queries or keys (B, H, T, K) turned to where they stand, times `scale`."""
-        kind = torch.promote_types(x.dtype, torch.float32)
-
-        def make() -> tuple[Tensor, Tensor]:
-            cos, sin = angles(rows.phase, self.frequency, kind)
-            return cos * scale, sin * scale
-
-        return rotate(x, *rows.once(("retnet", self.key, self.rotation, kind, scale), make), self.rotation)
+def log_decays(heads: int, decay: Literal["torchscale", "linspace"]) -> Tensor:
+    """log gamma (H,), float64."""
+    places = torch.arange(heads, dtype=torch.float64)
+    if decay == "linspace":
+        places = places * (4.0 / max(heads - 1, 1))
+    return torch.log1p(-(2.0 ** (-5.0 - places)))

@@ -4,6 +4,9 @@
     cuda     FlashAttention as PyTorch ships it: half precision, no mask
     blocked  matrix products over blocks of queries: any device, any dtype
 
+Recurrences have a form in C++ beside those in PyTorch (`farfield.architectures.ops.native`), for plain tensors of a CPU
+in float32 or float64: `native`.
+
 A kernel computes (output, log-sum-exp) of a block of queries, and the gradients of the block from the output and the
 log-sum-exp of the *whole* softmax that the block is a part of. A query that sees no key has output 0 and
 log-sum-exp -inf.
@@ -15,12 +18,18 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-__all__ = ["Backend", "Kernel", "choose"]
+from farfield.architectures.ops.native.library import library
+
+if TYPE_CHECKING:
+    import ctypes
+
+__all__ = ["Backend", "Kernel", "choose", "native"]
 
 Backend = Literal["auto", "fused", "blocked"]
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -66,6 +75,36 @@ def choose(q: Tensor, backend: Backend) -> Kernel:
     if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
         return _CUDA
     return _BLOCKED
+
+
+def native(name: str, *tensors: Tensor) -> ctypes.CDLL | None:
+    """The library `name` in C++ for these tensors; None where the form in PyTorch has to do.
+
+    That is where there is no library, and wherever an operator is more than memory that is gone through: on other
+    devices, in other or several dtypes, in graphs that are compiled or traced, under autocast, transforms and modes
+    that look at operators.
+    """
+    number = {torch.float32: "float", torch.float64: "double"}.get(tensors[0].dtype)
+    if number is None or not all(_plain(x, tensors[0].dtype) for x in tensors) or _watched():
+        return None
+    return library(name, number)
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `x` is nothing but numbers in memory."""
+    return type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype == dtype and x.layout == torch.strided
+
+
+def _watched() -> bool:
+    """Whether autocast is on, or somebody wants operators: a compiler, torch.func, forward derivatives, a mode."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 @functools.lru_cache(maxsize=64)

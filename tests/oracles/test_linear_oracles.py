@@ -6,6 +6,7 @@ undone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from contract.runs import assert_close
 from parity import FLOAT32, FLOAT64, WIDTH, Parity, mixer, named
 from theirs import apart, installed
 from torch import Tensor
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import rms_norm, silu, softplus
 
 from farfield.architectures import Rows, build_mixer
 from farfield.architectures.lightning import slopes
@@ -45,7 +46,7 @@ def test_lightning_is_minimaxs(layer: int, parity: Parity) -> None:
     theirs = minimax.MiniMaxLightningAttention(config, layer).double()
     theirs.query_decay, theirs.key_decay, theirs.diagonal_decay = theirs.decay_factors(theirs.slope_rate)
     assert_close(slopes(heads, layer, depth), theirs.slope_rate[:, 0, 0], 3e-6 if layer < depth - 1 else 0.5)
-    ours.slopes = theirs.slope_rate[:, 0, 0]
+    ours.retention = replace(ours.retention, log_decay=-theirs.slope_rate[:, 0, 0].double())
     theirs.norm.load_state_dict(ours.norm.state_dict())
     theirs.norm.variance_epsilon = 1e-6
     theirs.qkv_proj.weight.data = interleaved(ours.projection.qkv.weight, heads)
@@ -147,7 +148,7 @@ def test_features_are_performer_pytorchs(features: str, parity: Parity) -> None:
 def test_linspace_decays_are_yet_another_retnets(heads: int, parity: Parity) -> None:
     theirs = installed("yet_another_retnet.retention")
     ours: Any = build_mixer({"kind": "retnet", "decay": "linspace", "heads": heads}, 8 * heads)
-    found = ours.log_decay(torch.zeros((), dtype=torch.float64)).exp()[0, :, 0]
+    found = ours.retention.log_decay.exp()
     parity.close(found, theirs._build_decay_gammas(heads, dtype=torch.float64), 1e-6)
 
 
@@ -161,7 +162,8 @@ def test_retention_is_flash_linear_attentions(rotation: str, parity: Parity) -> 
     def theirs(x: Tensor) -> Tensor:
         rows = Rows.fresh_documents(*x.shape[:2])
         q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in ours.qkv(x).split(ours.sizes, -1))
-        out = ours.norm(naive(ours._turn(q, rows), ours._turn(k, rows), v).double())
+        q, k = (ours.retention.turned(part, rows) for part in (q, k))
+        out = rms_norm(naive(q, k, v).double(), v.shape[-1:], eps=1e-6)
         return ours.out(silu(ours.gate(x)) * out.transpose(1, 2).flatten(2))
 
     parity.layer(ours, theirs, FLOAT32, time=63)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -175,7 +176,7 @@ def test_retention_layer_is_torchscales(parity: Parity) -> None:
     torchscale = installed("torchscale.component.multiscale_retention")
     heads, time, key = 4, 63, WIDTH // 4
     ours = mixer("retnet", heads=heads)
-    ours.norm.eps = 0.0
+    ours.retention = replace(ours.retention, epsilon=0.0)
     args = types.SimpleNamespace(multiway=False, layernorm_eps=0.0)
     theirs = torchscale.MultiScaleRetention(args, WIDTH, 2 * WIDTH, heads).double()
     names = dict(zip(("q_proj", "k_proj", "v_proj"), ours.qkv.weight.split(ours.sizes), strict=True))

@@ -112,4 +112,4 @@ class Lightning(Mixer):
         assert isinstance(state, LightningState)
         qkv, conv = self.projection.inputs(x, rows, state.conv)
         y, memory = retention(self.retention, qkv, self.gate(x), self.norm.weight, rows, state.memory)
-        return rows.masked(self.projection.out(y)), LightningState(memory, conv)
+        return self.projection.out(y), LightningState(memory, conv)

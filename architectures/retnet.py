@@ -136,7 +136,7 @@ class RetNet(Mixer):
         if self.taps is not None and conv is not None:
             qkv, conv = short_convolution(qkv, self.taps.to(qkv.dtype), rows, conv)
         y, memory = retention(self.retention, qkv, self.gate(x), None, rows, state.memory)
-        return rows.masked(self.out(y)), RetNetState(memory, conv)
+        return self.out(y), RetNetState(memory, conv)
 
 
 def log_decays(heads: int, decay: Literal["torchscale", "linspace"]) -> Tensor:

@@ -93,7 +93,9 @@ def expected(prefix: str) -> set[str]:
     """Every file of code and data of the tree, by its name in a distribution."""
     files = {f"{prefix}farfield/{file.relative_to(PACKAGE).as_posix()}" for file in PACKAGE.rglob("*.py")}
     for folder in FOLDERS:
-        found = [file for kind in ("py", "yaml", "css", "js") for file in (ROOT / folder).rglob(f"*.{kind}")]
+        found = [
+            file for kind in ("py", "yaml", "css", "js", "cpp", "h") for file in (ROOT / folder).rglob(f"*.{kind}")
+        ]
         files |= {f"{prefix}farfield/{file.relative_to(ROOT).as_posix()}" for file in found}
     documents = [file for file in (PACKAGE / "demo").rglob("*") if file.suffix in (".md", ".json")]
     return files | {f"{prefix}farfield/{file.relative_to(PACKAGE).as_posix()}" for file in documents}

@@ -77,6 +77,9 @@ def choose(q: Tensor, backend: Backend) -> Kernel:
     return _BLOCKED
 
 
+_NUMBERS = {torch.float32: "float", torch.float64: "double"}
+
+
 def native(name: str, *tensors: Tensor) -> ctypes.CDLL | None:
     """The library `name` in C++ for these tensors; None where the form in PyTorch has to do.
 
@@ -84,10 +87,15 @@ def native(name: str, *tensors: Tensor) -> ctypes.CDLL | None:
     devices, in other or several dtypes, in graphs that are compiled or traced, under autocast, transforms and modes
     that look at operators.
     """
-    number = {torch.float32: "float", torch.float64: "double"}.get(tensors[0].dtype)
-    if number is None or not all(_plain(x, tensors[0].dtype) for x in tensors) or _watched():
+    dtype = tensors[0].dtype
+    if (
+        torch.compiler.is_compiling()
+        or dtype not in _NUMBERS
+        or not all(_plain(x, dtype) for x in tensors)
+        or _watched()
+    ):
         return None
-    return library(name, number)
+    return library(name, _NUMBERS[dtype])
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> bool:
@@ -96,10 +104,9 @@ def _plain(x: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _watched() -> bool:
-    """Whether autocast is on, or somebody wants operators: a compiler, torch.func, forward derivatives, a mode."""
+    """Whether autocast is on, or somebody wants operators: a trace, torch.func, forward derivatives, a mode."""
     return (
-        torch.compiler.is_compiling()
-        or torch.is_autocast_enabled("cpu")
+        torch.is_autocast_enabled("cpu")
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None

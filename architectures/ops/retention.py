@@ -59,12 +59,16 @@ class Retention:
 
     @property
     def heads(self) -> int:
-        return len(self.log_decay)
+        return self.log_decay.shape[0]
 
     @property
     def sizes(self) -> list[int]:
         """Numbers of a token's queries, keys and values."""
         return [self.heads * self.key, self.heads * self.key, self.heads * self.value]
+
+    def standing(self) -> bool:
+        """Whether what all calls share stands in the memory of the CPU."""
+        return all(x is None or x.is_cpu and x.is_contiguous() for x in (self.log_decay, self.frequency))
 
     def turned(self, x: Tensor, rows: Rows, scale: float = 1.0) -> Tensor:
         """Queries or keys (B, H, T, K) turned to where they stand, times `scale`."""
@@ -91,10 +95,9 @@ def retention(
         rows: documents and padding of the call.
         state: float32 or wider; it is not looked at where a row begins a document.
     """
-    others = [x for x in (gain, form.frequency) if x is not None]
     kernels = None
-    if form.chunk and qkv.numel() and all(x.is_cpu for x in (*others, form.log_decay, rows.positions)):
-        kernels = native("retention", qkv, gate, state, *([] if gain is None else [gain]))
+    if form.chunk and qkv.numel() and form.standing() and rows.positions.dtype == rows.phase.dtype == torch.int64:
+        kernels = native("retention", qkv, gate, state, *(() if gain is None else (gain,)))
     if kernels is None:
         return composed(form, qkv, gate, gain, rows, state)
     tensors = qkv, gate, gain, state
@@ -107,7 +110,7 @@ def retention(
 def composed(
     form: Retention, qkv: Tensor, gate: Tensor, gain: Tensor | None, rows: Rows, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The form in PyTorch: see `retention`. Padding is not zero where the gate is not finite."""
+    """The form in PyTorch: see `retention`."""
     if form.activated:
         qkv = silu(qkv)
     q, k, v = (rearrange(x, "b t (h d) -> b h t d", h=form.heads) for x in qkv.split(form.sizes, dim=-1))
@@ -124,7 +127,7 @@ def composed(
         return (silu(gate) if form.gate == "silu" else torch.sigmoid(gate)) * normed.to(gate.dtype)
 
     along = rearrange(out, "b h t d -> b t h d"), gate
-    return in_pieces(finished, along, () if gain is None else (gain,)), state
+    return rows.masked(in_pieces(finished, along, () if gain is None else (gain,))), state
 
 
 class _Native(torch.autograd.Function):
@@ -187,12 +190,16 @@ class _Call:
         gate: Tensor,
         gain: Tensor | None,
     ) -> None:
+        tokens = qkv.shape[:2]
+        assert tokens == gate.shape[:2] == positions.shape == phase.shape
+        assert qkv.shape[2] == sum(form.sizes) and gate.shape[2] == form.sizes[2]
+        assert gain is None or gain.shape == gate.shape[2:]
         qkv, gate = _dense(qkv), _dense(gate)
         gain = None if gain is None else gain.contiguous()
         self.form, self.kernels, self.qkv, self.gate = form, kernels, qkv, gate
         self.alive = positions, phase, gain  # the structure holds their addresses
         self.struct = _Struct(
-            *(*qkv.shape[:2], form.heads, form.key, form.value, form.chunk, torch.get_num_threads()),
+            *(*tokens, form.heads, form.key, form.value, form.chunk, torch.get_num_threads()),
             *(form.activated, form.layout == "interleaved", form.gate == "sigmoid", form.together),
             *(form.scale, form.epsilon, form.log_decay.data_ptr()),
             None if form.frequency is None else form.frequency.data_ptr(),
@@ -209,6 +216,7 @@ class _Call:
 
     def forward(self, state: Tensor, states: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y (B, T, H V) and the state behind it; `states` is filled."""
+        assert state.shape == (self.qkv.shape[0], self.form.heads, self.form.key, self.form.value)
         self.struct.states = None if states is None else states.data_ptr()
         state = state.contiguous()
         out, after = torch.empty_like(self.gate, memory_format=torch.contiguous_format), torch.empty_like(state)

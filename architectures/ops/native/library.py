@@ -51,7 +51,7 @@ def library(name: str, number: str) -> ctypes.CDLL | None:
     try:
         return _loaded(name, number, compiler)
     except (OSError, subprocess.SubprocessError) as error:
-        log.warning("%s could not be built and stays in Python: %s", name, _said(error))
+        log.info("%s could not be built and stays in Python: %s", name, _said(error))
         return None
 
 

@@ -67,8 +67,9 @@ class Retention:
         return [self.heads * self.key, self.heads * self.key, self.heads * self.value]
 
     def standing(self) -> bool:
-        """Whether what all calls share stands in the memory of the CPU."""
-        return all(x is None or x.is_cpu and x.is_contiguous() for x in (self.log_decay, self.frequency))
+        """Whether what all calls share stands in the memory of the CPU, as it was made."""
+        shared = (x for x in (self.log_decay, self.frequency) if x is not None)
+        return all(x.is_cpu and x.is_contiguous() and x.dtype == torch.float64 for x in shared)
 
     def turned(self, x: Tensor, rows: Rows, scale: float = 1.0) -> Tensor:
         """Queries or keys (B, H, T, K) turned to where they stand, times `scale`."""
@@ -91,12 +92,14 @@ def retention(
 
     Args:
         qkv: (B, T, H (2 K + V)), all queries, then all keys, then all values.
-        gate: (B, T, H V). gain: of the norm (H V,); None: 1.
+        gate: (B, T, H V). gain: (H V,) of a norm of all heads together; None: 1.
         rows: documents and padding of the call.
         state: float32 or wider; it is not looked at where a row begins a document.
     """
+    assert gain is None or form.together
     kernels = None
-    if form.chunk and qkv.numel() and form.standing() and rows.positions.dtype == rows.phase.dtype == torch.int64:
+    numbered = rows.device == qkv.device and rows.positions.dtype == rows.phase.dtype == torch.int64
+    if form.chunk and qkv.numel() and form.standing() and numbered:
         kernels = native("retention", qkv, gate, state, *(() if gain is None else (gain,)))
     if kernels is None:
         return composed(form, qkv, gate, gain, rows, state)
@@ -120,10 +123,11 @@ def composed(
 
     def finished(out: Tensor, gate: Tensor, *gains: Tensor) -> Tensor:
         """(B, T, H V) of what was read (B, T, H, V), the gate (B, T, H V) and the gain."""
-        out = out.to(gains[0].dtype) if gains else out
-        over = out.flatten(-2) if form.together else out
-        normed = rms_norm(over, over.shape[-1:], None, form.epsilon).view(gate.shape)
-        normed = normed * gains[0] if gains else normed
+        out = out.flatten(-2) if form.together else out
+        if gains:
+            normed = rms_norm(out.to(gains[0].dtype), out.shape[-1:], gains[0], form.epsilon)
+        else:
+            normed = rms_norm(out, out.shape[-1:], None, form.epsilon).view(gate.shape)
         return (silu(gate) if form.gate == "silu" else torch.sigmoid(gate)) * normed.to(gate.dtype)
 
     along = rearrange(out, "b h t d -> b t h d"), gate
@@ -192,7 +196,8 @@ class _Call:
     ) -> None:
         tokens = qkv.shape[:2]
         assert tokens == gate.shape[:2] == positions.shape == phase.shape
-        assert qkv.shape[2] == sum(form.sizes) and gate.shape[2] == form.sizes[2]
+        assert qkv.shape[2] == sum(form.sizes)
+        assert gate.shape[2] == form.sizes[2]
         assert gain is None or gain.shape == gate.shape[2:]
         qkv, gate = _dense(qkv), _dense(gate)
         gain = None if gain is None else gain.contiguous()

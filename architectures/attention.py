@@ -29,6 +29,7 @@ from torch import Tensor
 from farfield.architectures.columns import banded
 from farfield.architectures.dual_chunk import DualChunk
 from farfield.architectures.extension import ExtendedField
+from farfield.architectures.fixed import FixedBuffer, one_query
 from farfield.architectures.mixer import (
     Attended,
     Heads,
@@ -51,6 +52,7 @@ from farfield.architectures.self_extend import SelfExtend
 from farfield.architectures.state import KeyValueBuffer, State
 
 __all__ = [
+    "MOVES",
     "XPOS",
     "Attention",
     "AttentionConfig",
@@ -61,6 +63,9 @@ __all__ = [
 
 XPOS = "position: xpos scales keys from a reference that moves. Positions whose keys can be taken: rope, alibi, none."
 """Why keys with xPos stay with their layer."""
+
+MOVES = "position: xpos looks up whether its reference has to move"
+"""Why no step with xPos can be captured."""
 
 
 ExtensionConfig = Annotated[DualChunk | SelfExtend, Field(discriminator="kind")]
@@ -120,6 +125,11 @@ class AttentionConfig(LendingSettings):
             return f"'attention' with conv: {self.conv} goes on with the last tokens of one text"
         return None if self.extension is None else f"'attention' with {self.extension.kind} counts along one text"
 
+    def uncaptured(self) -> str | None:
+        if self.position == "xpos":
+            return MOVES
+        return None if self.extension is None else f"extension: {self.extension.kind} looks up how far a document goes"
+
     def remembers(self) -> str | None:
         if self.extension is None:
             return None
@@ -164,6 +174,9 @@ class DocumentField:
         return self.rotation.renumbered(kept, dropped)
 
     def attend(self, queries: Tensor, kept: Kept, rows: Rows, reads: Sequence[KeyValue] = ()) -> Attended:
+        if isinstance(kept.after, FixedBuffer):
+            slopes = alike(rows.here(self.slopes), queries)
+            return one_query(queries, [kept.after.seen(kept.own)], self.scale, self.backend, slopes)
         parts = self._parts(queries, kept, rows) if kept.own else self._earlier(queries, kept, rows)
         return join(parts, reads, self.scale, self.backend) if parts else Attended.nothing(queries)
 

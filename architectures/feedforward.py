@@ -101,6 +101,10 @@ class FeedForwardSettings(Config):
     def flops(self, width: int) -> int:
         """Multiply-adds times two of one token."""
 
+    def uncaptured(self) -> str | None:
+        """As `MixerSettings.uncaptured`."""
+        return None
+
     def losses(self) -> tuple[str, ...]:
         """The losses that the layer tells."""
         return ()
@@ -218,6 +222,9 @@ class MixtureConfig(FeedForwardSettings):
 
     def flops(self, width: int) -> int:
         return 2 * self.active(width)
+
+    def uncaptured(self) -> str | None:
+        return "a mixture of experts counts the tokens of each"
 
     def losses(self) -> tuple[str, ...]:
         return ("balance",)

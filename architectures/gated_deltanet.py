@@ -70,6 +70,9 @@ class GatedDeltaNetConfig(MixerSettings):
     def build(self, width: int, layer: int, depth: int) -> GatedDeltaNet:
         return GatedDeltaNet(self, width)
 
+    def uncaptured(self) -> None:
+        return None
+
     def parameters(self, width: int, layer: int, depth: int) -> int:
         _, heads, _, value = self.sizes(width)
         gates = 2 * heads * width + 2 * heads

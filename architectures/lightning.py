@@ -55,6 +55,9 @@ class LightningConfig(MixerSettings):
     def build(self, width: int, layer: int, depth: int) -> Lightning:
         return Lightning(self, width, layer, depth)
 
+    def uncaptured(self) -> None:
+        return None
+
     def parameters(self, width: int, layer: int, depth: int) -> int:
         heads, head_width = self.sizes(width)
         return Projection.count(width, heads, heads, head_width, self.conv) + width * width + width

@@ -23,8 +23,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from farfield.architectures.attention import XPOS
+from farfield.architectures.attention import MOVES, XPOS
 from farfield.architectures.columns import banded
+from farfield.architectures.fixed import FixedBuffer, Seen, one_query
 from farfield.architectures.mixer import (
     Attended,
     Heads,
@@ -112,6 +113,9 @@ class LongformerConfig(LendingSettings):
         window, heads = self.layer_window(layer, depth), self.sizes(width)[0]
         return sum(min(tokens, window * d) // d + min(tokens, self.globals) for d in self.head_dilations(heads))
 
+    def uncaptured(self) -> str | None:
+        return MOVES if self.position == "xpos" else None
+
     def lends(self) -> str | None:
         if self.globals:
             return f"globals: {self.globals} given; global tokens have projections of their own. At most 0."
@@ -181,6 +185,8 @@ class WindowField:
         common: Sequence[Part] = (),
     ) -> Attended:
         """Window and `common` parts of all heads, one softmax for each group of heads of one dilation."""
+        if isinstance(kept.after, FixedBuffer):
+            return self._one(queries, kept.after, kept.own, rows, common)
         past_k, past_v, valid = kept.before.read()
         if rows.fresh:
             past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
@@ -202,6 +208,24 @@ class WindowField:
         order = torch.cat([heads for heads, _ in found]).argsort()
         out = torch.cat([part.out for _, part in found], 1).index_select(1, order)
         return Attended(out, torch.cat([part.lse for _, part in found], 1).index_select(1, order))
+
+    def _one(
+        self, queries: Tensor, near: FixedBuffer, own: bool, rows: Rows, common: Sequence[Part]
+    ) -> Attended:
+        """Of one more token; global positions are all before it."""
+        window = near.seen(own)
+        assert window.visible is not None
+        far, by = window.distance, {}
+        for dilation in set(self.dilations):
+            by[dilation] = window.visible[:, 0] & (far <= self.window * dilation) & (far % dilation == 0)
+            if self.globals:
+                by[dilation] &= rows.positions - far >= self.globals
+        visible = torch.stack([by[dilation] for dilation in self.dilations], 1)
+        window = replace(window, visible=visible if len(by) > 1 else visible[:, :1])
+        prefix = rows.positions - torch.arange(self.globals, device=rows.device)
+        seen = [window, *(Seen(part.keys, part.values, prefix, None) for part in common)]
+        slopes = alike(rows.here(self.slopes), queries)
+        return one_query(queries, seen, self.scale, self.backend, slopes)
 
     def _heads(self, part: Part, heads: Tensor) -> Part:
         """The part of some heads, with a head of keys for each."""
@@ -260,11 +284,11 @@ class Longformer(LendingMixer):
         own = self._own(heads.prefix, turned, where)
         prefix = self._written(held, k, heads.values, own, where, rows)
         common = self._common(q, k, heads.values, rows, held, prefix, where)
-        kept = Kept(k, heads.values, before)
+        near = before.append(k, heads.values, rows)
+        kept = Kept(k, heads.values, before, near)
         found = self.field.attend(q, kept, rows, reads, common)
         if where is not None and own is not None:
             found = self._global_rows(found, own, rows, held, where)
-        near = before.append(k, heads.values, rows)
         state = replace(state, near=near, prefix=prefix, reference=turned.reference)
         return replace(found, kept=kept), state
 
@@ -305,15 +329,17 @@ class Longformer(LendingMixer):
         slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
         if where is None or rows.single:  # one document a row: all its global tokens so far are in the state
             owner = rows.last_document[:, None].expand_as(slots)
-            layout = self._labelled(q, rows.positions, query_document, slots, owner)
+            layout = self._labelled(q, rows, rows.positions, query_document, slots, owner)
             return [Part(q, after[0], after[1], layout)]
         keys, values = (torch.cat((old, where.take(new)), 2) for old, new in ((before[0], k), (before[1], v)))
         position, document = self._labels(slots, where, rows)
-        return [Part(q, keys, values, self._labelled(q, rows.positions, query_document, position, document))]
+        return [Part(q, keys, values, self._labelled(q, rows, rows.positions, query_document, position, document))]
 
-    def _labelled(self, q: Tensor, query: Tensor, document: Tensor, key: Tensor, owner: Tensor) -> Labelled:
+    def _labelled(
+        self, q: Tensor, rows: Rows, query: Tensor, document: Tensor, key: Tensor, owner: Tensor
+    ) -> Labelled:
         """Queries `q` at positions (B, T) over keys at positions (B, S), with the documents of both."""
-        slopes = alike(self.slopes, q)
+        slopes = alike(rows.here(self.slopes), q)
         return Labelled(query, document, key, owner, None if slopes is None else Alibi(slopes, query, key))
 
     def _labels(self, slots: Tensor, where: _Prefix, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -330,7 +356,7 @@ class Longformer(LendingMixer):
         q = heads.queries
         slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
         position, document = self._labels(slots, where, rows)
-        layout = self._labelled(q, where.position, where.document, position, document)
+        layout = self._labelled(q, rows, where.position, where.document, position, document)
         part = Part(q, torch.cat((before[2], heads.keys), 2), torch.cat((before[3], heads.values), 2), layout)
         out, lse = attention([part], self.scale, self.backend)
         real = (where.document >= 0)[:, None, :]
@@ -409,6 +435,8 @@ def check_bands(window: int | tuple[int, ...], dilation: int | tuple[int, ...], 
 
 def _find(rows: Rows, count: int) -> _Prefix | None:
     """The columns of the call's tokens at positions below `count`."""
+    if rows.least >= count:
+        return None
     found = rows.real & (rows.positions < count)
     most = int(found.sum(1).max()) if found.numel() and count else 0
     if not most:

@@ -64,6 +64,9 @@ class MambaConfig(MixerSettings):
     def build(self, width: int, layer: int, depth: int) -> Mamba:
         return Mamba(self, width)
 
+    def uncaptured(self) -> None:
+        return None
+
     def parameters(self, width: int, layer: int, depth: int) -> int:
         channels, rank, states = self.sizes(width)
         inner = rank + 2 * states

@@ -84,6 +84,9 @@ class Mamba2Config(MixerSettings):
         """How many channels the convolution has: those of x, B and C."""
         return self.expand * width + 2 * self.groups * self.state
 
+    def uncaptured(self) -> None:
+        return None
+
     def parameters(self, width: int, layer: int, depth: int) -> int:
         heads, _ = self.sizes(width)
         inner, channels = self.expand * width, self.channels(width)

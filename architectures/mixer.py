@@ -99,6 +99,14 @@ class MixerSettings(Config):
         """
         return f"'{getattr(self, 'kind', type(self).__name__)}' does not keep every token of a document"
 
+    def uncaptured(self) -> str | None:
+        """Why no graph can be captured of a step that decodes, in words that say what this is or has; None: one can.
+
+        It can where one more token (`Rows.one_more`) behind a state of a fixed size (`fixed`) is computed without a
+        look at a number on the device.
+        """
+        return f"'{getattr(self, 'kind', type(self).__name__)}' looks up numbers on its way"
+
     @abc.abstractmethod
     def parameters(self, width: int, layer: int, depth: int) -> int:
         """Number of weights."""

@@ -216,7 +216,7 @@ class Rotation:
         if self.frequency is None:
             return None
         kind, frequency = torch.promote_types(dtype, torch.float32), self.frequency
-        return rows.once((*self.key, kind), lambda: angles(rows.phase, frequency, kind))
+        return rows.once((*self.key, kind), lambda: angles(rows.phase, rows.here(frequency), kind))
 
     def at(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:
         """`x` (B, H, T, W) turned to phase (B, T); with xPos, scaled by zeta^power, power (B, T)."""

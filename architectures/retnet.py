@@ -66,6 +66,9 @@ class RetNetConfig(MixerSettings):
     def build(self, width: int, layer: int, depth: int) -> RetNet:
         return RetNet(self, width)
 
+    def uncaptured(self) -> None:
+        return None
+
     def parameters(self, width: int, layer: int, depth: int) -> int:
         heads, key, value = self.sizes(width)
         return width * heads * (2 * key + 3 * value) + heads * (2 * key + value) * self.conv

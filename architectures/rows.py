@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-__all__ = ["Bucket", "Rows"]
+__all__ = ["Bucket", "Copies", "Rows"]
 
 V = TypeVar("V")
 
@@ -43,6 +43,19 @@ class Bucket:
     real: Tensor
 
 
+class Copies:
+    """Constants on another device, each copied there once: a graph that is captured can copy nothing from the host."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def of(self, constant: Tensor, device: torch.device) -> Tensor:
+        """`constant` on `device`."""
+        if id(constant) not in self._of:  # kept with its copy, so that no other tensor gets its id
+            self._of[id(constant)] = constant, constant.to(device)
+        return self._of[id(constant)][1]
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Positions (B, T), int64: 0 starts a new document, -1 is padding (left, right or between documents).
@@ -50,13 +63,15 @@ class Rows:
     Padding never stands inside a document: it is not read, not written, and its output is zero. `phase` (B, T) is
     what positional encodings see; it equals `positions` unless a method says otherwise. `longest` bounds the length
     of a document where that is known. `marked` (B, T) bool names the global tokens of encoders that have some; None:
-    their own rule. All else is derived once.
+    their own rule. `least` is a position that every real token is known to have reached. All else is derived once.
     """
 
     positions: Tensor
     phase: Tensor
     longest: int | None = None
     marked: Tensor | None = None
+    least: int = 0
+    copies: Copies | None = None
 
     @staticmethod
     def at(positions: Tensor) -> Rows:
@@ -67,6 +82,16 @@ class Rows:
     def fresh_documents(batch: int, time: int, device: torch.device | str | None = None) -> Rows:
         """One whole document a row: positions 0 .. time - 1."""
         return Rows.at(torch.arange(time, device=device).expand(batch, time))
+
+    @staticmethod
+    def one_more(position: Tensor, phase: Tensor, least: int, copies: Copies) -> Rows:
+        """One more token of each row's document at position and phase (B,), behind `least` others or more; `least` > 0.
+
+        No number is looked up: what others derive from theirs is known. So a graph can be captured with these rows.
+        """
+        rows = Rows(position[:, None], phase[:, None], least=least, copies=copies)
+        rows.__dict__.update(padded=False, right_padded=True, fresh=False, single=True, begin=None)
+        return rows
 
     @property
     def batch(self) -> int:
@@ -170,6 +195,17 @@ class Rows:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]  # type: ignore[return-value]  # each key is only used with one type of value
+
+    @overload
+    def here(self, constant: Tensor) -> Tensor: ...
+    @overload
+    def here(self, constant: Tensor | None) -> Tensor | None: ...
+
+    def here(self, constant: Tensor | None) -> Tensor | None:
+        """`constant`, if any, on the device of these rows."""
+        if constant is None or constant.device == self.device or self.copies is None:
+            return None if constant is None else constant.to(self.device)
+        return self.copies.of(constant, self.device)
 
     def part(self, begin: int, end: int) -> Rows:
         """The columns from `begin` to `end`."""

@@ -41,6 +41,9 @@ class TakingSettings(MixerSettings):
     def joins(self) -> str | None:
         return self.own.joins()
 
+    def uncaptured(self) -> str | None:
+        return self.own.uncaptured()
+
     def build(self, width: int, layer: int, depth: int) -> Taker:
         return Taker(self, width, depth)
 

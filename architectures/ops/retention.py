@@ -79,7 +79,7 @@ class Retention:
         kind = torch.promote_types(x.dtype, torch.float32)
 
         def make() -> tuple[Tensor, Tensor]:
-            cos, sin = angles(rows.phase, frequency, kind)
+            cos, sin = angles(rows.phase, rows.here(frequency), kind)
             return cos * scale, sin * scale
 
         return rotate(x, *rows.once(("retention", self.key, self.layout, kind, scale), make), self.layout)
@@ -118,7 +118,7 @@ def composed(
         qkv = silu(qkv)
     q, k, v = (rearrange(x, "b t (h d) -> b h t d", h=form.heads) for x in qkv.split(form.sizes, dim=-1))
     q, k = form.turned(q, rows), form.turned(k, rows, form.scale)
-    decay = form.log_decay.to(qkv.device, state.dtype)[None, :, None]
+    decay = rows.here(form.log_decay).to(state.dtype)[None, :, None]
     out, state = linear_attention(q, k, v, decay, rows, state, form.chunk)
 
     def finished(out: Tensor, gate: Tensor, *gains: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ to a ring of S slots, and the length stays on the device; each slot's distance f
 
     length 6, S 4      slot       0  1  2  3
                        token      4  5  2  3
-                       distance   1  0  3  2        (length - 1 - slot) mod S; a slot whose distance is length or more is empty
+                       distance   1  0  3  2        (length - 1 - slot) mod S
 
-All S slots are read for every token. Recurrences are of a fixed size as they are.
+A slot whose distance is the length or more is empty. All S slots are read for every token. Recurrences are of a fixed
+size as they are.
 
 Shapes: B batch, H heads, G heads of keys and values, R = H / G, S slots, D width of a key, V width of a value.
 """
@@ -106,10 +107,7 @@ class Seen:
         if slopes is not None:
             apart = torch.where(mask, self.distance[:, None].to(slopes.dtype), math.inf)
             mask = -slopes[:, None] * apart
-        if mask.shape[1] > 1:
-            mask = rearrange(mask, "b (g r) s -> b g r s", g=groups)
-        else:
-            mask = mask[:, None]
+        mask = rearrange(mask, "b (g r) s -> b g r s", g=groups) if mask.shape[1] > 1 else mask[:, None]
         return Part(queries, self.keys, self.values, Given(mask))
 
 

@@ -116,6 +116,9 @@ class LongformerConfig(LendingSettings):
     def uncaptured(self) -> str | None:
         return MOVES if self.position == "xpos" else None
 
+    def captured_from(self) -> int:
+        return max(1, self.globals)
+
     def lends(self) -> str | None:
         if self.globals:
             return f"globals: {self.globals} given; global tokens have projections of their own. At most 0."
@@ -209,9 +212,7 @@ class WindowField:
         out = torch.cat([part.out for _, part in found], 1).index_select(1, order)
         return Attended(out, torch.cat([part.lse for _, part in found], 1).index_select(1, order))
 
-    def _one(
-        self, queries: Tensor, near: FixedBuffer, own: bool, rows: Rows, common: Sequence[Part]
-    ) -> Attended:
+    def _one(self, queries: Tensor, near: FixedBuffer, own: bool, rows: Rows, common: Sequence[Part]) -> Attended:
         """Of one more token; global positions are all before it."""
         window = near.seen(own)
         assert window.visible is not None
@@ -335,9 +336,7 @@ class Longformer(LendingMixer):
         position, document = self._labels(slots, where, rows)
         return [Part(q, keys, values, self._labelled(q, rows, rows.positions, query_document, position, document))]
 
-    def _labelled(
-        self, q: Tensor, rows: Rows, query: Tensor, document: Tensor, key: Tensor, owner: Tensor
-    ) -> Labelled:
+    def _labelled(self, q: Tensor, rows: Rows, query: Tensor, document: Tensor, key: Tensor, owner: Tensor) -> Labelled:
         """Queries `q` at positions (B, T) over keys at positions (B, S), with the documents of both."""
         slopes = alike(rows.here(self.slopes), q)
         return Labelled(query, document, key, owner, None if slopes is None else Alibi(slopes, query, key))

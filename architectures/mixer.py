@@ -107,6 +107,10 @@ class MixerSettings(Config):
         """
         return f"'{getattr(self, 'kind', type(self).__name__)}' looks up numbers on its way"
 
+    def captured_from(self) -> int:
+        """How many tokens of a document must have been read before such a step."""
+        return 1
+
     @abc.abstractmethod
     def parameters(self, width: int, layer: int, depth: int) -> int:
         """Number of weights."""

@@ -44,6 +44,9 @@ class TakingSettings(MixerSettings):
     def uncaptured(self) -> str | None:
         return self.own.uncaptured()
 
+    def captured_from(self) -> int:
+        return self.own.captured_from()
+
     def build(self, width: int, layer: int, depth: int) -> Taker:
         return Taker(self, width, depth)
 

@@ -22,7 +22,7 @@ from farfield.benchmarks.tasks.sample import Ids
 from farfield.config import ModelError
 from farfield.context import trained_length
 from farfield.forgetting import exchanged, without_memory
-from farfield.generation import Decoding, GenerationConfig, TextModel, opened
+from farfield.generation import GenerationConfig, TextModel, continuing, opened
 from farfield.generation import prefill as prefilled_prompts
 from farfield.model import ModelState
 from farfield.tokenizers import Tokenizer
@@ -139,7 +139,7 @@ class ModelSubject:
     def generate(self, prefilled: Prefilled, budget: int, stop: tuple[str, ...] = ()) -> Written:
         assert isinstance(prefilled, _Known)
         config = GenerationConfig(tokens=budget)
-        decoding = Decoding(self.model.model, prefilled.logits, prefilled.state, config)
+        decoding = continuing(self.model.model, prefilled.logits, prefilled.state, config)
         found: list[list[int]] = [[] for _ in decoding.rows]
         ties = [0] * len(found)
         for step in range(budget):

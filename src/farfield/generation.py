@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.amortized import AmortizedBank, amortize, asked, open_bank
 from farfield.architectures.saved_state import load_state, save_state
 from farfield.augmentation import OutputTraining, PromptTraining, open_neighbours
-from farfield.config import Config, ModelError, read
+from farfield.captured import CapturedDecoding, uncaptured
+from farfield.config import ModelError, read
 from farfield.datastores import open_knn
 from farfield.fetching import Fetching, fetching_for
 from farfield.knn import KnnLM, Mixing
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
 from farfield.retrieval.neighbours import Database
+from farfield.sampling import GenerationConfig, choose, drawing
 from farfield.side_by_side import read_windows
 from farfield.tokenizers import Decoder, Tokenizer
 
@@ -42,6 +43,7 @@ __all__ = [
     "Piece",
     "TextModel",
     "choose",
+    "continuing",
     "decode",
     "drawing",
     "generate",
@@ -53,17 +55,6 @@ __all__ = [
 
 WINDOW = 512  # tokens of texts that a datastore's keys are made of at once, where no training says
 PIECE = 1024  # tokens of a prompt that are prefilled in one call
-
-
-class GenerationConfig(Config):
-    """How an answer is written."""
-
-    tokens: int = Field(64, ge=1, description="the most tokens of an answer")
-    temperature: float = Field(0.0, ge=0, description="0: the most likely token at each step")
-    top_k: int | None = Field(None, ge=1, description="draw among the k most likely tokens; null: among all")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw among the most likely tokens that together reach p")
-    seed: int = Field(0, ge=0, lt=2**63, description="of the draws where temperature is above 0")
-    stop: tuple[str, ...] = Field((), description="texts that end an answer; they are not part of it")
 
 
 @dataclass(frozen=True)
@@ -127,24 +118,6 @@ def prefill(
     return (model.head if mixing is None else mixing.logits)(last), state
 
 
-def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
-    """The next id (B,) of each row from logits (B, V); row b draws from `generators[b]`."""
-    if config.temperature == 0:
-        return logits.argmax(-1)
-    scores = logits.float() / config.temperature
-    if config.top_k is not None and config.top_k < scores.shape[-1]:
-        least = scores.topk(config.top_k).values[:, -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
-    if config.top_p < 1:
-        ordered, order = scores.sort(descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        dropped = (before >= config.top_p).scatter(1, order, before >= config.top_p)
-        scores = scores.masked_fill(dropped, -torch.inf)
-    chances = scores.softmax(-1).cpu()
-    drawn = [torch.multinomial(row, 1, generator=generators[b]) for b, row in enumerate(chances)]
-    return torch.cat(drawn).to(logits.device)
-
-
 class Continues(Protocol):
     """Rows that are being continued, by whatever model."""
 
@@ -161,13 +134,6 @@ class Continues(Protocol):
 
     def advance(self, ended: set[int]) -> None:
         """Read the ids just chosen, but for rows that have `ended`."""
-
-
-def drawing(config: GenerationConfig, rows: int) -> list[torch.Generator]:
-    """What each row draws from."""
-    # Spread apart, so that row 1 of seed 0 is not row 0 of seed 1.
-    seeds = [(config.seed * 0x9E3779B97F4A7C15 + row * 0xBF58476D1CE4E5B9) % 2**63 for row in range(rows)]
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 @dataclass
@@ -215,6 +181,41 @@ class Decoding:
             read = self.model.hidden if self.mixing is None else self.mixing.read
             hidden, self.state = read(tokens, self.state, passages=found)
             self.logits = (self.model.head if self.mixing is None else self.mixing.logits)(hidden[:, -1])
+
+
+class Held(Continues, Protocol):
+    """Rows of a model of ours that are being continued."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits (B, V) behind the rows that go on."""
+
+    @property
+    def state(self) -> ModelState:
+        """The state behind the rows that go on."""
+
+
+def continuing(
+    model: LanguageModel,
+    logits: Tensor,
+    state: ModelState,
+    config: GenerationConfig,
+    fetching: Fetching | None = None,
+    mixing: Mixing | None = None,
+) -> Held:
+    """Rows that are being continued behind what `prefill` returned: by a captured graph where that is possible.
+
+    Raises:
+        ModelError: a graph is asked for, and none can be captured.
+    """
+    reason = uncaptured(model, state)
+    if reason is None and mixing is not None:
+        reason = "a datastore is searched for every token"
+    if reason is not None and config.capture is True:
+        raise ModelError(f"generation.capture: true given, but {reason}. Take auto or false.")
+    if reason is None and config.capture:
+        return CapturedDecoding(model, logits, state, config)
+    return Decoding(model, logits, state, config, fetching, mixing)
 
 
 class _Writer:
@@ -282,7 +283,7 @@ def stream(
     state = None if bank is None else asked(model, bank, ids)
     mixing = None if datastore is None else Mixing(datastore, len(ids))
     read = prefill(model, ids, state, fetching=fetching, mixing=mixing)
-    return (yield from decode(Decoding(model, *read, config, fetching, mixing), tokenizer, ids))
+    return (yield from decode(continuing(model, *read, config, fetching, mixing), tokenizer, ids))
 
 
 def decode(
@@ -523,6 +524,7 @@ class TextModel(nn.Module):
         top_p: float = 1.0,
         seed: int = 0,
         stop: Sequence[str] = (),
+        capture: bool | Literal["auto"] = "auto",
         bank: AmortizedBank | None = None,
         neighbours: Database | None = None,
         datastore: KnnLM | None = None,
@@ -532,10 +534,10 @@ class TextModel(nn.Module):
         With a `bank` of documents, each prompt asks it before it is read; see `amortize`. With `neighbours`, each chunk
         of prompt and answer reads its own, or the prompt stands behind them; see `open_neighbours`. Without, a model
         answers as if none were found. With a `datastore`, what it finds is mixed with each token's distribution; see
-        `open_datastore`.
+        `open_datastore`. `capture`: whether a token's work is one CUDA graph; auto: where GPU and model allow it.
         """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
+        config = read(GenerationConfig, {**given, "stop": list(stop), "capture": capture}, "generate")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         encode = self.tokenizer.encode
         ids = [self.opened(encode(one)) if isinstance(one, str) else one for one in prompts]

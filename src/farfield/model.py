@@ -149,6 +149,10 @@ class ModelConfig(Config):
         reasons = [part.uncaptured() for part in (*self.decoder.mixers(), *layers)]
         return next((reason for reason in reasons if reason is not None), None)
 
+    def captured_from(self) -> int:
+        """How many tokens of each row must have been read before such a step."""
+        return max(mixer.captured_from() for mixer in self.decoder.mixers())
+
     def flops(self, tokens: int) -> int:
         """Multiply-adds times two of decoding one token after `tokens` others, the head included.
 

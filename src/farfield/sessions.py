@@ -32,7 +32,7 @@ from farfield.architectures.arriving import ArrivingStates
 from farfield.architectures.saved_state import alike
 from farfield.architectures.state import State
 from farfield.config import ModelError
-from farfield.generation import Decoding, GenerationConfig, TextModel, decode, prefill
+from farfield.generation import GenerationConfig, TextModel, continuing, decode, prefill
 from farfield.memory.store import DamagedError, Found, Part, Session, StateStore, StoreConfig, token_ids
 from farfield.model import LanguageModel, ModelState, fingerprint
 from farfield.truncation import check_truncation, truncated
@@ -210,7 +210,7 @@ class Sessions:
         """
         began = time.perf_counter()
         reading = self._read(seed, ids, head if document else 0)
-        decoding = Decoding(self.model.model, reading.logits, reading.state, generation or GenerationConfig())
+        decoding = continuing(self.model.model, reading.logits, reading.state, generation or GenerationConfig())
         pieces = decode(decoding, self.model.tokenizer, [ids])
         first = time.perf_counter() - began
         while True:

@@ -144,7 +144,7 @@ class GatedDeltaNet(Mixer):
         q, k = self._unit(q.to(kind)) * self.key**-0.5, self._unit(k.to(kind))
         v = rearrange(v.to(kind), "b t (i v) -> b i t v", i=self.heads)
         log_decay, beta = self._rates(x, kind)
-        out, memory = gated_delta_rule(q, k, v, log_decay, beta, rows, state.memory, self.chunk)
+        out, memory = gated_delta_rule(q, k, v, log_decay, beta, rows, state.memory, self.chunk, x.dtype)
         gate = rearrange(self.gate(x), "b t (i v) -> b i t v", i=self.heads)
         mixed = self.norm(out) * self.gain.to(kind) * silu(gate.to(kind))
         y = self.out(rearrange(mixed, "b i t v -> b t (i v)").to(x.dtype))

@@ -19,6 +19,9 @@ PACKAGES = (
     "faiss-cpu",
     "faiss-gpu",
     "flash-attn",
+    "flash-linear-attention",
+    "fla-core",
+    "triton",
     "transformers",
 )
 

@@ -1,8 +1,13 @@
-"""Which kernel computes a piece of softmax attention: a function of device, dtype and shape, in this one place.
+"""Which kernel computes: a function of device, dtype and shape, in this one place. Of a piece of softmax attention:
 
     cpu      PyTorch's fused CPU kernel, forward and backward, with or without a mask
-    cuda     FlashAttention as PyTorch ships it: half precision, no mask
+    cuda     FlashAttention as PyTorch ships it: half precision, whole calls and bands of them, no other mask
     blocked  matrix products over blocks of queries: any device, any dtype
+
+Of a linear recurrence:
+
+    fla      the Triton kernels of flash-linear-attention, where it is installed: CUDA, half precision, plain rows
+    chunked  ours, in PyTorch
 
 Recurrences have a form in C++ beside those in PyTorch (`farfield.architectures.ops.native`), for plain tensors of a CPU
 in float32 or float64: `native`.
@@ -17,6 +22,7 @@ Shapes: B batch, H heads, T queries, S keys, D width of a head.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -29,9 +35,10 @@ from farfield.architectures.ops.native.library import library
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["Backend", "Kernel", "choose", "native"]
+__all__ = ["Backend", "FlashKernel", "Kernel", "choose", "native", "recurrence"]
 
 Backend = Literal["auto", "fused", "blocked"]
+WIDEST = 256  # of a head, in the kernels for half precision
 Gradients = tuple[Tensor, Tensor, Tensor]
 
 
@@ -72,7 +79,8 @@ def choose(q: Tensor, backend: Backend) -> Kernel:
         return _BLOCKED
     if q.device.type == "cpu":
         return _CPU
-    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
+    width = q.shape[-1]
+    if _half(q.device, q.dtype) and width % 8 == 0 and width <= WIDEST:
         return _CUDA
     return _BLOCKED
 
@@ -112,6 +120,34 @@ def _watched() -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
     )
+
+
+def recurrence(
+    device: torch.device, dtype: torch.dtype, key: int, value: int, plain: bool
+) -> Literal["fla", "chunked"]:
+    """Whose form a linear recurrence takes, with numbers of `dtype` and keys and values so wide; `plain` rows are runs.
+
+    In float32 fla's products are of TensorFloat-32, which is a thousand times as far from exact as what we promise. A
+    compiled graph would end before its kernels.
+    """
+    fits = plain and key <= WIDEST and key % 8 == value % 8 == 0
+    fits = fits and _half(device, dtype) and not torch.compiler.is_compiling()
+    return "fla" if fits and _installed("fla") else "chunked"
+
+
+def _half(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there are kernels for half precision: on GPUs from Ampere on."""
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16) and _generation(device) >= 8
+
+
+def _generation(device: torch.device) -> int:
+    """The first number of a GPU's compute capability."""
+    return int(torch.cuda.get_device_properties(device).major)
+
+
+@functools.lru_cache(maxsize=8)
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 @functools.lru_cache(maxsize=64)
@@ -164,18 +200,17 @@ class _Cpu:
         return found
 
 
-class _Cuda:
-    """Parts without a mask go to FlashAttention, masked ones to the blocked form."""
+class FlashKernel:
+    """Parts without a mask go to FlashAttention, and so do bands; masked ones and unlike widths to the blocked form."""
 
     name, whole = "cuda", True
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor]:
-        if mask is not None:
+        if mask is not None or v.shape[-1] != q.shape[-1]:
             return _BLOCKED.forward(q, k, v, mask, causal, scale)
-        found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
-        return found[0], found[1]
+        return _flash(q, k, v, causal, -1, -1, scale)
 
     def backward(
         self,
@@ -189,15 +224,65 @@ class _Cuda:
         causal: bool,
         scale: float,
     ) -> Gradients:
-        if mask is not None:
+        if mask is not None or v.shape[-1] != q.shape[-1]:
             return _BLOCKED.backward(gradient, q, k, v, out, lse, mask, causal, scale)
-        none = torch.empty(0, device=q.device)
-        seed = torch.zeros((), dtype=torch.int64, device=q.device)  # dropout is 0: no random numbers are drawn
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
-        found: Gradients = kernel(
-            gradient, q, k, v, out, lse, none, none, q.shape[2], k.shape[2], 0.0, causal, seed, seed, scale=scale
-        )
-        return found
+        return _flash_backward(gradient, q, k, v, out, lse, causal, -1, -1, scale)
+
+    def band(
+        self, q: Tensor, k: Tensor, v: Tensor, reach: int | None, ahead: int, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, of T queries that are the last of S columns: column n sees n - reach .. n + ahead."""
+        return _flash(q, k, v, False, -1 if reach is None else reach, ahead, scale)
+
+    def band_backward(
+        self,
+        gradient: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        reach: int | None,
+        ahead: int,
+        scale: float,
+    ) -> Gradients:
+        """As `backward`, of what `band` computes."""
+        return _flash_backward(gradient, q, k, v, out, lse, False, -1 if reach is None else reach, ahead, scale)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, left: int, right: int, scale: float) -> tuple[Tensor, Tensor]:
+    """FlashAttention forward; a window of -1 to a side has no end there."""
+    bands = {"window_size_left": left, "window_size_right": right}
+    sizes = (None, None, q.shape[2], k.shape[2])  # every row is as long as the batch
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    found = torch.ops.aten._flash_attention_forward(q, k, v, *sizes, 0.0, causal, False, scale=scale, **bands)
+    return found[0].transpose(1, 2), found[1]
+
+
+def _flash_backward(
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    left: int,
+    right: int,
+    scale: float,
+) -> Gradients:
+    """The gradients of `_flash`.
+
+    Lengths of rows are None: of a tensor, an empty one too, the kernel would take them for those of packed rows.
+    """
+    bands = {"window_size_left": left, "window_size_right": right}
+    sizes = (None, None, q.shape[2], k.shape[2])
+    seed, unused = (torch.empty(n, dtype=torch.uint64, device=q.device) for n in (2, ()))  # nothing is drawn
+    wide = [x.transpose(1, 2) for x in (gradient, q, k, v, out)]
+    kernel = torch.ops.aten._flash_attention_backward
+    found = kernel(*wide, lse.contiguous(), *sizes, 0.0, causal, seed, unused, scale=scale, **bands)
+    on_q, on_k, on_v = (x.transpose(1, 2) for x in found)
+    return on_q, on_k, on_v
 
 
 class _Blocked:
@@ -240,4 +325,4 @@ def _scores(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: floa
     return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
 
 
-_CPU, _CUDA, _BLOCKED = _Cpu(), _Cuda(), _Blocked()
+_CPU, _CUDA, _BLOCKED = _Cpu(), FlashKernel(), _Blocked()

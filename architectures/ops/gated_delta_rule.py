@@ -31,6 +31,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from farfield.architectures.ops.backend import recurrence
+from farfield.architectures.ops.fla_kernels import fla_gated_delta_rule
 from farfield.architectures.rows import Rows
 
 __all__ = ["gated_delta_rule", "gated_delta_rule_definition"]
@@ -53,7 +55,15 @@ def gated_delta_rule_definition(
 
 
 def gated_delta_rule(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, rows: Rows, state: Tensor, chunk: int = 64
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    rows: Rows,
+    state: Tensor,
+    chunk: int = 64,
+    narrow: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """o (B, H, T, V) in the dtype of `v`, and the state after the last token (B, H, K, V) in its own dtype.
 
@@ -64,6 +74,7 @@ def gated_delta_rule(
         rows: documents and padding of the call.
         state: (B, H, K, V), usually float32; it is not looked at where a row begins a document.
         chunk: C, tokens in a chunk.
+        narrow: what products may be rounded to by a kernel that takes nothing wider; None: by none.
     """
     kind, dtype, time = state.dtype, v.dtype, q.shape[2]
     if rows.fresh:
@@ -72,6 +83,10 @@ def gated_delta_rule(
     if rows.plain and time == 1:
         with torch.autocast(q.device.type, enabled=False):
             out, state = _step(q, k, v, log_decay, beta, state)
+        return out.to(dtype), state
+    if narrow is not None and recurrence(q.device, narrow, q.shape[-1], v.shape[-1], rows.plain) == "fla":
+        with torch.autocast(q.device.type, enabled=False):
+            out, state = fla_gated_delta_rule(q.to(narrow), k.to(narrow), v.to(narrow), log_decay, beta, state)
         return out.to(dtype), state
     masks = None
     chunk = min(chunk, time)

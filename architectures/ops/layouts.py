@@ -25,7 +25,7 @@ from einops import rearrange
 from torch import Tensor
 
 from farfield.architectures.ops.alibi import Alibi
-from farfield.architectures.ops.backend import Gradients, Kernel
+from farfield.architectures.ops.backend import FlashKernel, Gradients, Kernel
 
 __all__ = [
     "BLOCK",
@@ -213,12 +213,21 @@ class Banded:
         return self if self.alibi is None else replace(self, alibi=self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        if isinstance(kernel, FlashKernel) and self._one_band(q, v):
+            return kernel.band(q, k, v, self.reach, self.ahead, scale)
         return masked_forward(self._blocks(q.shape[2], k.shape[2]), kernel, q, k, v, scale)
 
     def backward(
         self, kernel: Kernel, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
     ) -> Gradients:
+        if isinstance(kernel, FlashKernel) and self._one_band(q, v):
+            return kernel.band_backward(gradient, q, k, v, out, lse, self.reach, self.ahead, scale)
         return masked_backward(self._blocks(q.shape[2], k.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
+
+    def _one_band(self, q: Tensor, v: Tensor) -> bool:
+        """Whether the visible columns of all rows are one band, so that a kernel for bands needs no mask."""
+        plain = self.regular and self.dilation == 1 and self.first == 0 and self.alibi is None
+        return plain and self.ahead >= 0 and v.shape[-1] == q.shape[-1]
 
     def _blocks(self, time: int, keys: int) -> Iterator[Block]:
         """Blocks of queries with the key columns that they need and their mask."""

@@ -40,6 +40,8 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from farfield.architectures.ops.backend import recurrence
+from farfield.architectures.ops.fla_kernels import fla_linear_attention
 from farfield.architectures.ops.pieces import pieces
 from farfield.architectures.rows import Rows
 
@@ -79,6 +81,8 @@ def linear_attention(
         state = torch.zeros_like(state)
     if rows.plain and q.shape[2] == 1:
         return _step(q, k, v, log_decay, state)
+    if recurrence(v.device, v.dtype, q.shape[-1], v.shape[-1], rows.plain) == "fla":
+        return fla_linear_attention(q, k, v, log_decay, state)
     document = None
     if not rows.plain:
         real = rows.real[:, None, :]

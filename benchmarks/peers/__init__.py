@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from farfield.benchmarks.peers import (
     dilated_attention,
+    flash_attention,
+    flash_linear_attention,
+    flex_attention,
     gated_state_spaces,
     linformer,
     local_attention,
@@ -38,6 +41,9 @@ MODULES = (
     reformer_pytorch,
     gated_state_spaces,
     dilated_attention,
+    flash_attention,
+    flash_linear_attention,
+    flex_attention,
 )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Decoder", "Layer", "LayerPeer", "Peer", "Sizes"]
@@ -67,9 +68,13 @@ class Peer(Generic[S, M]):
     differs: str = ""
     needs: tuple[str, ...] = ()
     """Further modules that it imports."""
+    gpu: bool = False
+    """Whether its kernels are for GPUs alone."""
 
     def missing(self) -> str | None:
         """Why it cannot be run here; None: it can."""
+        if self.gpu and not torch.cuda.is_available():
+            return "needs a GPU"
         for module in (self.module, *self.needs):
             if importlib.util.find_spec(module) is None:
                 return f"{module} is not installed"

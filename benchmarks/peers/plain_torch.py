@@ -11,19 +11,23 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from farfield.benchmarks.peers.peer import Decoder, Layer, LayerPeer, Peer, Sizes
 
-__all__ = ["PEERS"]
+__all__ = ["PEERS", "WINDOW", "Plain"]
 
 WINDOW = 256
+LONGEST = 2**15  # tokens of a dense mask
 
 
-class _Plain(nn.Module):
-    """Softmax attention with rotary positions; `window`: tokens before its own that a token sees, by a dense mask."""
+class Plain(nn.Module):
+    """Softmax attention with rotary positions; `window`: tokens before its own that a token sees.
+
+    If `dense` a mask of the whole text says so.
+    """
 
     cos: Tensor
     sin: Tensor
     mask: Tensor
 
-    def __init__(self, sizes: Sizes, window: int | None = None, causal: bool = True) -> None:
+    def __init__(self, sizes: Sizes, window: int | None = None, causal: bool = True, dense: bool = True) -> None:
         super().__init__()
         self.heads, self.causal, self.window = sizes.heads, causal, window
         self.qkv = nn.Linear(sizes.width, 3 * sizes.width, bias=False)
@@ -32,7 +36,9 @@ class _Plain(nn.Module):
         angles = torch.arange(sizes.length + 64)[:, None] * frequency  # 64 more: tokens that are decoded
         self.register_buffer("cos", angles.cos().repeat(1, 2), persistent=False)
         self.register_buffer("sin", angles.sin().repeat(1, 2), persistent=False)
-        if window is not None:
+        if window is not None and dense:
+            if sizes.length > LONGEST:  # as a process that is out of memory takes the rows of all others with it
+                raise MemoryError(f"cannot allocate memory for a mask of {sizes.length} by {sizes.length} tokens")
             every = torch.arange(sizes.length)
             behind = every[:, None] - every
             self.register_buffer("mask", (behind >= 0) & (behind <= window), persistent=False)
@@ -44,11 +50,13 @@ class _Plain(nn.Module):
         return _turned(q, cos, sin), _turned(k, cos, sin), v
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.heads_of(x, 0)
-        mask = None if self.window is None else self.mask[: x.shape[1], : x.shape[1]]
-        out = scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and mask is None)
-        mixed: Tensor = self.out(rearrange(out, "b h t w -> b t (h w)"))
+        mixed: Tensor = self.out(rearrange(self.attend(*self.heads_of(x, 0)), "b h t w -> b t (h w)"))
         return mixed
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Of a whole text, (B, H, T, W)."""
+        mask = None if self.window is None else self.mask[: q.shape[2], : q.shape[2]]
+        return scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal and mask is None)
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _, k, v = self.heads_of(x, 0)
@@ -67,12 +75,12 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), -1) * sin
 
 
-def _layer(module: _Plain) -> Layer:
+def _layer(module: Plain) -> Layer:
     return Layer(module, module, Decoder(module.read, module.step) if module.causal else None)
 
 
 PEERS: tuple[LayerPeer, ...] = (
-    Peer("SDPA", "torch", "torch", "attention", lambda sizes: _layer(_Plain(sizes))),
-    Peer("SDPA", "torch", "torch", "attention_encoder", lambda sizes: _layer(_Plain(sizes, causal=False))),
-    Peer("SDPA, dense mask", "torch", "torch", "window", lambda sizes: _layer(_Plain(sizes, window=WINDOW))),
+    Peer("SDPA", "torch", "torch", "attention", lambda sizes: _layer(Plain(sizes))),
+    Peer("SDPA", "torch", "torch", "attention_encoder", lambda sizes: _layer(Plain(sizes, causal=False))),
+    Peer("SDPA, dense mask", "torch", "torch", "window", lambda sizes: _layer(Plain(sizes, window=WINDOW))),
 )

@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from farfield.api import place
 from farfield.benchmarks.provenance import provenance
 from farfield.benchmarks.speed import decoders, decoding, layers, step
@@ -25,9 +27,9 @@ from farfield.benchmarks.speed.picture import picture
 from farfield.benchmarks.speed.tables import markdown, text
 from farfield.benchmarks.speed.worker import DeathError, Worker
 from farfield.progress import Bar
-from farfield.settings import SpeedSettings
+from farfield.settings import DeviceConfig, SpeedSettings
 
-__all__ = ["speed"]
+__all__ = ["device_name", "speed"]
 
 PARTS = {"mixers": layers, "decoder": decoders, "step": step, "decoding": decoding}
 
@@ -47,13 +49,19 @@ def speed(settings: SpeedSettings) -> dict[str, Any]:
     jobs = _jobs(settings)
     folder = Path(settings.root) / settings.name
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before anything is measured
-    head = {"record": "head", "settings": settings.mapping(), **provenance()}
+    head = {"record": "head", "settings": settings.mapping(), "device": device_name(settings.device), **provenance()}
     file = folder / "speed.jsonl"
     rows = _run(jobs, settings.memory, head, file)
     tables = folder / "speed.md"
     tables.write_text(markdown(rows), encoding="utf-8")
     written = [str(path) for path in (file, tables, picture(rows, folder / "speed.png"))]
     return {"rows": rows, "written": written, "text": text(rows) + "\n".join(f"wrote {path}" for path in written)}
+
+
+def device_name(settings: DeviceConfig) -> str:
+    """What is measured on: a GPU by its name, or cpu."""
+    device = place(settings)
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def _run(jobs: Sequence[_Job], memory: float, head: dict[str, Any], file: Path) -> Rows:

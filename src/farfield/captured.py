@@ -101,16 +101,16 @@ class _Step:
         self.logits = weight.new_empty(len(ids), model.config.vocabulary)
         self._model, self._config, self._numbers, self._copies = model, config, numbers, Copies()
         self._least, self._done = int(state.position.min()), torch.zeros_like(ids[:1])
-        self._held = fixed(state, room)
+        self.held = fixed(state, room)
         self._graph = capture(self._run, model.device)
-        write_over(self._held, fixed(state, room))  # a capture has run on it
+        write_over(self.held, fixed(state, room))  # a capture has run on it
         self.ids.copy_(ids)
         self._done.zero_()
 
     @property
     def state(self) -> ModelState:
         """The state behind all tokens."""
-        return grown(self._held)
+        return grown(self.held)
 
     def replay(self) -> None:
         """Reads a token more of each row."""
@@ -122,7 +122,7 @@ class _Step:
         self._graph.reset()
 
     def _run(self) -> None:
-        logits, after = self._model.step(self.ids, self._held, self._least, self._copies)
+        logits, after = self._model.step(self.ids, self.held, self._least, self._copies)
         self.logits.copy_(logits)
         if self._numbers is None:
             self.ids.copy_(logits.argmax(-1))
@@ -130,7 +130,7 @@ class _Step:
             numbers = self._numbers.index_select(0, self._done)[0]
             self.ids.copy_(drawn(chances(logits, self._config), numbers))
         self._done.add_(1)
-        write_over(self._held, after)
+        write_over(self.held, after)
 
 
 class CapturedDecoding:
@@ -169,6 +169,11 @@ class CapturedDecoding:
     def state(self) -> ModelState:
         """The state behind the rows that go on."""
         return self._state if self._step is None else self._picked(self._step.state)
+
+    @property
+    def held(self) -> ModelState:
+        """The state in the memory that the graph reads and writes, of rows that have ended too."""
+        return self._state if self._step is None else self._step.held
 
     @torch.no_grad()
     def ids(self) -> dict[int, int]:

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from farfield.benchmarks.measuring import held
 from farfield.benchmarks.peers import Layer, LayerPeer, Peer, Sizes
 from farfield.benchmarks.peers.models import Shape
-from farfield.benchmarks.speed import _measured, decoding, layers, speed, step
+from farfield.benchmarks.speed import _measured, decoding, device_name, layers, speed, step
 from farfield.benchmarks.speed.cases import CASES, layer
 from farfield.benchmarks.speed.held import state_bytes
-from farfield.benchmarks.speed.models import ours
+from farfield.benchmarks.speed.models import captured, ours
 from farfield.benchmarks.speed.picture import picture
 from farfield.benchmarks.speed.projections import products, projections
 from farfield.benchmarks.speed.tables import markdown, text
@@ -206,6 +206,52 @@ def test_a_token_is_measured_beside_reading_the_weights(monkeypatch: pytest.Monk
         assert row["over_reading"] == pytest.approx(row["seconds"] / row["reading_seconds"])
         assert row["state_bytes"] > 0
     assert "twin, reading" not in {row["who"] for row in rows}
+
+
+def test_on_a_gpu_a_token_is_measured_as_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = decoding.blocks(settings(decoding=SHAPE, peers=False), "cpu", 1)
+    assert list(decoding._builds(block)) == ["Farfield"]
+    block = dataclasses.replace(block, under=dataclasses.replace(block.under, device="cuda"))
+    assert list(decoding._builds(block)) == ["Farfield", "Farfield, captured"]
+
+    class Eager:
+        def __init__(self, step: Any, device: torch.device) -> None:
+            self.replay = step
+
+        def reset(self) -> None: ...
+
+    shape = Shape(depth=2, width=16, inner=16, heads=2, vocabulary=64, length=12)
+    plain, graph = ours(shape), captured(shape, Eager)
+    graph.module.load_state_dict(plain.module.state_dict())
+    tokens = torch.randint(64, (2, 12))
+    assert plain.decoder is not None
+    assert graph.decoder is not None
+    with torch.no_grad():
+        state, going = plain.decoder.read(tokens), graph.decoder.read(tokens)
+        assert state_bytes(going) == 2 * 8 + 2 * (2 * 2 * 2 * 320 * 8 * 4 + 2 * 2 * 8)  # 12 tokens, room for 256 more
+        token = plain.module(tokens)[0][:, -1:].argmax(-1)
+        expected, state = plain.decoder.step(token, state)  # which the graph has read already
+        for _ in range(3):
+            expected, state = plain.decoder.step(expected.argmax(-1), state)
+            found, going = graph.decoder.step(token, going)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_head_of_results_names_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here(Worker):
+        def run(self, work: Any, *arguments: object) -> Any:
+            return work(*arguments)
+
+    monkeypatch.setattr("farfield.benchmarks.speed.Worker", Here)
+    given = settings(mixers=["window"], measures=["prefill"], peers=False, root=str(tmp_path))
+    speed(given)
+    head, *rows = [json.loads(line) for line in (tmp_path / "speed" / "speed.jsonl").read_text().splitlines()]
+    assert (head["record"], head["device"], len(rows)) == ("head", "cpu", 1)
+    assert set(head) >= {"commit", "machine", "packages", "settings"}
+    assert head["packages"]["torch"] == torch.__version__
+    monkeypatch.setattr("farfield.benchmarks.speed.place", lambda device: "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert device_name(given.device) == "NVIDIA H200"
 
 
 def test_bytes_of_a_state_are_those_of_its_memory_once() -> None:

@@ -53,6 +53,9 @@ class GSSConfig(MixerSettings):
     def build(self, width: int, layer: int, depth: int) -> GSS:
         return GSS(self, width)
 
+    def uncaptured(self) -> None:
+        return None
+
     def parameters(self, width: int, layer: int, depth: int) -> int:
         channels, states, gate = self.sizes(width)
         projections = 2 * width * gate + channels * (width + gate) + width

@@ -88,6 +88,9 @@ class PerformerConfig(MixerSettings):
     def build(self, width: int, layer: int, depth: int) -> Performer:
         return Performer(self, width)
 
+    def uncaptured(self) -> None:
+        return None
+
     def parameters(self, width: int, layer: int, depth: int) -> int:
         heads, head_width, _ = self.sizes(width)
         return Projection.count(width, heads, heads, head_width, self.conv)

@@ -150,6 +150,8 @@ class BorrowedModel:
         for name, given in (("bank", bank), ("neighbours", neighbours), ("datastore", datastore)):
             if given is not None:
                 raise ModelError(f"{name}: {self.info['name']} {OURS.format('it')}")
+        if config.capture is True:
+            raise ModelError(f"generation.capture: {self.info['name']} {OURS.format('it')}")
         return decode(_Continuing(self, *self.prefill(prompts), config), self.tokenizer, prompts)
 
 

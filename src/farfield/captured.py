@@ -23,10 +23,11 @@ from torch import Tensor
 
 from farfield.architectures.fixed import fixed, grown, write_over
 from farfield.architectures.rows import Copies
-from farfield.model import LanguageModel, ModelState
+from farfield.architectures.sharing import iterated
+from farfield.model import LanguageModel, ModelConfig, ModelState
 from farfield.sampling import GenerationConfig, chances, choose, drawing, drawn
 
-__all__ = ["Capture", "CapturedDecoding", "CudaGraph", "Graph", "uncaptured"]
+__all__ = ["Capture", "CapturedDecoding", "CudaGraph", "Graph", "uncapturable", "uncaptured"]
 
 WARM_UP = 3  # runs before the capture: what libraries make at their first runs is made outside the graph
 ROOM = 256  # tokens that a first graph has room for, where an answer may be so long
@@ -70,14 +71,29 @@ class CudaGraph:
         self._graph.reset()
 
 
-def uncaptured(model: LanguageModel, state: ModelState) -> str | None:
-    """In words why no graph can be captured of the model's steps behind `state`; None: one can."""
+def uncapturable(config: ModelConfig) -> str | None:
+    """In words what of a model looks up numbers while it decodes, so that no graph can be captured; None: nothing."""
+    if config.memory is not None:
+        return f"memory '{config.memory.name}' looks up numbers on its way"
+    if config.neighbours is not None:
+        return "the model reads neighbours, which are looked up outside"
+    decoder = config.decoder
+    if iterated(decoder.keepers()):
+        return f"sharing '{decoder.sharing.kind}' goes over its layers until keys from above agree"
+    feedforwards = [decoder.layer(index).feedforward for index in range(decoder.depth)]
+    reasons = [part.uncaptured() for part in (*decoder.mixers(), *feedforwards)]
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def uncaptured(model: LanguageModel, state: ModelState | None = None) -> str | None:
+    """In words why no graph can be captured of the model's steps, behind `state` if it is there; None: one can."""
     if model.device.type != "cuda":
         return f"the model is on '{model.device.type}', and graphs are captured on 'cuda'"
-    reason, needed = model.config.uncaptured(), model.config.captured_from()
-    if reason is None and int(state.position.min()) < needed:
-        return f"a graph of this model begins behind {needed} tokens, and there are {int(state.position.min())}"
-    return reason
+    reason = uncapturable(model.config)
+    if reason is not None or state is None:
+        return reason
+    needed, read = max(mixer.captured_from() for mixer in model.config.decoder.mixers()), int(state.position.min())
+    return None if read >= needed else f"a graph of this model begins behind {needed} tokens, and there are {read}"
 
 
 class _Step:

@@ -208,14 +208,22 @@ def continuing(
     Raises:
         ModelError: a graph is asked for, and none can be captured.
     """
+    reason = _uncaptured(model, config, mixing, state)
+    if reason is None and config.capture:
+        return CapturedDecoding(model, logits, state, config)
+    return Decoding(model, logits, state, config, fetching, mixing)
+
+
+def _uncaptured(
+    model: LanguageModel, config: GenerationConfig, mixing: Mixing | None, state: ModelState | None = None
+) -> str | None:
+    """Why no graph can be captured; raises ModelError where one is asked for."""
     reason = uncaptured(model, state)
     if reason is None and mixing is not None:
         reason = "a datastore is searched for every token"
     if reason is not None and config.capture is True:
         raise ModelError(f"generation.capture: true given, but {reason}. Take auto or false.")
-    if reason is None and config.capture:
-        return CapturedDecoding(model, logits, state, config)
-    return Decoding(model, logits, state, config, fetching, mixing)
+    return reason
 
 
 class _Writer:
@@ -282,6 +290,7 @@ def stream(
     fetching = fetching_for(model, neighbours, len(ids))
     state = None if bank is None else asked(model, bank, ids)
     mixing = None if datastore is None else Mixing(datastore, len(ids))
+    _uncaptured(model, config, mixing)  # said before the prompt is read, which takes its time
     read = prefill(model, ids, state, fetching=fetching, mixing=mixing)
     return (yield from decode(continuing(model, *read, config, fetching, mixing), tokenizer, ids))
 

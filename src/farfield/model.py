@@ -29,7 +29,6 @@ from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import Auxiliary
 from farfield.architectures.rows import Copies
 from farfield.architectures.saved_state import checksum
-from farfield.architectures.sharing import iterated
 from farfield.config import Config, ModelError
 from farfield.inputs import check_positions, check_targets, check_tokens
 from farfield.memory import (
@@ -136,22 +135,6 @@ class ModelConfig(Config):
             else mixer.state_bytes(width, tokens, index, depth, element)
             for index, mixer in _mixers(architecture)
         )
-
-    def uncaptured(self) -> str | None:
-        """Why no graph can be captured of a step that decodes, in words that say what the model has; None: one can."""
-        if self.memory is not None:
-            return f"memory '{self.memory.name}' looks up numbers on its way"
-        if self.neighbours is not None:
-            return "the model reads neighbours, which are looked up outside"
-        if iterated(self.decoder.keepers()):
-            return f"sharing '{self.decoder.sharing.kind}' goes over its layers until keys from above agree"
-        layers = [self.decoder.layer(index).feedforward for index in range(self.decoder.depth)]
-        reasons = [part.uncaptured() for part in (*self.decoder.mixers(), *layers)]
-        return next((reason for reason in reasons if reason is not None), None)
-
-    def captured_from(self) -> int:
-        """How many tokens of each row must have been read before such a step."""
-        return max(mixer.captured_from() for mixer in self.decoder.mixers())
 
     def flops(self, tokens: int) -> int:
         """Multiply-adds times two of decoding one token after `tokens` others, the head included.
@@ -407,7 +390,7 @@ class LanguageModel(nn.Module):
     def step(self, tokens: Tensor, state: ModelState, least: int, copies: Copies) -> tuple[Tensor, ModelState]:
         """Logits (B, V) of one more token (B,) of each row, and the state behind it, as a graph captures them.
 
-        Nothing is checked and no number is looked up: see `Rows.one_more`, and `ModelConfig.uncaptured` for where.
+        Nothing is checked and no number is looked up: see `Rows.one_more`, and `farfield.captured` for where.
 
         Args:
             tokens: ids of the vocabulary. state: a state of a fixed size, whose memory is written to: see

@@ -29,7 +29,7 @@ class GenerationConfig(Config):
     top_p: float = Field(1.0, gt=0, le=1, description="draw among the most likely tokens that together reach p")
     seed: int = Field(0, ge=0, lt=2**63, description="of the draws where temperature is above 0")
     stop: tuple[str, ...] = Field((), description="texts that end an answer; they are not part of it")
-    capture: bool | Literal["auto"] = Field(
+    capture: Literal["auto", True, False] = Field(
         "auto", description="a token's work as one CUDA graph, captured once; auto: where GPU and model allow it"
     )
 

@@ -164,6 +164,8 @@ def test_the_command_line_asks_it(gpt: Path, capsys: pytest.CaptureFixture[str])
     assert said["answer"] == opened(gpt).generate(prompt, tokens=8, stop=["\n"]).strip()
     refusals = {
         "sessions=kept document=a.txt": f"sessions: {gpt} is run by transformers, and only our own layers have it.",
+        "generation.capture=true": "generation.capture: folder is run by transformers, and only our own layers have "
+        "it. Leave it out.",
         "neighbours=a": f"neighbours: {gpt} is run by transformers, and only our own layers have it.",
         "memory=knn": f"memory.name: 'knn' given, but {gpt} is run by transformers. Leave it out.",
     }

@@ -24,10 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from farfield import captured
 from farfield.architectures.fixed import fixed, grown, write_over
 from farfield.architectures.rows import Copies
-from farfield.captured import CapturedDecoding, CudaGraph, uncaptured
-from farfield.config import ModelError, read
-from farfield.generation import Decoding, GenerationConfig, continuing, prefill
+from farfield.captured import CapturedDecoding, CudaGraph, uncapturable, uncaptured
+from farfield.config import ConfigError, ModelError, read
+from farfield.generation import Decoding, GenerationConfig, TextModel, continuing, prefill
 from farfield.model import LanguageModel, ModelConfig, ModelState
+from farfield.tokenizers import BytesTokenizer
+from farfield.windows import ParallelWindows
 
 MIXERS: dict[str, dict[str, Any]] = {
     "norms": {"kind": "attention", "heads": 4, "kv_heads": 1, "qk_norm": 1e-6, "bias": "all", "head_size": 6},
@@ -38,8 +40,10 @@ MIXERS: dict[str, dict[str, Any]] = {
     "mamba": {"kind": "mamba", "state": 4, "inner_norm": True},
     "mamba2": {"kind": "mamba2", "heads": 4, "groups": 2, "state": 8},
     "gated_deltanet": {"kind": "gated_deltanet", "heads": 2, "value_heads": 4},
+    "gss": {"kind": "gss", "state": 8},
+    "performer": {"kind": "performer", "heads": 2, "features": "favor"},
 }
-RECURRENT = ("retnet", "lightning", "mamba", "mamba2", "gated_deltanet")
+RECURRENT = ("retnet", "lightning", "mamba", "mamba2", "gated_deltanet", "gss", "performer")
 OTHERS = ("attention", "longformer", "retnet", "mixture", "untied", "alibi", "cla")
 PROMPTS = (11, 40, 5)
 
@@ -147,7 +151,7 @@ def alike(made: LanguageModel, config: GenerationConfig, capture: Any, ends: dic
 @pytest.mark.parametrize("name", [*OTHERS, *MIXERS])
 def test_a_captured_step_says_what_decoding_says(name: str) -> None:
     made = model(name)
-    assert made.config.uncaptured() is None
+    assert uncapturable(made.config) is None
     alike(made, GenerationConfig(tokens=12), Traced)
     assert [graph.replays for graph in Traced.made] == [12]
 
@@ -182,6 +186,15 @@ def test_draws_are_those_of_ordinary_decoding(settings: dict[str, Any], monkeypa
     monkeypatch.setattr(captured, "ROOM", 5)
     alike(model("retnet"), GenerationConfig(tokens=14, **settings), Traced, {2: {0}, 9: {2}})
     assert len(Traced.made) > 1
+
+
+def test_windows_side_by_side_go_on_with_their_phase() -> None:
+    made = model("stretched")
+    made.windows = ParallelWindows(window=12, task=5)
+    _, state = behind(made)
+    assert state.ahead is not None
+    assert state.ahead.any()
+    alike(made, GenerationConfig(tokens=9), Traced)
 
 
 @torch.no_grad()
@@ -260,7 +273,7 @@ REASONS = {
 
 @pytest.mark.parametrize("name", REASONS)
 def test_what_cannot_be_captured_says_why(name: str) -> None:
-    assert model_of(name).config.uncaptured() == REASONS[name]
+    assert uncapturable(model_of(name).config) == REASONS[name]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +292,7 @@ def test_what_cannot_be_captured_says_why(name: str) -> None:
 def test_a_mixer_that_cannot_be_captured_says_why(mixer: dict[str, Any], reason: str) -> None:
     settings = mapping(["attention"], 1, width=32)
     settings["architecture"]["layers"]["attention"]["mixer"] = mixer
-    found = read(ModelConfig, settings).uncaptured()
+    found = uncapturable(read(ModelConfig, settings))
     assert found is not None
     assert found.startswith(reason)
 
@@ -311,6 +324,15 @@ def test_a_graph_that_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ModelError, match=said.format("a graph of this model begins behind 3 tokens, and there are 2")):
         continuing(short, *few, asked)
     assert uncaptured(short, few[1].select(torch.tensor([1]))) is None
+
+
+def test_a_graph_that_cannot_be_is_told_before_the_prompt_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = TextModel(model("retnet"), BytesTokenizer())
+    monkeypatch.setattr("farfield.generation.prefill", None)
+    with pytest.raises(ModelError, match=r"^generation\.capture: true given, but the model is on 'cpu'"):
+        made.generate("a", capture=True)
+    with pytest.raises(ConfigError, match=r"^generate\.capture: unknown choice 'maybe'\. Known: False, True, auto\.$"):
+        made.generate("a", capture="maybe")  # type: ignore[arg-type]
 
 
 class _Cuda:

@@ -27,7 +27,7 @@ SIZES = Sizes(width=64, heads=2, length=TOKENS)
 def built(peer: LayerPeer, sizes: Sizes = SIZES) -> Layer:
     reason = peer.missing()
     if reason:
-        pytest.skip(f"{reason}. `make peers` installs it")
+        pytest.skip(reason if peer.gpu else f"{reason}. `make peers` installs it")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.manual_seed(0)
     with warnings.catch_warnings():

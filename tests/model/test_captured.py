@@ -133,7 +133,6 @@ def alike(made: LanguageModel, config: GenerationConfig, capture: Any, ends: dic
     """Ids and logits of both ways to decode are the same, token after token; at some tokens rows end."""
     logits, state = behind(made)
     ours, plain = CapturedDecoding(made, logits, state, config, capture), Decoding(made, logits, state, config)
-    kind = {part["mixer"]["kind"] for part in made.config.decoder.mapping()["layers"].values()}
     for token in range(config.tokens):
         assert ours.rows == plain.rows
         assert ours.ids() == plain.ids()
@@ -142,7 +141,7 @@ def alike(made: LanguageModel, config: GenerationConfig, capture: Any, ends: dic
         plain.advance(ended)
         if not plain.rows:
             return
-        torch.testing.assert_close(ours.logits, plain.logits, rtol=0, atol=0 if kind <= set(RECURRENT) else 1e-12)
+        torch.testing.assert_close(ours.logits, plain.logits, rtol=0, atol=1e-12)  # C++ adds up in another order
     more = torch.ones(len(plain.rows), 1, dtype=torch.int64)
     with torch.no_grad():  # the state goes on as an ordinary one
         torch.testing.assert_close(made(more, ours.state)[0], made(more, plain.state)[0], rtol=0, atol=1e-12)

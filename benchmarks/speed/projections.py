@@ -35,22 +35,39 @@ class Product(NamedTuple):
 
 
 class _Products(TorchDispatchMode):
-    """Within it, products with any of the weights are noted, whatever calls them: a module, or an op of ours."""
+    """Within it, products with any of the weights are noted, whatever calls them: a module, or an op of ours.
+
+    A part of a weight is a map of fewer outputs, and what an op copies to turn it is the weight still.
+    """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
-        self.place = {weight.data_ptr(): index for index, weight in enumerate(weights)}
-        self.sizes = [tuple(weight.shape) for weight in weights]
-        self.tokens = [0] * len(weights)
+        self.place = {_memory(weight): index for index, weight in enumerate(weights)}
+        self.copies: list[Tensor] = []  # kept, so that nothing else takes their memory
+        self.tokens: dict[tuple[int, int, int], int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
         if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
             left, right = args[-2:]
-            for weight, other in ((left, right), (right, left)):
-                index = self.place.get(weight.data_ptr())
-                if index is not None:
-                    self.tokens[index] += other.numel() // self.sizes[index][1]
-        return func(*args, **(kwargs or {}))
+            self._note(right, right.shape, left.shape[0])
+            self._note(left, left.T.shape, right.shape[1])
+        elif func.overloadpacket is torch.ops.aten.clone and _memory(args[0]) in self.place:
+            self.place[_memory(found)] = self.place[_memory(args[0])]
+            self.copies.append(found)
+        return found
+
+    def _note(self, weight: Tensor, sizes: Sequence[int], tokens: int) -> None:
+        """One product of tokens with what may be a weight, of so many inputs and outputs."""
+        index = self.place.get(_memory(weight))
+        if index is not None:
+            one = (index, sizes[0], sizes[1])
+            self.tokens[one] = self.tokens.get(one, 0) + tokens
+
+
+def _memory(x: Tensor) -> int:
+    """Where what `x` is a view of stands."""
+    return x.untyped_storage().data_ptr()
 
 
 @torch.no_grad()
@@ -59,11 +76,7 @@ def products(made: Layer, x: Tensor) -> list[Product]:
     weights = [part.weight for part in made.module.modules() if isinstance(part, nn.Linear)]
     with _Products(weights) as seen:
         made.forward(x)
-    return [
-        Product(tokens, inputs, outputs)
-        for tokens, (outputs, inputs) in zip(seen.tokens, seen.sizes, strict=True)
-        if tokens
-    ]
+    return [Product(tokens, inputs, outputs) for (_, inputs, outputs), tokens in sorted(seen.tokens.items())]
 
 
 def projections(maps: Sequence[Product], like: Tensor, backward: bool) -> Callable[[], None]:

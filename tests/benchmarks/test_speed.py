@@ -135,6 +135,14 @@ def test_projections_alone_are_the_products_of_the_layer(case: str, maps: list[t
         assert allocated(work) == 0
 
 
+def test_projections_of_an_op_in_pieces_and_of_parts_of_a_weight_are_seen() -> None:
+    """Which turns a copy of the weights, and maps a few rows by a part of them."""
+    found = products(layer(CASES["gss"], Sizes(16, 2, 150)), torch.randn(1, 150, 16))
+    assert found == [(150, 16, 64), (150, 16, 4), (150, 4, 64), (150, 64, 16)]
+    found = products(layer(CASES["linformer_encoder"], Sizes(16, 2, 600)), torch.randn(1, 600, 16))
+    assert found == [(600 + 2 * 256, 16, 16), (600, 16, 16)]
+
+
 def test_a_process_that_dies_leaves_rows_with_its_reason_and_memory_is_bound() -> None:
     block = layers.blocks(settings(mixers=["window"], peers=False), "cpu", 1)[0]
     with Worker(memory=0.5) as worker:

@@ -1,6 +1,6 @@
 """A whole training step: ours beside models of one shape of other libraries, each with the loss of its own training.
 
-    step       loss, gradients and AdamW over one batch; the same optimiser for all
+    step       loss, gradients and AdamW over one batch; the same optimiser for all, and for bf16 the same autocast
     losses     of the same batches, each model from its own initialisation, at shorter texts
 
 `ratio` of our row: how many times as fast as the best peer; of a peer: as ours. Of every two tokens the second follows
@@ -98,7 +98,11 @@ def batches(block: Block, length: int) -> Iterator[tuple[Tensor, Tensor]]:
 def _built(build: Callable[[Shape], Model], block: Block) -> tuple[Model, torch.optim.Optimizer]:
     torch.manual_seed(block.under.seed)
     made = build(block.shape)
-    made.module.to(block.under.device, block.under.dtype).train()
+    dtype, device = block.under.dtype, block.under.device
+    narrow = dtype.itemsize < 4  # as training takes it: weights and their sums in float32, products narrower
+    made.module.to(device, torch.float32 if narrow else dtype).train()
+    if narrow:
+        made = made._replace(loss=torch.autocast(device, dtype)(made.loss))
     return made, build_optimizer(made.module, OptimizerConfig(learning_rate=RATE))
 
 

@@ -204,6 +204,32 @@ def test_a_step_is_measured_with_the_losses_of_equal_batches(monkeypatch: pytest
     assert first[0].shape == (8, 32)
 
 
+def test_a_step_in_bf16_has_wide_weights_under_the_autocast_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.dtype, bool]] = []
+
+    def watched(shape: Shape) -> Any:
+        made = ours(shape)
+
+        def loss(tokens: Tensor, targets: Tensor) -> Tensor:
+            seen.append((next(made.module.parameters()).dtype, torch.is_autocast_enabled("cpu")))
+            return made.loss(tokens, targets)
+
+        return made._replace(loss=loss)
+
+    monkeypatch.setattr(step, "MODELS", (Peer[Shape, Any]("twin", "torch", "torch", "model", watched),))
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        given = settings(step={**SHAPE, "curve": 2}, device={"precision": precision})
+        (block,) = step.blocks(given, "cpu", 1)
+        mine, theirs = step.measure(block)
+        assert mine["losses"] == theirs["losses"]
+        losses[precision] = mine["losses"]
+        assert set(seen) == {(torch.float32, precision == "bf16")}
+        seen.clear()
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.05)
+
+
 def test_a_token_is_measured_beside_reading_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     twin: Peer[Shape, Any] = Peer("twin", "torch", "torch", "model", ours)
     monkeypatch.setattr(decoding, "MODELS", (twin,))

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from farfield.architectures.ops.gated_linear import gated_linear
+from farfield.architectures.ops.swiglu import swiglu
 from farfield.architectures.rows import Rows
 from farfield.config import Config
 
@@ -154,11 +154,11 @@ class SwiGLU(FeedForward):
         self.down = nn.Linear(inner, width, bias)
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:
-        both = self.up(x)
-        if type(self.down) is nn.Linear:
-            return gated_linear(both, self.down.weight, self.down.bias), Auxiliary()
-        gate, value = both.chunk(2, dim=-1)  # a map in its place, such as one with an addition of low rank
-        return self.down(nn.functional.silu(gate) * value), Auxiliary()
+        up, down = self.up, self.down
+        if type(up) is nn.Linear and type(down) is nn.Linear:
+            return swiglu(x, up.weight, down.weight, up.bias, down.bias), Auxiliary()
+        gate, value = up(x).chunk(2, dim=-1)  # a map in a place of theirs, such as one with an addition of low rank
+        return down(nn.functional.silu(gate) * value), Auxiliary()
 
 
 class GELUConfig(FeedForwardSettings):

@@ -94,6 +94,8 @@ class Projection(nn.Module):
         """Queries (B, H, T, W), keys and values (B, G, T, W)."""
         qkv, state = self.inputs(x, rows, state)
         q, k, v = (rearrange(p, "b t (h w) -> b h t w", w=self.head_width) for p in qkv.split(self.sizes, dim=-1))
+        if v.device.type == "cpu":  # kernels read a head at a time, and a view would keep all of qkv
+            v = v.contiguous()
         return Heads(self._normed(q, self.query_gain), self._normed(k, self.key_gain), v), state
 
     def _normed(self, heads: Tensor, gain: Tensor | None) -> Tensor:

@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farfield.architectures.ops.gated_linear import add_product
-from farfield.architectures.ops.pieces import parts_of
+from farfield.architectures.ops.pieces import add_product, parts_of
 from farfield.architectures.ops.random_features import least_total
 from farfield.architectures.ops.rotary import rotate
 
@@ -72,13 +71,13 @@ class _Favor(torch.autograd.Function):
         on_out = torch.zeros_like(out) if wanted[2] else None
         for at in parts_of(len(x), PIECE):
             on_both = work.on_both(above[at] @ out, mixed[at], totals[:, at])
-            add_product(on_out, above[at], mixed[at])
+            add_product(on_out, above[at].T, mixed[at])
             features = work.exponents(work.parts(qkv[at])[0]).sub_(tops[:, at]).exp_()
             on_sums.baddbmm_(on_both.transpose(1, 2), features)
             on_q = work.turned_back((on_both @ sums).mul_(features) @ work.matrix, at)
             on_q = on_q.transpose(0, 1).reshape(-1, inner)
             torch.mm(on_q, inputs[:inner], out=on_x[at])
-            add_product(on_q_map, on_q, x[at])
+            add_product(on_q_map, on_q.T, x[at])
         on_read = on_sums[:, :-1].transpose(1, 2).contiguous()
         for at in parts_of(len(x), PIECE):
             _, k, v = work.parts(qkv[at])
@@ -88,7 +87,7 @@ class _Favor(torch.autograd.Function):
             on_kv = torch.stack((work.turned_back(on_k, at), features @ on_read))
             on_kv = on_kv.permute(2, 0, 1, 3).reshape(-1, 2 * inner)
             on_x[at].addmm_(on_kv, inputs[inner:])
-            add_product(on_kv_map, on_kv, x[at])
+            add_product(on_kv_map, on_kv.T, x[at])
         return on_x, on_inputs, on_out, None, None, None
 
 

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear
 
-from farfield.architectures.ops.gated_linear import add_product
-from farfield.architectures.ops.pieces import parts_of
+from farfield.architectures.ops.pieces import add_product, parts_of
 
 __all__ = ["gelu_gate", "gelu_gate_definition"]
 
@@ -86,9 +85,9 @@ class _Gated(torch.autograd.Function):
             torch.mul(on_gated, gated, out=on_product)
             torch.ops.aten.gelu_backward.grad_input(on_product, product, grad_input=on_product)
             torch.mm(on_product, gate, out=on_x[at])
-            add_product(on_gate, on_product, x[at])
-            add_product(on_out, above[at], gated.mul_(active))
+            add_product(on_gate, on_product.T, x[at])
+            add_product(on_out, above[at].T, gated.mul_(active))
             torch.mm(on_gated.mul_(active), spread, out=on_y[at])
-            add_product(on_spread, on_gated, y[at])
+            add_product(on_spread, on_gated.T, y[at])
         on_weights = (total if total is None else total.to(x.dtype) for total in (on_gate, on_spread, on_out))
         return None, on_x, on_y, *on_weights, above.sum(0) if ctx.needs_input_grad[6] else None

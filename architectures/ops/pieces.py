@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["HELD", "in_pieces", "parts_of", "pieces", "worth_pieces"]
+__all__ = ["HELD", "add_product", "in_pieces", "parts_of", "pieces", "worth_pieces"]
 
 HELD = 2**17  # numbers of one tensor in a piece: half a megabyte in float32, of which a handful fill a cache
 
@@ -47,6 +47,16 @@ def worth_pieces(x: Tensor, piece: int, *maps: nn.Module) -> bool:
     wide = wide and all(type(one) is nn.Linear and one.weight.dtype == x.dtype for one in maps)
     plain = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
     return wide and plain and x.shape[1] > piece
+
+
+def add_product(to: Tensor | None, left: Tensor, right: Tensor) -> None:
+    """Adds a piece's product to the gradient of a weight, float32 or wider; None: of a frozen one."""
+    if to is None:
+        return
+    if to.dtype == right.dtype:
+        to.addmm_(left, right)
+    else:
+        to += left @ right
 
 
 def in_pieces(function: Callable[..., Tensor], along: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:

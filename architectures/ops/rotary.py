@@ -72,37 +72,49 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
 
 
 class _Turn(torch.autograd.Function):
-    """One tensor made piece by piece; the gradient is turned back."""
+    """One tensor made piece by piece, with a head's tokens side by side; the gradient is turned back.
+
+    Attention goes through a head at a time. The gradient lies as `x` does, which is a part of one product of all heads.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.layout = layout
-        return _turned(x, cos, sin, layout)
+        ctx.layout, ctx.by_token = layout, x.stride(1) < x.stride(2)
+        return _turned(x, x.new_empty(x.shape), cos, sin, layout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned(above, cos, -sin, ctx.layout), None, None, None
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
-    out = torch.empty_like(x)
-    for at in pieces(x.shape[2], x.shape[0] * x.shape[1] * x.shape[3], x):
-        part, c, s = x[:, :, at].to(cos.dtype), cos[:, :, at], sin[:, :, at]
-        if layout == "interleaved":
-            turned = torch.view_as_complex(part.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(c, s)
-            out[:, :, at] = torch.view_as_real(turned).flatten(-2)
+        batch, heads, time, width = above.shape
+        if ctx.by_token:
+            out = above.new_empty(batch, time, heads, width).transpose(1, 2)
         else:
-            (a, b), (first, second) = part.chunk(2, dim=-1), out[:, :, at].chunk(2, dim=-1)
-            if out.dtype == part.dtype:  # nothing is made that is copied afterwards
-                torch.mul(a, c, out=first).addcmul_(b, s, value=-1)
-                torch.mul(b, c, out=second).addcmul_(a, s)
-            else:
-                first.copy_(torch.addcmul(a * c, b, s, value=-1))
-                second.copy_(torch.addcmul(b * c, a, s))
+            out = above.new_empty(above.shape)
+        return _turned(above, out, cos, -sin, ctx.layout), None, None, None
+
+
+def _turned(x: Tensor, out: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    """`x` (B, H, T, D) turned, in `out`."""
+    for at in pieces(x.shape[2], x.shape[0] * x.shape[1] * x.shape[3], x):
+        _turn_piece(x[:, :, at], out[:, :, at], cos[:, :, at], sin[:, :, at], layout)
     return out
+
+
+def _turn_piece(x: Tensor, out: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> None:
+    part = x.to(cos.dtype)
+    if layout == "interleaved":
+        turned = torch.view_as_complex(part.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(cos, sin)
+        out.copy_(torch.view_as_real(turned).flatten(-2))
+        return
+    (a, b), (first, second) = part.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    if out.dtype == cos.dtype and not torch.compiler.is_compiling():  # graphs take no parts of a tensor for results
+        torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=second).addcmul_(a, sin)
+    else:
+        first.copy_(torch.addcmul(a * cos, b, sin, value=-1))
+        second.copy_(torch.addcmul(b * cos, a, sin))
 
 
 def rotate_definition(x: Tensor, phase: Tensor, layout: Layout, base: float = 10000.0) -> Tensor:

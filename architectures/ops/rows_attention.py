@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from farfield.architectures.ops.gated_linear import add_product
-from farfield.architectures.ops.pieces import parts_of
+from farfield.architectures.ops.pieces import add_product, parts_of
 from farfield.architectures.ops.rotary import rotate
 
 __all__ = ["PIECE", "rows_attention"]
@@ -83,7 +82,7 @@ class _Attended(torch.autograd.Function):
         on_keys, on_values = torch.zeros_like(by_width), torch.zeros_like(by_width)
         for at in parts_of(len(x), PIECE):
             queries, on_mixed = _by_head(q[at], heads), above[at] @ out
-            add_product(on_out, above[at], mixed[at])
+            add_product(on_out, above[at].T, mixed[at])
             shared = (on_mixed * mixed[at]).view(-1, heads, width).sum(-1).T[..., None]
             on_heads = _by_head(on_mixed, heads)
             weights = (queries @ by_width).sub_(lse[:, at]).exp_()
@@ -95,7 +94,7 @@ class _Attended(torch.autograd.Function):
                 on_queries = _turned(on_queries, cos[:, :, at], -sin[:, :, at])
             on_q = on_queries.transpose(0, 1).reshape(-1, heads * width)
             torch.mm(on_q, inputs, out=on_x[at])
-            add_product(on_inputs, on_q, x[at])
+            add_product(on_inputs, on_q.T, x[at])
         on_keys = on_keys.transpose(1, 2) * width**-0.5
         return on_x, on_keys, on_values.transpose(1, 2), on_inputs, on_out, None, None
 

@@ -164,3 +164,14 @@ def test_a_reference_moves_only_when_it_is_far() -> None:
     zeta = scales(8, 2.0).exp().repeat(2)
     assert_close(found.factor[:, 0, 0], torch.stack((zeta**80, zeta**0, zeta**0)), 1e-12)
     assert rotation.turned(*x, Rows(positions % 30, positions % 30), torch.zeros(3, dtype=torch.int64)).factor is None
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+def test_heads_lie_apart_and_gradients_as_their_input(by_token: bool) -> None:
+    """What attention reads head by head, and what goes back into one product of all heads without a copy."""
+    shape = (2, 9, 3, 8) if by_token else (2, 3, 9, 8)
+    x = torch.randn(shape).transpose(1, 2) if by_token else torch.randn(shape)
+    found = turned(x.requires_grad_(), torch.arange(9)[None].expand(2, 9), "halves", torch.float32)
+    assert found.is_contiguous()
+    (gradient,) = torch.autograd.grad(found, x, torch.randn(2, 9, 3, 8).transpose(1, 2))
+    assert gradient.stride() == x.stride()

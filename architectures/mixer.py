@@ -30,7 +30,7 @@ from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
-from farfield.architectures.stretching import ScalingConfig
+from farfield.architectures.stretching import ScalingConfig, YaRN
 from farfield.config import Config, ModelError
 
 __all__ = [
@@ -156,6 +156,8 @@ class KeyedSettings(MixerSettings):
         """
         if self.scaling is not None and self.position != "rope":
             raise ValueError(f"scaling: stretches rotary positions, and position is {self.position}.")
+        if isinstance(self.scaling, YaRN) and self.base == 1:
+            raise ValueError("base: 1 given, with which all pairs turn alike, and scaling yarn tells them apart.")
         rotated = self.position in ("rope", "xpos")
         if self.head_size is None:
             return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, rotated, self.position)

@@ -36,8 +36,8 @@ class SelfExtend(Extension):
     """Far tokens share positions in groups."""
 
     kind: Literal["self_extend"] = "self_extend"
-    window: int = Field(ge=1, description="newest tokens that keep their positions")
-    group: int = Field(ge=1, description="far tokens at one position")
+    window: int = Field(ge=1, le=1 << 40, description="newest tokens that keep their positions")
+    group: int = Field(ge=1, le=1 << 40, description="far tokens at one position")
 
     def field(self, rotation: Rotation, scale: float, backend: Backend) -> SelfExtendField:
         return SelfExtendField(rotation, scale, backend, None, self.window, self.group)

@@ -25,13 +25,16 @@ from torch import Tensor
 from farfield.architectures.ops.rotary import frequencies
 from farfield.config import Config
 
-__all__ = ["NTK", "Interpolation", "Llama3", "Scaling", "ScalingConfig", "YaRN"]
+__all__ = ["FARTHEST", "NTK", "SHARPEST", "Interpolation", "Llama3", "Scaling", "ScalingConfig", "YaRN"]
+
+FARTHEST = 1 << 20  # times the trained length
+SHARPEST = 100.0  # times that YaRN multiplies queries and keys
 
 
 class Scaling(Config, abc.ABC):
     """How rotary frequencies are stretched."""
 
-    factor: float = Field(ge=1, description="how many times the trained length")
+    factor: float = Field(ge=1, le=FARTHEST, description="how many times the trained length")
 
     @abc.abstractmethod
     def frequencies(self, width: int, base: float) -> Tensor:
@@ -65,11 +68,11 @@ class YaRN(Scaling):
     """Interpolates pairs that turn seldom, keeps those that turn often, and sharpens the softmax."""
 
     kind: Literal["yarn"] = "yarn"
-    trained: int = Field(ge=1, description="tokens that the model was trained on")
+    trained: int = Field(ge=1, le=1 << 40, description="tokens that the model was trained on")
     fast: float = Field(32.0, gt=0, description="turns within them from which on a pair is kept")
     slow: float = Field(1.0, gt=0, description="turns up to which a pair is interpolated")
     temperature: float | None = Field(
-        None, gt=0, description="what queries and keys are multiplied by; null: 0.1 ln(factor) + 1"
+        None, gt=0, le=SHARPEST, description="what queries and keys are multiplied by; null: 0.1 ln(factor) + 1"
     )
     whole: bool = Field(True, description="the blend begins and ends at whole pairs")
 
@@ -84,8 +87,9 @@ class YaRN(Scaling):
         if self.whole:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, width - 1)
-        pair = torch.arange(width // 2, dtype=torch.float64)
-        interpolated = ((pair - first) / max(last - first, 1e-3)).clamp(0, 1)
+        # As published: where the ends cross, all pairs before the first are interpolated, and those behind are kept.
+        span = last - first if last != first else 1e-3
+        interpolated = ((torch.arange(width // 2, dtype=torch.float64) - first) / span).clamp(0, 1)
         kept = frequencies(width, "halves", base)
         return kept * (1 - interpolated + interpolated / self.factor)
 
@@ -103,7 +107,7 @@ class Llama3(Scaling):
     """As the models of Llama 3.1 and later were trained."""
 
     kind: Literal["llama3"] = "llama3"
-    trained: int = Field(8192, ge=1, description="tokens that the model was trained on before")
+    trained: int = Field(8192, ge=1, le=1 << 40, description="tokens that the model was trained on before")
     fast: float = Field(4.0, gt=0, description="turns within them from which on a pair is kept")
     slow: float = Field(1.0, gt=0, description="turns up to which a pair is interpolated")
 

@@ -31,8 +31,9 @@ from farfield.architectures.extension import Extension
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.s2 import S2Config
 from farfield.architectures.self_extend import SelfExtend
-from farfield.architectures.stretching import NTK, Interpolation, Scaling, YaRN
+from farfield.architectures.stretching import FARTHEST, NTK, SHARPEST, Interpolation, Scaling, YaRN
 from farfield.config import Config, ConfigError, ModelError, read
+from farfield.huggingface.given import LONGEST
 from farfield.huggingface.reading import Unallocated
 from farfield.memory import KeyValueMemoryConfig, MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
@@ -137,7 +138,7 @@ def _known(given: int | None, trained: int | None) -> int:
 class _Slower(_Context):
     """Rotary frequencies are stretched."""
 
-    factor: float = Field(4.0, ge=1, description="how many times the trained length")
+    factor: float = Field(4.0, ge=1, le=FARTHEST, description="how many times the trained length")
 
     @abc.abstractmethod
     def scaling(self, trained: int | None) -> Scaling:
@@ -179,11 +180,13 @@ class YaRNContext(_Slower):
     """Pairs that turn seldom are interpolated."""
 
     kind: Literal["yarn"] = "yarn"
-    trained: int | None = Field(None, ge=1, description="tokens that the model was trained on; null: what it says")
+    trained: int | None = Field(
+        None, ge=1, le=LONGEST, description="tokens that the model was trained on; null: what it says"
+    )
     fast: float = Field(32.0, gt=0, description="turns within them from which on a pair is kept")
     slow: float = Field(1.0, gt=0, description="turns up to which a pair is interpolated")
     temperature: float | None = Field(
-        None, gt=0, description="what queries and keys are multiplied by; null: 0.1 ln(factor) + 1"
+        None, gt=0, le=SHARPEST, description="what queries and keys are multiplied by; null: 0.1 ln(factor) + 1"
     )
 
     def scaling(self, trained: int | None) -> Scaling:
@@ -194,7 +197,9 @@ class YaRNContext(_Slower):
 class _Moved(_Context):
     """Queries and keys stand elsewhere."""
 
-    trained: int | None = Field(None, ge=4, description="tokens that the model was trained on; null: what it says")
+    trained: int | None = Field(
+        None, ge=4, le=LONGEST, description="tokens that the model was trained on; null: what it says"
+    )
 
     @abc.abstractmethod
     def extension(self, trained: int | None) -> Extension:
@@ -243,7 +248,7 @@ class SelfExtendContext(_Moved):
     """Far tokens share positions in groups."""
 
     kind: Literal["self_extend"] = "self_extend"
-    factor: float = Field(4.0, ge=1, description="how many times the trained length, where group is null")
+    factor: float = Field(4.0, ge=1, le=FARTHEST, description="how many times the trained length, where group is null")
     window: int | None = Field(None, ge=1, description="newest tokens that keep their positions; null: 1/4 of trained")
     group: int | None = Field(None, ge=1, description="far tokens at one position; null: as few as the factor needs")
 
@@ -263,7 +268,9 @@ class SinksContext(_Context):
     """The first tokens and the newest ones, at their places in the cache (StreamingLLM)."""
 
     kind: Literal["sinks"] = "sinks"
-    trained: int | None = Field(None, ge=4, description="tokens that the model was trained on; null: what it says")
+    trained: int | None = Field(
+        None, ge=4, le=LONGEST, description="tokens that the model was trained on; null: what it says"
+    )
     initial: int = Field(4, ge=0, description="tokens at the document's start that stay")
     capacity: int | None = Field(None, ge=1, description="tokens that stay, the first included; null: what trained has")
     segment: int | None = Field(
@@ -294,7 +301,9 @@ class ParallelContext(_Context):
     """Prompts are read in windows side by side; see `farfield.windows`."""
 
     kind: Literal["parallel"] = "parallel"
-    trained: int | None = Field(None, ge=4, description="tokens that the model was trained on; null: what it says")
+    trained: int | None = Field(
+        None, ge=4, le=LONGEST, description="tokens that the model was trained on; null: what it says"
+    )
     window: int | None = Field(None, ge=2, description="the most tokens of a window; null: 3/4 of the trained length")
     task: int = Field(64, ge=1, description="last tokens of a prompt, which see all windows")
     shared: int | None = Field(

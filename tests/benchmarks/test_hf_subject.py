@@ -264,6 +264,8 @@ def test_folders_that_are_no_such_model_are_told_in_one_line(tmp_path: Path) -> 
     assert told(folder) == "LlamaModel given, a causal language model (...ForCausalLM) is needed."
     config.write_text(content.replace('"vocab_size"', '"auto_map": {"AutoConfig": "code.Mine"}, "vocab_size"'))
     assert told(folder) == "brings code of its own (auto_map in config.json), and none is run."
+    config.write_text(content.replace('"vocab_size"', '"is_causal": false, "vocab_size"'))
+    assert told(folder) == "its tokens see those behind them (is_causal in config.json); a causal one is needed."
     config.write_text(content.replace('"llama"', '"nothing"'))
     line = f"{config}: model_type: our layers do not cover 'nothing'. Known: "
     assert told(folder).startswith(line)

@@ -251,8 +251,21 @@ def test_what_is_refused_is_told_before_weights_are_read(folder: Path) -> None:
     assert refused(folder) == (
         "FOLDER: no tokenizer.json there, and tokenizer.model is not read. Save it by a fast tokenizer."
     )
+    (folder / "tokenizer.json").write_text("[" * 100_000)
+    assert refused(folder).startswith("FOLDER: its tokenizer cannot be read: FOLDER/tokenizer.json: not JSON: ")
     with pytest.raises(ModelError, match="our layers do not cover 'gpt9'"):
         open_folder(changed(folder, model_type="gpt9"))
+    changed(folder, model_type="llama", per_layer_config={"1": {"rms_norm_eps": 0.01}})
+    assert refused(folder) == (
+        'FOLDER/config.json: per_layer_config: {"1": {"rms_norm_eps": 0.01}} given; all layers of a kind have the same '
+        "settings."
+    )
+
+
+@pytest.mark.parametrize(("kind", "shown"), [([], "[]"), ({}, "{}"), (7, "7"), (["llama"], '["llama"]')])
+def test_a_family_is_named_by_a_text(kind: object, shown: str, folder: Path) -> None:
+    line = refused(changed(folder, model_type=kind))
+    assert line.startswith(f"FOLDER/config.json: model_type: {shown} given; a text is needed. Known: jamba, llama, ")
 
 
 def test_a_flipped_byte_anywhere_in_a_header_does_no_more_harm(folder: Path) -> None:

@@ -46,6 +46,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         "num_hidden_layers: 1000000000 given; a whole number from 1 to 4,096 is needed.",
     ),
     "epsilon": ("llama", {"rms_norm_eps": float("nan")}, f"rms_norm_eps: NaN given; {NUMBER}."),
+    "epsilon that no float holds": ("llama", {"rms_norm_eps": 10**400}, f"rms_norm_eps: {10**56}... given; {NUMBER}."),
+    "base that no float holds": ("llama", {"rope_theta": 10**400}, f"rope_theta: {10**56}... given; {NUMBER}."),
     "flag": ("llama", {"attention_bias": 1}, "attention_bias: 1 given; true or false is needed."),
     "heads": (
         "llama",
@@ -135,6 +137,32 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {**LLAMA3, "low_freq_factor": 4.0}},
         "rope_parameters.low_freq_factor: 4.0 given; less than high_freq_factor = 4 is needed.",
     ),
+    "turns of one base": (
+        "llama",
+        {"rope_parameters": {**YARN, "rope_theta": 1.0}},
+        "does not fit together: architecture.layers.attention.mixer.base: 1 given, with which all pairs turn alike, "
+        "and scaling yarn tells them apart.",
+    ),
+    "a factor beyond all texts": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 1e300}},
+        "rope_parameters.factor: 1e+300 given; at most 1.04858e+06 is needed.",
+    ),
+    "softmax that overflows": (
+        "llama",
+        {"rope_parameters": {**YARN, "attention_factor": 1e30}},
+        "rope_parameters.attention_factor: 1e+30 given; at most 100 is needed.",
+    ),
+    "a length beyond all texts": (
+        "llama",
+        {"max_position_embeddings": 2**60},
+        f"max_position_embeddings: {2**60} given; a whole number from 1 to {2**40:,} is needed.",
+    ),
+    "a length beyond all texts, of before": (
+        "llama",
+        {"rope_parameters": {**YARN, "original_max_position_embeddings": 2**60}},
+        f"original_max_position_embeddings: {2**60} given; a whole number from 1 to {2**40:,} is needed.",
+    ),
     "turns": (
         "llama",
         {"rope_parameters": {**YARN, "beta_slow": 32}},
@@ -161,10 +189,11 @@ def test_what_does_not_fit_is_one_line(name: str) -> None:
         ("[]", "a JSON object is needed, not list."),
         ("[" * 100_000, "not JSON: "),
         ('{"quantization_config": {"bits": 4}}', "weights as numbers are needed."),
+        ('{"is_causal": false}', "is_causal: false given; nothing but true is supported."),
         ('{"auto_map": {"AutoModel": "a.py"}}', "it names code that the folder brings, and none is run."),
         (" " * (1 << 24) + "{}", "16,777,218 bytes, too many for settings."),
     ],
-    ids=["empty", "list", "nested", "quantized", "code", "large"],
+    ids=["empty", "list", "nested", "quantized", "future", "code", "large"],
 )
 def test_files_that_are_no_settings_are_one_line(text: str, line: str, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
@@ -185,6 +214,11 @@ def test_the_form_of_before_transformers_5_means_the_same() -> None:
     assert old == read(rope_parameters={"rope_type": "linear", "rope_theta": 2e4, "factor": 3.0})
     mixer = old.decoder.mixers()[0]
     assert (mixer.base, mixer.scaling) == (2e4, Interpolation(factor=3.0))
+
+
+def test_an_empty_form_of_before_transformers_5_says_nothing() -> None:
+    assert read(rope_scaling={}, rope_parameters=YARN) == read(rope_parameters=YARN)
+    assert read(rope_scaling=YARN, rope_parameters={}) == read(rope_parameters=YARN)
 
 
 def test_the_trained_length_of_yarn() -> None:

@@ -189,6 +189,27 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         lambda: context_of("yarn", factor=0.5),
         "context.factor: 0.5 given. Input should be greater than or equal to 1.",
     ),
+    "a factor beyond all texts": (
+        lambda: context_of("ntk", factor=1e300),
+        "context.factor: 1e+300 given. Input should be less than or equal to 1048576.",
+    ),
+    "a factor beyond all groups": (
+        lambda: context_of("self_extend", factor=1e300),
+        "context.factor: 1e+300 given. Input should be less than or equal to 1048576.",
+    ),
+    "a softmax that overflows": (
+        lambda: context_of("yarn", temperature=1e30),
+        "context.temperature: 1e+30 given. Input should be less than or equal to 100.",
+    ),
+    "a length beyond all texts": (
+        lambda: context_of("self_extend", trained=10**400),
+        f"context.trained: {10**400} given. Input should be less than or equal to {2**40}.",
+    ),
+    "pairs that turn alike": (
+        lambda: stretched(small(base=1), context_of("yarn"), 32),
+        "architecture.layers.a.mixer.base: 1 given, with which all pairs turn alike, and scaling yarn tells them "
+        "apart.",
+    ),
     "no softmax": (
         lambda: stretched(with_kind(kind="retnet", heads=4), context_of("yarn"), 32),
         f"context.kind: 'yarn' is for layers with softmax attention, and these are retnet. {KEYED}",

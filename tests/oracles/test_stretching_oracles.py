@@ -12,6 +12,9 @@ from farfield.architectures.stretching import Interpolation, Llama3, Scaling, Ya
 
 WIDTH, BASE = 16, 10000.0
 FLOAT32_FREQUENCIES = 1e-6  # theirs are float32
+SHORT = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 6}
+LONG = {**SHORT, "original_max_position_embeddings": 4096}
+CROSSED = ("short", "short-whole", "base-3", "base-1.5", "base-0.5")  # where the blend would end before it begins
 
 
 @pytest.mark.parity("rotary scaling", "transformers' modeling_rope_utils")
@@ -32,6 +35,8 @@ FLOAT32_FREQUENCIES = 1e-6  # theirs are float32
                 "truncate": False,
             },
         ),
+        *((YaRN(factor=4, trained=6, whole=whole), {**SHORT, "truncate": whole}) for whole in (False, True)),
+        *((YaRN(factor=4, trained=4096), {**LONG, "rope_theta": base}) for base in (3.0, 1.5, 0.5)),
         (
             Llama3(factor=8, trained=512),
             {
@@ -43,7 +48,7 @@ FLOAT32_FREQUENCIES = 1e-6  # theirs are float32
             },
         ),
     ],
-    ids=["linear", "yarn", "yarn-own", "llama3"],
+    ids=["linear", "yarn", "yarn-own", *(f"yarn-{ends}" for ends in CROSSED), "llama3"],
 )
 def test_frequencies_are_transformers(parity: Parity, scaling: Scaling, theirs: dict[str, Any]) -> None:
     rope = installed("transformers.modeling_rope_utils")
@@ -55,5 +60,5 @@ def test_frequencies_are_transformers(parity: Parity, scaling: Scaling, theirs: 
         rope_parameters={"rope_theta": BASE, **theirs},
     )
     frequency, factor = rope.ROPE_INIT_FUNCTIONS[theirs["rope_type"]](config)
-    parity.close(scaling.frequencies(WIDTH, BASE), frequency.double(), FLOAT32_FREQUENCIES)
+    parity.close(scaling.frequencies(WIDTH, theirs.get("rope_theta", BASE)), frequency.double(), FLOAT32_FREQUENCIES)
     assert scaling.sharpness == pytest.approx(factor**2)

@@ -6,7 +6,7 @@ given.choice("hidden_act", ("silu",), "silu")               # another one is wha
 given.only("rms_norm", True)                                # anything else is refused
 
 Keys that nobody asks for are left alone: what their model does not read does not change what it computes. Those that
-change every model are refused here: quantized weights, and code that the folder brings.
+change every model are refused here: quantized weights, code that the folder brings, and layers that see the future.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ from typing import Any, NoReturn
 
 from farfield.config import ModelError, unknown
 
-__all__ = ["Given", "UncoveredError"]
+__all__ = ["LONGEST", "Given", "UncoveredError"]
 
 SIZE = 1 << 24  # no width, vocabulary or head count of a model is larger
+LONGEST = 1 << 40  # tokens that a model may be said to read
 FILE = 1 << 24  # bytes of a file of settings
 MISSING: Any = object()
 
 
 class UncoveredError(ModelError):
     """What our layers do not have, and those of transformers may: a family, or a setting of one."""
+
+
+def _finite(value: object) -> bool:
+    """Whether a value is a number that a float holds."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ class Given:
         """The JSON object in a file.
 
         Raises:
-            ModelError: there is none, or it says that weights are quantized or that code of the folder is to be run.
+            ModelError: there is none, or it says that weights are quantized, that code of the folder is to be run, or
+                that tokens see those behind them.
         """
         try:
             if file.stat().st_size > FILE:
@@ -59,6 +69,7 @@ class Given:
         given = Given(values, file)
         given.unset("quantization_config", "weights as numbers are needed")
         given.unset("auto_map", "it names code that the folder brings, and none is run")
+        given.only("is_causal", True)
         return given
 
     def whole(self, key: str, default: Any = MISSING, least: int = 1, most: int = SIZE) -> int:
@@ -68,15 +79,24 @@ class Given:
             self.refuse(key, f"a whole number from {least:,} to {most:,} is needed")
         return int(value)
 
-    def number(self, key: str, default: Any = MISSING, least: float | None = None, above: float | None = None) -> float:
+    def number(
+        self,
+        key: str,
+        default: Any = MISSING,
+        least: float | None = None,
+        above: float | None = None,
+        most: float | None = None,
+    ) -> float:
         """A finite number within bounds."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _finite(value):
             self.refuse(key, "a finite number is needed")
         if least is not None and value < least:
             self.refuse(key, f"at least {least:g} is needed")
         if above is not None and value <= above:
             self.refuse(key, f"more than {above:g} is needed")
+        if most is not None and value > most:
+            self.refuse(key, f"at most {most:g} is needed")
         return float(value)
 
     def flag(self, key: str, default: Any = MISSING) -> bool:

@@ -86,6 +86,10 @@ def _check_folder(folder: Path, online: bool) -> None:
     classes = [str(one) for one in named] if isinstance(named, list) else []
     if classes and not any(one.endswith(CAUSAL) for one in classes):
         raise ModelError(f"{folder}: {', '.join(classes)} given, a causal language model (...ForCausalLM) is needed.")
+    if config.get("is_causal") is False:
+        raise ModelError(
+            f"{folder}: its tokens see those behind them (is_causal in config.json); a causal one is needed."
+        )
     if "auto_map" in config:
         raise ModelError(f"{folder}: brings code of its own (auto_map in config.json), and none is run.")
     if not online and not any(folder.glob("*.safetensors")):

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from farfield.config import ModelError, nearest, unknown
 from farfield.huggingface.families import FAMILIES, Family
-from farfield.huggingface.given import Given, UncoveredError
+from farfield.huggingface.given import LONGEST, Given, UncoveredError
 from farfield.huggingface.mambas import refuse_original
 from farfield.huggingface.shards import Tensors
 from farfield.huggingface.weights import Piece
@@ -34,7 +34,6 @@ __all__ = ["CONFIG", "Folder", "Unallocated", "covered", "is_folder", "open_fold
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 HEAD = "lm_head.weight"
-LONGEST = 1 << 40  # tokens that a model may be said to read
 NAMED = 3  # tensors that a message names
 DRAWN = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)  # how weights of modules begin
 
@@ -186,13 +185,16 @@ def open_folder(path: str | Path, ignore_unknown: bool = False) -> Folder:
 def _settings(given: Given) -> tuple[Family, ModelConfig]:
     """The family that a config.json names, and our settings."""
     kind = given.values.get("model_type")
-    if not isinstance(kind, str):
+    if kind is None:
         refuse_original(given)
         raise ModelError(f"{given.file}: model_type is missing. Known: {', '.join(sorted(FAMILIES))}.")
+    if not isinstance(kind, str):
+        given.refuse("model_type", f"a text is needed. Known: {', '.join(sorted(FAMILIES))}")
     if kind not in FAMILIES:
         raise UncoveredError(f"{given.file}: model_type: " + unknown("our layers do not cover", kind, FAMILIES))
     family = FAMILIES[kind]
     _check_class(given, family)
+    given.unset("per_layer_config", "all layers of a kind have the same settings")
     return family, family.model(given)
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from farfield.architectures.stretching import NTK, Interpolation, Llama3, Scaling, YaRN
+from farfield.architectures.stretching import FARTHEST, NTK, SHARPEST, Interpolation, Llama3, Scaling, YaRN
 from farfield.config import ModelError
-from farfield.huggingface.given import Given
+from farfield.huggingface.given import LONGEST, Given
 
 __all__ = ["read_rotary", "written_rotary"]
 
@@ -34,7 +34,7 @@ def read_rotary(given: Given, longest: int) -> tuple[float, Scaling | None]:
         ModelError: a type that is not supported, a key that it does not have, or a value that does not fit.
     """
     given.only("partial_rotary_factor", 1)
-    rope = given.within("rope_scaling") or given.within("rope_parameters")
+    rope = given.within("rope_scaling" if given.values.get("rope_scaling") else "rope_parameters")
     base = given.number("rope_theta", BASE, above=0)
     if rope is None:
         return base, None
@@ -46,11 +46,11 @@ def read_rotary(given: Given, longest: int) -> tuple[float, Scaling | None]:
         rope.refuse(key, f"the rope type {kind} has no such key")
     if kind == "default":
         return base, None
-    factor = rope.number("factor", least=1)
+    factor = rope.number("factor", least=1, most=FARTHEST)
     if kind == "linear":
         return base, Interpolation(factor=factor)
     told = given if given.values.get("original_max_position_embeddings") is not None else rope
-    trained = told.whole("original_max_position_embeddings", longest)
+    trained = told.whole("original_max_position_embeddings", longest, most=LONGEST)
     try:
         return base, _yarn(rope, factor, trained) if kind == "yarn" else _llama3(rope, factor, trained)
     except ValueError as error:
@@ -75,7 +75,7 @@ def _yarn(rope: Given, factor: float, trained: int) -> YaRN:
 def _temperature(rope: Given, factor: float) -> float | None:
     """What queries and keys are multiplied by; None: what YaRN takes of the factor alone."""
     if rope.values.get("attention_factor") is not None:
-        return rope.number("attention_factor", above=0)
+        return rope.number("attention_factor", above=0, most=SHARPEST)
     two = rope.number("mscale", 0, least=0), rope.number("mscale_all_dim", 0, least=0)
     if not all(two):
         return None

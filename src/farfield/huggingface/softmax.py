@@ -22,7 +22,7 @@ from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import KeyedSettings
 from farfield.architectures.stretching import Llama3, YaRN
 from farfield.config import ConfigError, ModelError, read
-from farfield.huggingface.given import Given
+from farfield.huggingface.given import LONGEST, Given
 from farfield.huggingface.rotary import read_rotary, written_rotary
 from farfield.huggingface.weights import Piece, fused
 from farfield.model import ModelConfig
@@ -72,7 +72,7 @@ class SoftmaxFamily:
     def model(self, given: Given) -> ModelConfig:
         given.choice("hidden_act", ("silu",), "silu")
         depth, epsilon = given.whole("num_hidden_layers", most=LAYERS), given.number("rms_norm_eps", 1e-6, above=0)
-        base, scaling = read_rotary(given, given.whole("max_position_embeddings", self.longest, most=1 << 40))
+        base, scaling = read_rotary(given, given.whole("max_position_embeddings", self.longest, most=LONGEST))
         heads = given.whole("num_attention_heads")
         kv_heads = given.whole("num_key_value_heads", self.kv_heads or heads)
         if heads % kv_heads:

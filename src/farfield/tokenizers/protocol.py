@@ -80,7 +80,7 @@ def read_json(file: Path) -> dict[str, object]:
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON: {error}") from None
     if not isinstance(found, dict):
         raise DataError(f"{file}: a JSON object is expected, not {type(found).__name__}.")

@@ -28,6 +28,7 @@ from farfield.config import Config
 __all__ = ["FARTHEST", "NTK", "SHARPEST", "Interpolation", "Llama3", "Scaling", "ScalingConfig", "YaRN"]
 
 FARTHEST = 1 << 20  # times the trained length
+LONGEST = 1 << 40  # tokens
 SHARPEST = 100.0  # times that YaRN multiplies queries and keys
 
 
@@ -35,6 +36,7 @@ class Scaling(Config, abc.ABC):
     """How rotary frequencies are stretched."""
 
     factor: float = Field(ge=1, le=FARTHEST, description="how many times the trained length")
+    trained: int | None = Field(None, ge=1, le=LONGEST, description="tokens that the model was trained on, if known")
 
     @abc.abstractmethod
     def frequencies(self, width: int, base: float) -> Tensor:
@@ -68,7 +70,7 @@ class YaRN(Scaling):
     """Interpolates pairs that turn seldom, keeps those that turn often, and sharpens the softmax."""
 
     kind: Literal["yarn"] = "yarn"
-    trained: int = Field(ge=1, le=1 << 40, description="tokens that the model was trained on")
+    trained: int = Field(ge=1, le=LONGEST, description="tokens that the model was trained on")
     fast: float = Field(32.0, gt=0, description="turns within them from which on a pair is kept")
     slow: float = Field(1.0, gt=0, description="turns up to which a pair is interpolated")
     temperature: float | None = Field(
@@ -107,7 +109,7 @@ class Llama3(Scaling):
     """As the models of Llama 3.1 and later were trained."""
 
     kind: Literal["llama3"] = "llama3"
-    trained: int = Field(8192, ge=1, le=1 << 40, description="tokens that the model was trained on before")
+    trained: int = Field(8192, ge=1, le=LONGEST, description="tokens that the model was trained on before")
     fast: float = Field(4.0, gt=0, description="turns within them from which on a pair is kept")
     slow: float = Field(1.0, gt=0, description="turns up to which a pair is interpolated")
 

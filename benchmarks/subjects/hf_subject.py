@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,11 +31,11 @@ from farfield.benchmarks.subjects.ties import rounding, tied, tied_where
 from farfield.benchmarks.tasks.sample import Ids, Turn
 from farfield.config import ModelError
 from farfield.huggingface.caches import branch, cache_bytes, rows
+from farfield.huggingface.positions import learnt_positions
 
 __all__ = ["HubSubject"]
 
 CACHES = ("past_key_values", "cache_params")  # what models call what they carry from call to call
-POSITIONS = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")  # tables of learned positions
 PROBE = 24  # tokens on which a cache is tried
 LOGITS = 1 << 27  # logits that are held at once
 
@@ -66,7 +65,7 @@ class HubSubject:
         self.template = template_of(self._tokenizer, settings.system, begin) if settings.chat else Template(begin=begin)
         self.takes = frozenset(inspect.signature(model.forward).parameters)
         self.carried = next((one for one in CACHES if one in self.takes), None)
-        self.longest = _longest(model)
+        self.longest = learnt_positions(model)
         self.ends = _ends(model, tokenizer)
         self.pieces, self._probed = self._tried()
 
@@ -315,15 +314,6 @@ def _same(left: Tensor, right: Tensor) -> bool:
     near = 2**-4 if left.dtype in (torch.bfloat16, torch.float16) else 1e-4
     scale = float(right.nan_to_num(0, 0, 0).abs().max())
     return torch.allclose(left.double(), right.double(), rtol=0, atol=near * scale + 1e-30, equal_nan=True)
-
-
-def _longest(model: Any) -> int | None:
-    """How many positions the model can tell, where it has learnt them one by one."""
-    tables = (name for name, part in model.named_modules() if isinstance(part, nn.Embedding) and POSITIONS.search(name))
-    if next(tables, None) is None:
-        return None
-    found: int | None = getattr(model.config, "max_position_embeddings", None)
-    return found
 
 
 def _ends(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from farfield.amortized import AmortizedBank
 from farfield.config import ModelError, read
 from farfield.generation import Generated, GenerationConfig, Piece, choose, decode, drawing, opened, written
 from farfield.huggingface.loading import load_hub_model
+from farfield.huggingface.positions import learnt_positions
 from farfield.huggingface.settings import FolderConfig
 from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
 from farfield.knn import KnnLM
@@ -41,13 +42,14 @@ OURS = "is run by transformers, and only our own layers have {}. Leave it out."
 
 @dataclass(frozen=True)
 class BorrowedState:
-    """A cache of transformers for each row."""
+    """A cache of transformers for each row, and how many tokens of the row it has seen."""
 
     caches: tuple[Any, ...]
+    seen: tuple[int, ...]
 
     def select(self, rows: Sequence[int]) -> BorrowedState:
         """The rows picked, repeated or in another order."""
-        return BorrowedState(tuple(self.caches[row] for row in rows))
+        return BorrowedState(tuple(self.caches[row] for row in rows), tuple(self.seen[row] for row in rows))
 
 
 class BorrowedModel:
@@ -61,6 +63,7 @@ class BorrowedModel:
         if carried is None:
             raise ModelError(f"{info['path']}: {type(model).__name__} hands on no cache, and cannot be asked.")
         self._carried = carried
+        self._longest = learnt_positions(model)
 
     @property
     def device(self) -> torch.device:
@@ -83,26 +86,37 @@ class BorrowedModel:
         """Logits (B, V) behind the last token of each prompt, and the state there.
 
         Raises:
-            ModelError: no prompts, or one without tokens.
+            ModelError: no prompts, one without tokens, or one that is longer than what the model has learnt.
         """
         if not prompts or not all(len(prompt) for prompt in prompts):
             raise ModelError("prompt: empty. A model needs at least one token to go on from.")
-        return self._read([torch.tensor([list(prompt)]) for prompt in prompts], [None] * len(prompts))
+        nothing = BorrowedState((None,) * len(prompts), (0,) * len(prompts))
+        return self._read([torch.tensor([list(prompt)]) for prompt in prompts], nothing)
 
     @torch.no_grad()
     def go_on(self, tokens: Tensor, state: BorrowedState) -> tuple[Tensor, BorrowedState]:
-        """Logits (B, V) behind tokens (B, T) more, and the state there; `state` stays as it was."""
+        """Logits (B, V) behind tokens (B, T) more, and the state there; `state` stays as it was.
+
+        Raises:
+            ModelError: more tokens than the model has learnt positions.
+        """
         from farfield.huggingface.caches import branch
 
-        return self._read(list(tokens[:, None]), [branch(cache) for cache in state.caches])
+        return self._read(list(tokens[:, None]), replace(state, caches=tuple(branch(cache) for cache in state.caches)))
 
-    def _read(self, rows: Sequence[Tensor], caches: Sequence[Any]) -> tuple[Tensor, BorrowedState]:
+    def _read(self, rows: Sequence[Tensor], before: BorrowedState) -> tuple[Tensor, BorrowedState]:
+        seen = tuple(past + row.shape[1] for row, past in zip(rows, before.seen, strict=True))
+        if self._longest is not None and max(seen) > self._longest:
+            raise ModelError(
+                f"prompt: {max(seen):,} tokens with what is written behind it, and {self.info['name']} has learnt "
+                f"{self._longest:,} positions. Take fewer prompt.tokens or generation.tokens."
+            )
         logits, after = [], []
-        for row, cache in zip(rows, caches, strict=True):
+        for row, cache in zip(rows, before.caches, strict=True):
             found = self.model(row.to(self.device), use_cache=True, **{self._carried: cache}, **self._last)
             logits.append(found.logits[:, -1])
             after.append(getattr(found, self._carried))
-        return torch.cat(logits), BorrowedState(tuple(after))
+        return torch.cat(logits), BorrowedState(tuple(after), seen)
 
     def behind(self, prompt: Sequence[int], neighbours: Database | None) -> tuple[list[int], None]:
         """The ids of a prompt.

@@ -31,7 +31,7 @@ from farfield.architectures.extension import Extension
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.s2 import S2Config
 from farfield.architectures.self_extend import SelfExtend
-from farfield.architectures.stretching import FARTHEST, NTK, SHARPEST, Interpolation, Scaling, YaRN
+from farfield.architectures.stretching import FARTHEST, NTK, SHARPEST, Interpolation, Scaling, ScalingConfig, YaRN
 from farfield.config import Config, ConfigError, ModelError, read
 from farfield.huggingface.given import LONGEST
 from farfield.huggingface.reading import Unallocated
@@ -64,12 +64,12 @@ class Parts:
             raise ConfigError("context.kind: a bidirectional architecture reads whole documents. Use context=none.")
         return self.architecture
 
-    def with_mixers(self, change: Callable[[KeyedSettings], KeyedSettings]) -> Parts:
-        """With the settings of each softmax mixer changed."""
+    def with_mixers(self, change: Callable[[str, KeyedSettings], KeyedSettings]) -> Parts:
+        """With the settings of each softmax mixer changed, by the name of its layer."""
         layers = {}
         for name, layer in self.decoder.layers.items():
             mixer = layer.mixer
-            changed = change(mixer) if isinstance(mixer, KeyedSettings) else mixer
+            changed = change(name, mixer) if isinstance(mixer, KeyedSettings) else mixer
             layers[name] = layer.model_copy(update={"mixer": changed})
         return replace(self, architecture=self.decoder.model_copy(update={"layers": layers}))
 
@@ -142,19 +142,34 @@ class _Slower(_Context):
 
     @abc.abstractmethod
     def scaling(self, trained: int | None) -> Scaling:
-        """How."""
+        """How a model of `trained` tokens is stretched."""
+
+    def farther(self, own: ScalingConfig, where: str) -> Scaling:
+        """As it was before it was stretched by `own`, which stands at `where`, by the factor of this context.
+
+        Raises:
+            ConfigError: it is of another kind, reaches no farther than `own`, or differs from it by more.
+        """
+        if own.kind != self.kind:
+            raise ConfigError(
+                f"context.kind: '{self.kind}' given, but {where} is {own.kind} already, as the model was trained. "
+                "dual_chunk and self_extend go with it."
+            )
+        if self.factor <= own.factor:
+            length = "" if own.trained is None else f" of {own.trained:,} tokens"
+            raise ConfigError(
+                f"context.factor: {self.factor:g} given, but {where} is {own.kind} already, with {own.factor:g} times "
+                f"the length{length} before it. Take more than that, or context=none."
+            )
+        return own.model_copy(update={"factor": self.factor})
 
     def applied(self, parts: Parts, trained: int | None) -> Parts:
-        scaling = self.scaling(trained)
+        scalings = {}
         for name, mixer in self.rotated(parts).items():
-            own = mixer.scaling
-            if own is not None and type(own) is not type(scaling):
-                raise ConfigError(
-                    f"context.kind: '{self.kind}' given, but architecture.layers.{name}.mixer.scaling is {own.kind} "
-                    "already, as the model was trained. dual_chunk and self_extend go with it."
-                )
+            where = f"architecture.layers.{name}.mixer.scaling"
+            scalings[name] = self.scaling(trained) if mixer.scaling is None else self.farther(mixer.scaling, where)
         return parts.with_mixers(
-            lambda mixer: mixer.model_copy(update={"scaling": scaling}) if mixer.position == "rope" else mixer
+            lambda name, mixer: mixer.model_copy(update={"scaling": scalings[name]}) if name in scalings else mixer
         )
 
 
@@ -164,7 +179,7 @@ class InterpolationContext(_Slower):
     kind: Literal["interpolation"] = "interpolation"
 
     def scaling(self, trained: int | None) -> Scaling:
-        return Interpolation(factor=self.factor)
+        return Interpolation(factor=self.factor, trained=trained)
 
 
 class NTKContext(_Slower):
@@ -173,7 +188,7 @@ class NTKContext(_Slower):
     kind: Literal["ntk"] = "ntk"
 
     def scaling(self, trained: int | None) -> Scaling:
-        return NTK(factor=self.factor)
+        return NTK(factor=self.factor, trained=trained)
 
 
 class YaRNContext(_Slower):
@@ -193,6 +208,23 @@ class YaRNContext(_Slower):
         given = {"factor": self.factor, "fast": self.fast, "slow": self.slow, "temperature": self.temperature}
         return read(YaRN, {**given, "trained": _known(self.trained, trained)}, "context")
 
+    def farther(self, own: ScalingConfig, where: str) -> Scaling:
+        found = super().farther(own, where)
+        assert isinstance(own, YaRN)
+        for key in ("trained", "fast", "slow"):
+            given, before = getattr(self, key), getattr(own, key)
+            if given not in (None, before):
+                raise ConfigError(
+                    f"context.{key}: {given:g} given, but {where}.{key} is {before:g}, as the model was trained. Take "
+                    "that."
+                )
+        if own.temperature is not None and self.temperature is None:
+            raise ConfigError(
+                f"context.temperature: null given, but {where}.temperature is {own.temperature:g}, for its factor of "
+                f"{own.factor:g}. Name that of {self.factor:g}."
+            )
+        return found.model_copy(update={"temperature": self.temperature})
+
 
 class _Moved(_Context):
     """Queries and keys stand elsewhere."""
@@ -206,7 +238,7 @@ class _Moved(_Context):
         """How."""
 
     def applied(self, parts: Parts, trained: int | None) -> Parts:
-        extension, found = self.extension(trained), self.rotated(parts)
+        found = self.rotated(parts)
         for name, mixer in found.items():
             if not isinstance(mixer, AttentionConfig | LongformerConfig | S2Config):
                 raise ConfigError(
@@ -219,8 +251,9 @@ class _Moved(_Context):
                 f"context.kind: '{self.kind}' brings far tokens near, and '{kind}' sees none beyond its window, of any "
                 "length of text. Use context=none."
             )
+        extension = self.extension(trained)
         return parts.with_mixers(
-            lambda mixer: (
+            lambda _, mixer: (
                 mixer.model_copy(update={"extension": extension})
                 if isinstance(mixer, AttentionConfig) and mixer.position == "rope"
                 else mixer
@@ -280,6 +313,13 @@ class SinksContext(_Context):
     )
 
     def applied(self, parts: Parts, trained: int | None) -> Parts:
+        if not parts.softmax():
+            self.rotated(parts)
+        if parts.memory is not None:
+            raise ConfigError(
+                f"context.kind: 'sinks' is a memory, and '{parts.memory.name}' is there already. Use memory=none, "
+                "or context=none."
+            )
         capacity, segment = self.capacity, self.segment
         if segment is None:
             segment = min(64, max(1, _known(self.trained, trained) // 8))
@@ -292,8 +332,6 @@ class SinksContext(_Context):
                 )
         given = {"name": "sinks", "paper": "arxiv.org/abs/2309.17453", "keep": "sinks", "position": "index"}
         sizes = {"capacity": capacity, "initial": self.initial, "segment": segment}
-        if not parts.softmax():
-            self.rotated(parts)
         return replace(parts, memory=read(KeyValueMemoryConfig, {**given, **sizes}, "context"))
 
 
@@ -385,7 +423,7 @@ def unstretched(architecture: ArchitectureConfig) -> ArchitectureConfig:
         return architecture
     plain = {"scaling": None, "extension": None}
     parts = Parts(architecture, None).with_mixers(
-        lambda mixer: mixer.model_copy(update={name: plain[name] for name in plain if hasattr(mixer, name)})
+        lambda _, mixer: mixer.model_copy(update={name: plain[name] for name in plain if hasattr(mixer, name)})
     )
     return parts.architecture
 

@@ -76,6 +76,25 @@ def test_what_was_read_stays_as_it_was(gpt: Path) -> None:
     assert logits.shape == (2, 257)
 
 
+def test_a_text_that_is_longer_than_what_was_learnt_is_one_line(
+    gpt: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """At its prompt, or as far as it is written; 200 tokens are not too long."""
+    model, line = (
+        opened(gpt),
+        "{} tokens with what is written behind it, and folder has learnt 200 positions. Take fewer",
+    )
+    _, state = model.prefill([[7], [5] * 200])
+    with pytest.raises(ModelError, match=line.format(201)):
+        model.go_on(torch.tensor([[1], [1]]), state)
+    with pytest.raises(ModelError, match=line.format(201)):
+        model.prefill([[5] * 201])
+    (tmp_path / "long.txt").write_text("a" * 999)
+    with silence():
+        assert cli.main(["query", "Who?", f"model={gpt}", f"document={tmp_path}/long.txt", "prompt.tokens=900"]) == 2
+    assert line.split("{}")[1] in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_texts_are_drawn_as_ours_are(gpt: Path) -> None:
     model = opened(gpt)
     one, two = (model.generate(["Once", "A"], tokens=12, temperature=1.0, seed=seed) for seed in (0, 1))

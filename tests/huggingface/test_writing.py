@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub_folders import silence, theirs, tiny
+from hub_folders import changed, silence, theirs, tiny
 
 import farfield
 from farfield import cli
-from farfield.config import ModelError
+from farfield.compose import option
+from farfield.config import Config, ModelError, read
+from farfield.context import ContextConfig, stretched
+from farfield.generation import TextModel
 from farfield.huggingface import writing
 from farfield.tokenizers import BytesTokenizer, IdsTokenizer, fingerprint
 from farfield.tokenizers.bpe import train_bpe
+
+
+class _Context(Config):
+    context: ContextConfig | None
+
 
 WINDOWS = "layers.longformer.mixer"
 EXPORTED: dict[str, tuple[str, list[str]]] = {
@@ -112,6 +121,34 @@ def test_what_no_family_has_a_word_for_is_one_line(name: str, tmp_path: Path) ->
         farfield.save(model, tmp_path / "folder")
     assert str(raised.value).startswith(line)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_windows_are_refused(tmp_path: Path) -> None:
+    """They are no setting of the layers."""
+    folder = farfield.save(tiny(), tmp_path / "folder")
+    model = farfield.load(folder, layers="farfield", context="parallel", overrides=["window=8"])
+    line = "context.kind: 'parallel' given; no Hugging Face family reads in windows. Export the model without context."
+    with pytest.raises(ModelError, match=re.escape(line)):
+        farfield.save(model, tmp_path / "other")
+
+
+@pytest.mark.parametrize("context", ["interpolation", "ntk", "yarn"])
+def test_a_stretched_model_says_how_far_it_reads(context: str, tmp_path: Path) -> None:
+    """The factor times the length that it was trained on; what a folder says of a length that is longer stays."""
+    model = farfield.load(changed(farfield.save(tiny(), tmp_path / "folder"), max_position_embeddings=64))
+    assert isinstance(model, TextModel)
+
+    def longest(rows: int, trained: int) -> int:
+        own = read(_Context, {"context": option("context", context)}).context
+        info = {"config": {"data": {"length": rows}}}
+        found = TextModel(stretched(model.model, own, trained), model.tokenizer, info)
+        return json.loads((farfield.save(found, tmp_path / f"{rows}") / "config.json").read_text())[
+            "max_position_embeddings"
+        ]
+
+    assert longest(64, 64) == 256
+    assert longest(32, 64) == 256  # trained on shorter rows afterwards
+    assert longest(300, 64) == 300
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from farfield.architectures.dual_chunk import DualChunk
 from farfield.architectures.ops.rotary import rotate_definition
 from farfield.architectures.projection import Projection
 from farfield.architectures.self_extend import SelfExtend
-from farfield.architectures.stretching import NTK, Interpolation, Llama3, YaRN
+from farfield.architectures.stretching import NTK, Interpolation, Llama3, Scaling, YaRN
 from farfield.compose import group_options, option
 from farfield.config import Config, ConfigError, read
 from farfield.context import ContextConfig, stretched, trained_length, unstretched
@@ -130,8 +130,8 @@ def test_what_is_left_open_follows_from_the_trained_length() -> None:
     def settings(name: str, **values: Any) -> AttentionConfig:
         return mixer_of(stretched(small(), context_of(name, **values), 512))
 
-    assert settings("interpolation", factor=3).scaling == Interpolation(factor=3)
-    assert settings("ntk").scaling == NTK(factor=4)
+    assert settings("interpolation", factor=3).scaling == Interpolation(factor=3, trained=512)
+    assert settings("ntk").scaling == NTK(factor=4, trained=512)
     assert settings("yarn", factor=8, slow=2).scaling == YaRN(factor=8, trained=512, slow=2)
     assert settings("yarn", trained=100).scaling == YaRN(factor=4, trained=100)
     assert settings("dual_chunk").extension == DualChunk(chunk=384, window=64)
@@ -160,8 +160,29 @@ def test_an_extension_goes_with_frequencies_that_were_trained_so() -> None:
     found = mixer_of(stretched(llama, context_of("dual_chunk"), 128))
     assert found.scaling == Llama3(factor=8, trained=16)
     assert found.extension == DualChunk(chunk=96, window=16)
-    farther = stretched(stretched(small(), context_of("yarn"), 512), context_of("yarn", factor=16), 512)
-    assert mixer_of(farther).scaling == YaRN(factor=16, trained=512)
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "values", "found"),
+    [
+        (YaRN(factor=4, trained=64), "yarn", {}, YaRN(factor=8, trained=64)),
+        (
+            YaRN(factor=4, trained=64, fast=8, temperature=1.2, whole=False),
+            "yarn",
+            {"trained": 64, "fast": 8, "temperature": 1.3},
+            YaRN(factor=8, trained=64, fast=8, temperature=1.3, whole=False),
+        ),
+        (Interpolation(factor=2), "interpolation", {}, Interpolation(factor=8)),
+        (NTK(factor=2, trained=64), "ntk", {}, NTK(factor=8, trained=64)),
+    ],
+    ids=["yarn", "yarn-own", "interpolation", "ntk"],
+)
+def test_what_was_trained_stretched_is_stretched_from_where_it_began(
+    own: Any, name: str, values: dict[str, Any], found: Scaling
+) -> None:
+    """A folder of YaRN 4 over 64 tokens says 256 of itself: a factor of 8 is 8 times the 64."""
+    model = small(scaling=own.mapping())
+    assert mixer_of(stretched(model, context_of(name, factor=8, **values), 256)).scaling == found
 
 
 def test_other_layers_stay_as_they_are() -> None:
@@ -237,6 +258,41 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "context.kind: 'yarn' given, but architecture.layers.a.mixer.scaling is llama3 already, as the model was "
         "trained. dual_chunk and self_extend go with it.",
     ),
+    "no farther than it was stretched": (
+        lambda: stretched(small(scaling={"kind": "yarn", "factor": 4, "trained": 64}), context_of("yarn"), 256),
+        "context.factor: 4 given, but architecture.layers.a.mixer.scaling is yarn already, with 4 times the length of "
+        "64 tokens before it. Take more than that, or context=none.",
+    ),
+    "less than it was stretched": (
+        lambda: stretched(small(scaling={"kind": "interpolation", "factor": 8}), context_of("interpolation"), 256),
+        "context.factor: 4 given, but architecture.layers.a.mixer.scaling is interpolation already, with 8 times the "
+        "length before it. Take more than that, or context=none.",
+    ),
+    "another blend than it was stretched by": (
+        lambda: stretched(
+            small(scaling={"kind": "yarn", "factor": 2, "trained": 64, "fast": 8}), context_of("yarn"), 128
+        ),
+        "context.fast: 32 given, but architecture.layers.a.mixer.scaling.fast is 8, as the model was trained. Take "
+        "that.",
+    ),
+    "another length than it was stretched from": (
+        lambda: stretched(
+            small(scaling={"kind": "yarn", "factor": 2, "trained": 64}), context_of("yarn", trained=128), 128
+        ),
+        "context.trained: 128 given, but architecture.layers.a.mixer.scaling.trained is 64, as the model was trained. "
+        "Take that.",
+    ),
+    "a temperature of another factor": (
+        lambda: stretched(
+            small(scaling={"kind": "yarn", "factor": 2, "trained": 64, "temperature": 1.5}), context_of("yarn"), 128
+        ),
+        "context.temperature: null given, but architecture.layers.a.mixer.scaling.temperature is 1.5, for its factor "
+        "of 2. Name that of 4.",
+    ),
+    "sinks around a memory": (
+        lambda: stretched(small(memory={"kind": "key_value"}), context_of("sinks"), 32),
+        "context.kind: 'sinks' is a memory, and 'knn' is there already. Use memory=none, or context=none.",
+    ),
     "an unknown length": (
         lambda: stretched(small(), context_of("dual_chunk")),
         "context.trained: null given, and the model does not say how many tokens it was trained on. Add "
@@ -276,6 +332,12 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "convolution.",
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["yarn", "dual_chunk", "self_extend", "sinks"])
+def test_layers_that_do_not_fit_are_told_before_a_length_is_asked_for(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' is for layers with softmax attention, and these are mamba"):
+        stretched(with_kind(kind="mamba"), context_of(name))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

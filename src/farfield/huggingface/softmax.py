@@ -20,7 +20,6 @@ from farfield.architectures.decoder import DecoderConfig
 from farfield.architectures.feedforward import SwiGLUConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mixer import KeyedSettings
-from farfield.architectures.stretching import Llama3, YaRN
 from farfield.config import ConfigError, ModelError, read
 from farfield.huggingface.given import LONGEST, Given
 from farfield.huggingface.rotary import read_rotary, written_rotary
@@ -142,7 +141,7 @@ class SoftmaxFamily:
             raise ModelError(f"architecture.width: {decoder.width} given; a llama's heads, here {heads}, divide it.")
         told: dict[str, Any] = {"attention_bias": first.bias == "all"} if self.bias == "told" else {}
         told |= {"mlp_bias": feedforward.bias} if self.mlp_bias else {}
-        if isinstance(first.scaling, YaRN | Llama3):
+        if first.scaling is not None and first.scaling.trained is not None:
             told["max_position_embeddings"] = int(first.scaling.trained * first.scaling.factor)
         return {
             "hidden_act": "silu",

@@ -67,6 +67,10 @@ def write_folder(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder}: exists already. Name a folder that does not, or an empty one.")
+    if model.windows is not None:
+        raise ModelError(
+            "context.kind: 'parallel' given; no Hugging Face family reads in windows. Export the model without context."
+        )
     if tokenizer.vocabulary > model.config.vocabulary:
         raise ModelError(
             f"tokenizer: {tokenizer.vocabulary} ids, and the model has {model.config.vocabulary}. They must fit."

@@ -19,6 +19,7 @@ import farfield
 from farfield import cli
 from farfield.config import FarfieldError, ModelError
 from farfield.huggingface.reading import open_folder
+from farfield.tokenizers.bpe import train_bpe
 
 WEIGHTS = "model.safetensors"
 
@@ -166,6 +167,10 @@ def test_tensors_are_compared_by_name_and_shape(folder: Path) -> None:
 
     renamed = {"model__norm__weight": None, "model__norm__wieght": weights["model.norm.weight"]}
     assert line(**renamed) == "FOLDER: 1 tensor is missing: model.norm.weight. There is model.norm.wieght."
+    assert line(model__norm__weight=None) == "FOLDER: 1 tensor is missing: model.norm.weight."
+    changed(folder, tie_word_embeddings=False)
+    assert line() == "FOLDER: 1 tensor is missing: lm_head.weight."
+    changed(folder, tie_word_embeddings=True)
     assert line(model__layers__9__x=torch.ones(2), extra=torch.ones(2)) == (
         "FOLDER: 2 tensors are unknown to this family: extra, model.layers.9.x. "
         "Set hf.ignore_unknown=true to leave them out."
@@ -244,7 +249,9 @@ def test_the_command_line_shows_the_same_line(folder: Path, capsys: pytest.Captu
 
 
 def test_what_is_refused_is_told_before_weights_are_read(folder: Path) -> None:
-    """A folder with a tokenizer that is damaged, or of another kind."""
+    """A folder with a tokenizer that is of another model, damaged, or of another kind."""
+    train_bpe(["Once upon a time, there was a little girl. " * 4], 264).save(folder)
+    assert refused(folder) == "FOLDER/tokenizer.json: 264 ids, and the model beside it has 257. They must fit."
     (folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": 3}}')
     assert refused(folder).startswith("FOLDER: its tokenizer cannot be read: FOLDER/tokenizer.json: damaged: ")
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")

@@ -11,13 +11,15 @@ import torch
 from hub_folders import CASES, FAMILY_SIZES, JAMBA, VOCABULARY, changed, silence, theirs, written
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import farfield
 from farfield.config import ModelError
 from farfield.generation import TextModel
 from farfield.huggingface.families import FAMILIES
 from farfield.huggingface.given import Given
-from farfield.model import ModelConfig
+from farfield.huggingface.reading import Unallocated
+from farfield.model import LanguageModel, ModelConfig
 
 GONE: Any = object()
 
@@ -32,6 +34,32 @@ def again(config: ModelConfig, family: str) -> ModelConfig:
     """Our settings by way of theirs."""
     values = json.loads(json.dumps(FAMILIES[family].config(config)))
     return FAMILIES[family].model(Given(values, Path("config.json")))
+
+
+VIEWS = {"alias", "detach", "empty", "flip", "select", "slice", "transpose", "unsqueeze"}
+
+
+class Computed(TorchDispatchMode):
+    """What is done with tensors without memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.is_meta:
+            self.names.add(func.overloadpacket.__name__)
+        return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_without_memory_computes_nothing(family: str) -> None:
+    """The meta device computes by way of seconds of imports."""
+    with Computed() as computed, Unallocated():
+        LanguageModel(read(family))
+    assert "empty" in computed.names
+    assert computed.names <= VIEWS
 
 
 LIMITS = "two numbers are needed, the first at least 0 and below the second."

@@ -35,7 +35,10 @@ __all__ = ["CONFIG", "Folder", "Unallocated", "covered", "is_folder", "open_fold
 CONFIG, GENERATION = "config.json", "generation_config.json"
 HEAD = "lm_head.weight"
 NAMED = 3  # tensors that a message names
-DRAWN = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)  # how weights of modules begin
+TOO_MANY = 8  # times the weights that the files hold
+# How weights of modules begin: what is drawn, and what is made of that number by number.
+DRAWN = frozenset((nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.uniform_))
+NUMBERS = frozenset((Tensor.exp, Tensor.log, Tensor.log_, torch.log, torch.expm1, Tensor.neg, Tensor.clamp, Tensor.add))
 
 
 def is_folder(path: Path) -> bool:
@@ -170,7 +173,7 @@ def open_folder(path: str | Path, ignore_unknown: bool = False) -> Folder:
     except UncoveredError as error:
         raise UncoveredError(f"{error} Those of transformers may: hf.layers=transformers.") from None
     tensors = Tensors.of(path)
-    if config.parameters() > tensors.numbers:
+    if config.parameters() > TOO_MANY * tensors.numbers:  # before as many names and modules are made of them
         raise ModelError(
             f"{path}: config.json tells of {config.parameters():,} weights, and the files hold {tensors.numbers:,}."
         )
@@ -244,14 +247,14 @@ class Unallocated(TorchFunctionMode):
     """Within it, `torch.empty` makes tensors without memory, and drawing them does nothing.
 
     What modules compute beside weights, such as rotary frequencies, is as it is elsewhere, which the meta device as
-    the default would not do. The meta device draws too, by way of a second of imports.
+    the default would not do. The meta device draws and computes too, by way of seconds of imports.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.empty:
             kwargs = {**kwargs, "device": "meta"}
-        if func in DRAWN:
+        if func in DRAWN or func in NUMBERS or func is Tensor.copy_:
             tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
             if tensor.is_meta:
                 return tensor

@@ -42,6 +42,10 @@ def folder_tokenizer(path: Path, vocabulary: int, ends: Sequence[int]) -> Corpus
         found = load_bpe(path, settings, ends)
     except (DataError, OSError) as error:
         raise ModelError(f"{path}: its tokenizer cannot be read: {error}") from None
+    if found.vocabulary > vocabulary:
+        raise ModelError(
+            f"{path / BACKEND}: {found.vocabulary:,} ids, and the model beside it has {vocabulary:,}. They must fit."
+        )
     return found
 
 

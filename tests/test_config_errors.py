@@ -18,7 +18,7 @@ KNOWN = (
     "training"
 )
 KNOWN_TO_QUERY = (
-    "Known: augmentation, bank, context, device, document, documents, explain, generation, hf, index, memory, "
+    "Known: adapter_file, augmentation, bank, context, device, document, documents, explain, generation, hf, index, memory, "
     "model, neighbours, prompt, question, retrieval, root, session, sessions, store, where. "
     "A question with '=' in it is given as question='...'."
 )

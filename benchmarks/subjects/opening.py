@@ -44,7 +44,7 @@ def open_subject(settings: EvaluateSettings) -> Subject:
             return _open_hub(settings, settings.model, name)
         case _:
             _check_path(Path(settings.model).expanduser())
-            how = settings.remembered, settings.hf, settings.context
+            how = settings.remembered, settings.hf, settings.context, settings.adapter_file
             return ModelSubject(open_model(settings.model, settings.device, *how), name)
 
 
@@ -52,13 +52,15 @@ def _borrowed(settings: EvaluateSettings, model: str) -> bool:
     """Whether transformers' layers read the model.
 
     Raises:
-        ModelError: they would, and a memory is asked for.
+        ModelError: they would, and a memory, a context or an adapter is asked for.
     """
     folder, asked = Path(model).expanduser(), settings.hf.layers
     needs = settings.hf.chat or not folder.is_dir()
     found = (needs and asked == "auto") or covered(folder, asked) == "transformers"
     if found and settings.remembered != "trained":
         raise ModelError(f"memory: memories go into our own layers, and {model} is run by transformers. Leave it out.")
+    if found and settings.adapter_file is not None:
+        raise ModelError(f"adapter_file: read by our own layers, and {model} is run by transformers. Leave it out.")
     if found and settings.context is not None:
         raise ModelError(f"context: our own layers read by it, and {model} is run by transformers. Leave it out.")
     return found

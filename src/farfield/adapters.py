@@ -9,17 +9,19 @@ a B for each, as where they stand apart:
 
 Beside them, embeddings and norms may be trained whole, as LongLoRA does (https://arxiv.org/abs/2309.12307); the rest
 has no gradient and no state of the optimiser. Merged, W + (alpha / r) B A are weights like any other: what a run
-exports loads without adapters. The adapter alone is a small file that fits every model with the same other weights.
+exports loads without adapters. The adapter alone is a small file, beside every model with the same other weights. It
+says of what settings the model was that it was learnt in, and how long the rows were: `read_adapter`.
 
 Shapes: I inputs, O outputs, P maps in one, r rank.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -31,22 +33,27 @@ from farfield.architectures.feedforward import GELU, SwiGLU
 from farfield.architectures.ops.rms_norm import RMSNorm
 from farfield.architectures.projection import Projection
 from farfield.architectures.saved_state import CHECKSUM, checksum
-from farfield.config import Config, ModelError
+from farfield.config import Config, ConfigError, ModelError, read
 from farfield.model import LanguageModel, ModelConfig
 
 __all__ = [
+    "BASE",
     "Adapted",
     "AdapterConfig",
     "LowRank",
+    "SavedAdapter",
     "adapt",
     "adapter_of",
     "check_adapter",
     "merged",
+    "read_adapter",
     "trained",
     "with_adapter",
 ]
 
-BASE = "base"  # in an adapter's file: the checksum of the weights that it leaves as they are
+# What an adapter's file says: the checksum of the weights that it leaves as they are, the settings of the model that it
+# was learnt in, and the tokens of the rows.
+BASE, MODEL, LENGTH = "base", "model", "length"
 WITHIN = ".low_rank."  # in the name of a weight: it is an adapter's
 
 Tokens = Annotated[int, Field(ge=2)]
@@ -202,22 +209,38 @@ def merged(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def adapter_of(tensors: Mapping[str, Tensor], learnt: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+class SavedAdapter(NamedTuple):
+    """An adapter's file: its tensors, and what they were learnt in: a `model` of such settings, rows of `length`."""
+
+    file: Path
+    tensors: dict[str, Tensor]
+    base: str
+    model: ModelConfig
+    length: int | None
+    step: int | None
+
+
+def adapter_of(
+    tensors: Mapping[str, Tensor], learnt: Sequence[str], model: ModelConfig, length: int | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Of the weights of an adapted model those of the adapter, and what its file says of them.
 
-    `learnt` names the weights that were trained.
+    Args:
+        tensors: all of the model's. learnt: the names of those that were trained.
+        model: its settings. length: tokens of the rows.
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     own = {name: tensor for name, tensor in whole.items() if WITHIN in name or name in learnt}
     rest = {name: tensor for name, tensor in whole.items() if name not in own}
-    return own, {BASE: checksum(rest), CHECKSUM: checksum(own)}
+    said = {BASE: checksum(rest), CHECKSUM: checksum(own), MODEL: json.dumps(model.mapping())}
+    return own, said if length is None else {**said, LENGTH: str(length)}
 
 
-def with_adapter(model: LanguageModel, file: str | Path) -> LanguageModel:
-    """`model` with a saved adapter in its weights, which it was trained beside.
+def read_adapter(file: str | Path) -> SavedAdapter:
+    """A saved adapter.
 
     Raises:
-        ModelError: no adapter, one that is damaged, or one of other weights.
+        ModelError: there is none, it is damaged, or of another version.
     """
     path = Path(file).expanduser()
     try:
@@ -226,10 +249,26 @@ def with_adapter(model: LanguageModel, file: str | Path) -> LanguageModel:
             said = opened.metadata() or {}
     except (SafetensorError, OSError):
         raise ModelError(f"{path}: no such file, or cut short or damaged.") from None
-    if BASE not in said or said.get(CHECKSUM) != checksum(own):
+    if not {BASE, MODEL} <= said.keys() or said.get(CHECKSUM) != checksum(own):
         raise ModelError(f"{path}: not an adapter of `farfield train`, or damaged.")
+    try:
+        model = read(ModelConfig, json.loads(said[MODEL]))
+        length, step = (None if said.get(key) is None else int(said[key]) for key in (LENGTH, "step"))
+    except (ConfigError, ValueError, TypeError) as error:
+        raise ModelError(f"{path}: made by another version of Farfield, or changed since: {error}") from None
+    return SavedAdapter(path, own, said[BASE], model, length, step)
+
+
+def with_adapter(model: LanguageModel, adapter: SavedAdapter) -> LanguageModel:
+    """`model` with a saved adapter in its weights, which it was trained beside.
+
+    Raises:
+        ModelError: one of other weights, or learnt by other settings, such as in another context.
+    """
+    if model.config != adapter.model:
+        raise ModelError(f"{adapter.file}: learnt in a model of other settings, of its context or its memory for one.")
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if said[BASE] != checksum({name: tensor for name, tensor in weights.items() if name not in own}):
-        raise ModelError(f"{path}: made beside other weights than those of this model.")
-    model.load_state_dict(merged({**weights, **own}))
+    if adapter.base != checksum({name: tensor for name, tensor in weights.items() if name not in adapter.tensors}):
+        raise ModelError(f"{adapter.file}: made beside other weights than those of this model.")
+    model.load_state_dict(merged({**weights, **adapter.tensors}))
     return model

@@ -9,12 +9,13 @@ from typing import Any, Literal, overload
 import torch
 
 from farfield import pretrained
+from farfield.adapters import read_adapter, with_adapter
 from farfield.borrowed import BorrowedModel, open_borrowed
 from farfield.chunking import TokenStarts
 from farfield.cluster import Cluster
 from farfield.compose import option
 from farfield.config import Config, ConfigError, ModelError, read
-from farfield.context import ContextConfig, by_context, trained_length
+from farfield.context import ContextConfig, by_context, trained_length, unstretched
 from farfield.data.objective import MaskedConfig
 from farfield.embedding import Models
 from farfield.embedding.spread import Spread
@@ -133,6 +134,7 @@ def load(
     memory: str | None = None,
     context: str | None = None,
     overrides: Sequence[str] = (),
+    adapter: str | Path | None = None,
     begin: Literal["auto", "always", "never"] = "auto",
     ignore_unknown: bool = False,
 ) -> TextModel: ...
@@ -148,6 +150,7 @@ def load(
     memory: str | None = None,
     context: str | None = None,
     overrides: Sequence[str] = (),
+    adapter: str | Path | None = None,
     begin: Literal["auto", "always", "never"] = "auto",
     ignore_unknown: bool = False,
 ) -> TextModel | BorrowedModel: ...
@@ -162,6 +165,7 @@ def load(
     memory: str | None = None,
     context: str | None = None,
     overrides: Sequence[str] = (),
+    adapter: str | Path | None = None,
     begin: Literal["auto", "always", "never"] = "auto",
     ignore_unknown: bool = False,
 ) -> TextModel | BorrowedModel:
@@ -170,6 +174,7 @@ def load(
         farfield.load("runs/longformer", memory="knn", overrides=["capacity=4096"])
         farfield.load("models/qwen3", "cuda", torch.bfloat16)
         farfield.load("runs/attention", context="yarn", overrides=["context.factor=8"])
+        farfield.load("models/llama", adapter="runs/llama-longlora-text/adapter.safetensors")
 
     Args:
         path: where it is. device: where it goes. dtype: of its weights; None: as they are stored.
@@ -179,6 +184,8 @@ def load(
         context: an option of the group `context`: how it reads more than it was trained on.
         overrides: settings within them, in Hydra's grammar; without `memory.` or `context.` before them, of the memory
             if one is named.
+        adapter: the file of one that was learnt beside this model's weights: the model that its run had in the end,
+            in its context too.
         begin: the begin-of-text token before each prompt, of a Hugging Face folder; auto: as its tokenizer has it.
         ignore_unknown: leave out tensors that the model does not have, in the place of refusing them.
 
@@ -196,7 +203,7 @@ def load(
     by = None
     if context is not None:
         by = read(_Context, {"context": option("context", context, words["context"])}).context
-    return _opened(path, device, dtype, chosen, hub, by)
+    return _opened(path, device, dtype, chosen, hub, by, adapter)
 
 
 def _words(overrides: Sequence[str], memory: str | None, context: str | None) -> dict[str, list[str]]:
@@ -226,6 +233,7 @@ def _opened(
     memory: MemoryConfig | Literal["trained"] | None,
     hub: FolderConfig,
     context: ContextConfig | None = None,
+    adapter: str | Path | None = None,
 ) -> TextModel | BorrowedModel:
     """The model at `path` by the layers that the settings say."""
     folder = Path(path).expanduser()
@@ -235,11 +243,40 @@ def _opened(
             raise ModelError(f"memory.name: '{named}' given, but {path} is run by transformers. Leave it out.")
         if context is not None:
             raise ModelError(f"context.kind: '{context.kind}' given, but {path} is run by transformers. Leave it out.")
+        if adapter is not None:
+            raise ModelError(f"adapter: {adapter} given, but {path} is run by transformers. Leave it out.")
         return open_borrowed(folder, dtype, device, hub)
-    model, tokenizer, info = pretrained.load(path, device, dtype, hub)
+    if adapter is None:
+        model, tokenizer, info = pretrained.load(path, device, dtype, hub)
+    else:
+        model, tokenizer, info = _adapted(path, device, dtype, hub, adapter)
     if memory != "trained":
         model = retrofit(model, memory)
     return TextModel(by_context(model, context, info), tokenizer, info)
+
+
+def _adapted(
+    path: str | Path, device: torch.device | str, dtype: torch.dtype | None, hub: FolderConfig, adapter: str | Path
+) -> pretrained.Pretrained:
+    """The model at `path` as the run left it that has learnt the adapter beside it: its weights, layers and memory.
+
+    Raises:
+        ModelError: no adapter, or it was learnt beside another model.
+    """
+    saved = read_adapter(adapter)
+    model, tokenizer, info = pretrained.load(path, "cpu", torch.float32, hub)  # as the run has read it
+    before, now = model.config, saved.model
+    for key, alike in {
+        "architecture": unstretched(before.architecture) == unstretched(now.architecture),
+        "vocabulary": before.vocabulary == now.vocabulary,
+    }.items():
+        if not alike:
+            raise ModelError(f"{adapter}: learnt beside a model with another {key} than {path} has.")
+    model = with_adapter(retrofit(model, now.memory, architecture=now.architecture), saved).to(device, dtype)
+    data = info["config"].get("data") if saved.length is None else {"length": saved.length}
+    config = {**info["config"], **now.mapping(), "data": data or {}}
+    told = {"adapter": str(adapter), "step": saved.step, "loss": None, "config": config}
+    return pretrained.Pretrained(model, tokenizer, {**info, **told})
 
 
 def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None, shard: int = SHARD) -> Path:
@@ -270,7 +307,7 @@ def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None,
 
 def export(settings: ExportSettings) -> dict[str, Any]:
     """`farfield export`: what was written."""
-    model = load(settings.model, dtype=settings.dtype, layers="farfield")
+    model = load(settings.model, dtype=settings.dtype, layers="farfield", adapter=settings.adapter_file)
     folder = save(model, settings.to, shard=settings.shard)
     files = sorted(folder.iterdir())
     kept = {"family": read_json(folder / "config.json")["model_type"], "parameters": model.info["parameters"]}
@@ -293,6 +330,7 @@ def open_model(
     memory: MemoryConfig | Literal["trained"] | None = "trained",
     hub: FolderConfig | None = None,
     context: ContextConfig | None = None,
+    adapter: str | None = None,
 ) -> TextModel:
     """The trained model at `path`, where and in the precision that `device` says, with another memory if one is given.
 
@@ -301,7 +339,7 @@ def open_model(
         ConfigError: a GPU is asked for and there is none, or the memory or the context cannot be put on it.
     """
     hub = (hub or FolderConfig()).model_copy(update={"layers": "farfield"})
-    model = _opened(path, place(device), device.dtype, memory, hub, context)
+    model = _opened(path, place(device), device.dtype, memory, hub, context, adapter)
     assert isinstance(model, TextModel)
     return model
 
@@ -312,10 +350,11 @@ def open_any(
     memory: MemoryConfig | Literal["trained"] | None = "trained",
     hub: FolderConfig | None = None,
     context: ContextConfig | None = None,
+    adapter: str | None = None,
 ) -> TextModel | BorrowedModel:
     """As `open_model`, by transformers' layers too; if for what ours do not have, standard error says so."""
     hub = hub or FolderConfig()
-    model = _opened(path, place(device), device.dtype, memory, hub, context)
+    model = _opened(path, place(device), device.dtype, memory, hub, context, adapter)
     tell_of_layers(path, hub.layers)
     return model
 

@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML has no types; OmegaConf raises its errors
 
-from farfield.adapters import merged
+from farfield.adapters import BASE, merged
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.augmentation import model_part
@@ -355,6 +355,11 @@ def _from_export(file: Path, config: Path) -> _Weights:
             said = opened.metadata() or {}
     except (SafetensorError, OSError):
         raise ModelError(_damaged(file)) from None
+    if BASE in said:
+        raise ModelError(
+            f"{file}: an adapter, which is read beside the model that it was learnt in. Name that one, with "
+            f"adapter_file={file}; from Python: farfield.load(..., adapter=...)."
+        )
     if CHECKSUM in said and said[CHECKSUM] != checksum(tensors):
         raise ModelError(_damaged(file))
     step, loss = said.get("step"), said.get("loss")

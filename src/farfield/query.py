@@ -232,7 +232,8 @@ def _opened(settings: QuerySettings) -> Iterator[_Opened]:
         began = time.perf_counter()
         model = None
         if settings.model:
-            model = open_any(settings.model, settings.device, settings.remembered, settings.hf, settings.context)
+            how = settings.remembered, settings.hf, settings.context, settings.adapter_file
+            model = open_any(settings.model, settings.device, *how)
         seconds = {"load model": time.perf_counter() - began} if model is not None else {}
         own = _own(model, settings)
         bank, amortized = open_bank(own, settings.documents, settings.bank)

@@ -204,6 +204,7 @@ class EvaluateSettings(Config):
     model: Text | None = None
     memory: MemoryConfig | None = None
     context: ContextConfig | None = None
+    adapter_file: Text | None = Field(None, description="an adapter that was learnt beside the model's weights")
     suite: Suite
     device: DeviceConfig = DeviceConfig()
     processes: int = Field(1, ge=1, le=256, description="processes that work off a suite that asks, each with a model")
@@ -229,6 +230,8 @@ class EvaluateSettings(Config):
             raise ValueError(f".memory: memories go into our own layers, and {self.model} has none. Leave it out.")
         if self.context is not None and (self.kind == "endpoint" or self.hf.layers == "transformers"):
             raise ValueError(f".context: our own layers read by it, and {self.model} has none. Leave it out.")
+        if self.adapter_file is not None and (self.kind == "endpoint" or self.hf.layers == "transformers"):
+            raise ValueError(f".adapter_file: read by our own layers, and {self.model} has none. Leave it out.")
         return self
 
     @property
@@ -251,11 +254,9 @@ class EvaluateSettings(Config):
             return self.suite.name
         if self.kind == "endpoint":
             return url_name(self.model, self.endpoint.model)
-        model = PurePath(self.model)
-        called = model.name
-        if model.suffix in (".ckpt", ".safetensors"):  # runs/<name>/checkpoints/last.ckpt, runs/<name>/last.safetensors
-            run = model.parent.parent if model.parent.name == "checkpoints" else model.parent
-            called = "-".join(part for part in (run.name, model.stem) if part)
+        called = _called(PurePath(self.model))
+        if self.adapter_file is not None:
+            called = "-".join(part for part in (called, _called(PurePath(self.adapter_file))) if part)
         if self.remembered != "trained":
             called = "-".join(part for part in (called, self.memory.name if self.memory else "none") if part)
         return called if self.context is None else "-".join(part for part in (called, self.context.kind) if part)
@@ -266,10 +267,19 @@ class EvaluateSettings(Config):
         return self.memory if "memory" in self.model_fields_set else "trained"
 
 
+def _called(file: PurePath) -> str:
+    """A model's name, or a file's: runs/<name>/checkpoints/last.ckpt and runs/<name>/last.safetensors as the run's."""
+    if file.suffix not in (".ckpt", ".safetensors"):
+        return file.name
+    run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    return "-".join(part for part in (run.name, file.stem) if part)
+
+
 class ExportSettings(Config):
     """`farfield export`: a trained model as a folder of Hugging Face."""
 
     model: Text
+    adapter_file: Text | None = Field(None, description="an adapter that was learnt beside the model's weights")
     to: Text
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     shard: int = Field(2 << 30, ge=1 << 20, description="the most bytes of weights in one file")
@@ -371,6 +381,7 @@ class QuerySettings(Config):
     model: Text | None = None
     memory: MemoryConfig | None = None
     context: ContextConfig | None = None
+    adapter_file: Text | None = Field(None, description="an adapter that was learnt beside the model's weights")
     index: Text | None = None
     root: Text = "indexes"
     document: Text | None = None
@@ -423,7 +434,7 @@ class QuerySettings(Config):
             raise ValueError(
                 ".model: neither a model nor an index is given. Add model=runs/<name>, index=<name>, or both."
             )
-        read = ("document", "documents", "bank", "neighbours", "sessions", "session")
+        read = ("adapter_file", "document", "documents", "bank", "neighbours", "sessions", "session")
         for name, given in ((name, getattr(self, name)) for name in read):
             if given is not None and self.model is None:
                 raise ValueError(f".{name}: '{given}' given, but no model that would read it. Add model=runs/<name>.")

@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from training_cases import TINY, numbers, rows, run, same, settings, weights, write_text
 
-from farfield.adapters import Adapted, AdapterConfig, adapt, merged, trained, with_adapter
+import farfield
+from farfield.adapters import Adapted, AdapterConfig, adapt, merged, read_adapter, trained, with_adapter
 from farfield.architectures.projection import Projection
 from farfield.architectures.rows import Rows
 from farfield.config import ConfigError, ModelError, TrainingError, read
+from farfield.context import trained_length
 from farfield.data import open_source
 from farfield.data.objective import NextTokenConfig
 from farfield.model import LanguageModel, ModelConfig
@@ -219,27 +221,54 @@ def test_what_a_run_leaves(tmp_path: Path, base: Path, capfd: pytest.CaptureFixt
     tokens = torch.arange(12)[None]
     expected, _ = load(folder).model(tokens)
     assert same(load(folder / "checkpoints" / "best.ckpt").model.state_dict(), weights(folder, "model.safetensors"))
-    found, _ = with_adapter(load(base).model, folder / "adapter.safetensors")(tokens)
-    assert torch.equal(found, expected)
+    found = farfield.load(base, adapter=folder / "adapter.safetensors")
+    assert torch.equal(found(tokens)[0], expected)
+    assert found.info["parameters"] == result["parameters"]
+
+
+@pytest.mark.parametrize("words", [[*LONGLORA, "context=interpolation"], [*LORA, "context=sinks"]])
+def test_an_adapter_is_read_in_the_context_that_it_was_learnt_in(tmp_path: Path, base: Path, words: list[str]) -> None:
+    adapted(tmp_path, base, *words)
+    file, tokens = tmp_path / "run" / "adapter.safetensors", torch.arange(24)[None]
+    found, run_ = farfield.load(base, adapter=file), farfield.load(tmp_path / "run")
+    assert found.config == run_.config
+    assert trained_length(found.info) == trained_length(run_.info) == 16
+    assert torch.equal(found(tokens)[0], run_(tokens)[0])
+    half = farfield.load(base, "cpu", torch.bfloat16, adapter=file)
+    assert same(half.model.state_dict(), run_.model.to(torch.bfloat16).state_dict())
+    with pytest.raises(ModelError, match="learnt in a model of other settings, of its context or its memory for one"):
+        with_adapter(load(base).model, read_adapter(file))
+
+
+def test_what_an_adapter_is_not_read_beside(tmp_path: Path, base: Path) -> None:
+    adapted(tmp_path, base, *LORA)
+    file = tmp_path / "run" / "adapter.safetensors"
+    for key, word in (("architecture", "architecture.width=24"), ("vocabulary", "data.vocabulary=34")):
+        run(tmp_path / key, [*BASE, word, "training.steps=1"])
+        with pytest.raises(ModelError, match=f"learnt beside a model with another {key} than .*/{key}/run has"):
+            farfield.load(tmp_path / key / "run", adapter=file)
+    with pytest.raises(ModelError, match=r"adapter.safetensors: an adapter, which is read beside the model that it"):
+        farfield.load(file)
 
 
 def test_an_adapter_of_other_weights_is_refused(tmp_path: Path, base: Path) -> None:
     adapted(tmp_path, base, *LONGLORA)
     file, model = tmp_path / "run" / "adapter.safetensors", load(base).model
+    saved = read_adapter(file)
     with torch.no_grad():
         model.embedding.weight[0, 0] += 1  # which the adapter has whole
-    with_adapter(model, file)
+    with_adapter(model, saved)
     with torch.no_grad():
         model.get_submodule("decoder.layers.0.feedforward.up").weight[0, 0] += 1  # type: ignore[index, operator]
     with pytest.raises(ModelError, match="made beside other weights than those of this model"):
-        with_adapter(model, file)
+        with_adapter(model, saved)
     with pytest.raises(ModelError, match="not an adapter of `farfield train`, or damaged"):
-        with_adapter(model, base / "model.safetensors")
+        read_adapter(base / "model.safetensors")
     (tmp_path / "cut").write_bytes(file.read_bytes()[:-9])
     save_file({"x": torch.zeros(1)}, tmp_path / "other")
     for name, words in (("cut", "no such file, or cut short"), ("none", "no such file"), ("other", "not an adapter")):
         with pytest.raises(ModelError, match=words):
-            with_adapter(model, tmp_path / name)
+            read_adapter(tmp_path / name)
 
 
 def test_stopped_and_resumed_is_as_never_stopped(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

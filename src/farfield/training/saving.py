@@ -20,7 +20,8 @@ from torch import Tensor
 from farfield.adapters import adapter_of, merged
 from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.config import TrainingError
-from farfield.pretrained import OURS, WEIGHTS, WEIGHTS_PREFIX, read_checkpoint
+from farfield.context import trained_length
+from farfield.pretrained import OURS, WEIGHTS, WEIGHTS_PREFIX, model_config, read_checkpoint
 
 __all__ = ["LEARNT", "export", "export_adapter", "link", "replacing", "save_checkpoint", "write_text"]
 
@@ -80,7 +81,9 @@ def export(checkpoint: Path, file: Path, metadata: dict[str, str]) -> None:
 def export_adapter(checkpoint: Path, file: Path) -> int:
     """What was learnt beside the weights of a checkpoint as safetensors; returns how many numbers these are."""
     content = read_checkpoint(checkpoint, mapped=True)
-    tensors, said = adapter_of(_weights(content), content[OURS][LEARNT])
+    config = content[OURS]["config"]
+    model, length = model_config(config, checkpoint), trained_length({"config": config})
+    tensors, said = adapter_of(_weights(content), content[OURS][LEARNT], model, length)
     _export(tensors, said, content, checkpoint, file)
     return sum(tensors[name].numel() for name in content[OURS][LEARNT])
 

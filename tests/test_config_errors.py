@@ -18,8 +18,8 @@ KNOWN = (
     "training"
 )
 KNOWN_TO_QUERY = (
-    "Known: adapter_file, augmentation, bank, context, device, document, documents, explain, generation, hf, index, memory, "
-    "model, neighbours, prompt, question, retrieval, root, session, sessions, store, where. "
+    "Known: adapter_file, augmentation, bank, context, device, document, documents, explain, generation, hf, index, "
+    "memory, model, neighbours, prompt, question, retrieval, root, session, sessions, store, where. "
     "A question with '=' in it is given as question='...'."
 )
 MIXER = "architecture.layers.attention.mixer"

@@ -26,7 +26,7 @@ from torch import Tensor
 from farfield.amortized import AmortizedBank
 from farfield.config import ModelError, read
 from farfield.generation import Generated, GenerationConfig, Piece, choose, decode, drawing, opened, written
-from farfield.huggingface.loading import load_hub_model
+from farfield.huggingface.loading import hub_class, load_hub_model
 from farfield.huggingface.positions import learnt_positions
 from farfield.huggingface.settings import FolderConfig
 from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
@@ -34,9 +34,10 @@ from farfield.knn import KnnLM
 from farfield.retrieval.neighbours import Database
 from farfield.tokenizers import Tokenizer
 
-__all__ = ["BorrowedModel", "BorrowedState", "open_borrowed"]
+__all__ = ["BorrowedModel", "BorrowedState", "check_borrowed", "open_borrowed"]
 
 CACHES = ("past_key_values", "cache_params")  # what models call what they carry from call to call
+LOST = ("RecurrentGemmaForCausalLM",)  # hand on none, and read several tokens wrongly behind one that they are given
 OURS = "is run by transformers, and only our own layers have {}. Leave it out."
 
 
@@ -59,10 +60,7 @@ class BorrowedModel:
         self.model, self.tokenizer, self.info = model, tokenizer, info
         takes = inspect.signature(model.forward).parameters
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-        carried = next((one for one in CACHES if one in takes), None)
-        if carried is None:
-            raise ModelError(f"{info['path']}: {type(model).__name__} hands on no cache, and cannot be asked.")
-        self._carried = carried
+        self._carried = _carried(type(model), info["path"])
         self._longest = learnt_positions(model)
 
     @property
@@ -195,6 +193,26 @@ class _Continuing:
         self._generators = [self._generators[place] for place in kept]
         if kept:
             self.logits, self.state = self.model.go_on(self._next[kept, None], self.state.select(kept))
+
+
+def _carried(kind: type, path: str) -> str:
+    """What models of a class of transformers call the cache that they carry.
+
+    Raises:
+        ModelError: they carry none.
+    """
+    takes = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]  # a class of transformers
+    found = next((one for one in CACHES if one in takes), None)
+    if found is None or kind.__name__ in LOST:
+        raise ModelError(f"{path}: {kind.__name__} hands on no cache, and cannot be asked.")
+    return found
+
+
+def check_borrowed(path: str | Path) -> None:
+    """Raises what `open_borrowed` would raise of a folder, as far as it shows without reading weights."""
+    kind, config = hub_class(str(path))
+    _carried(kind, str(path))
+    folder_tokenizer(Path(path).expanduser(), config.get_text_config().vocab_size, [])
 
 
 def open_borrowed(

@@ -15,10 +15,12 @@ from typing import Any
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.benchmarks.suites.suite import AskedSuite
+from farfield.borrowed import check_borrowed
 from farfield.compose import compose, group_options, option, sized
 from farfield.config import Config, ModelError, read
 from farfield.huggingface.given import Given, UncoveredError
-from farfield.huggingface.reading import is_folder, open_folder
+from farfield.huggingface.reading import is_folder, open_folder, uncovered
+from farfield.huggingface.vocabularies import folder_tokenizer
 from farfield.memory import MemoryConfig
 from farfield.model import ModelConfig
 from farfield.settings import EvaluateSettings
@@ -54,7 +56,8 @@ def models() -> dict[str, Any]:
 def model_in(path: str) -> dict[str, Any]:
     """What a folder of Hugging Face gets: our layers or those of transformers, and what it costs or why not.
 
-    No weight is read.
+    It is what `farfield.load` would do, as far as it shows from settings, tokenizer and headers of weights; of weights
+    no more is read than a head that is said to be the embedding.
 
     Raises:
         ModelError: no such folder, or its config.json cannot be read.
@@ -65,14 +68,14 @@ def model_in(path: str) -> dict[str, Any]:
     said = Given.of(folder / "config.json").values
     told: dict[str, Any] = {"model": path, "family": said.get("model_type")}
     try:
+        reason = uncovered(folder)
+        if reason is not None:
+            return {**told, **_borrowed(path, reason)}
         found = open_folder(folder)
+        folder_tokenizer(folder, found.config.vocabulary, found.ends())
+        found.check_tied()
     except ModelError as error:
-        theirs = isinstance(error, UncoveredError)
-        if theirs and find_spec("transformers") is None:
-            error = ModelError(f"{error} They are not installed: pip install 'farfield[hf]'.")
-        told |= {"layers": "transformers" if theirs else None, "reason": str(error)}
-        lead = "is run by transformers" if theirs else "cannot be read"
-        return {**told, "text": f"{path} {lead}: {error}"}
+        return {**told, "layers": None, "reason": str(error), "text": f"{path} cannot be read: {error}"}
     element = found.dtype.itemsize
     told |= {
         "layers": "farfield",
@@ -85,6 +88,19 @@ def model_in(path: str) -> dict[str, Any]:
         "flops_per_token": {str(length): found.config.flops(length) for length in LENGTHS},
     }
     return {**told, "text": _told(told)}
+
+
+def _borrowed(path: str, reason: UncoveredError) -> dict[str, Any]:
+    """What is said of a folder that our layers do not read, for a `reason`.
+
+    Raises:
+        ModelError: transformers does not read it either.
+    """
+    said = f"{reason} It is not installed: pip install 'farfield[hf]'."
+    if find_spec("transformers") is not None:
+        check_borrowed(path)
+        said = str(reason)
+    return {"layers": "transformers", "reason": said, "text": f"{path} is run by transformers: {said}"}
 
 
 def _told(one: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from hub_folders import changed, silence, theirs, tiny
+from safetensors.torch import load_file, save_file
 
 import farfield
 from farfield import cli
 from farfield.borrowed import BorrowedModel
+from farfield.catalogue import model_in
 from farfield.config import ConfigError, ModelError
 from farfield.generation import GenerationConfig, TextModel
 from farfield.generation import written as finished
@@ -148,11 +151,10 @@ def test_a_setting_that_our_layers_lack_is_theirs(
         assert cli.main(["query", "Once", f"model={folder}", "generation.tokens=2"]) == 0
     assert capsys.readouterr().err.splitlines()[0] == f"farfield: {said} It is run by transformers."
     assert cli.main(["models", str(folder)]) == 0
-    refused = f"{said} Those of transformers may: hf.layers=transformers."
-    assert capsys.readouterr().out.strip() == f"{folder} is run by transformers: {refused}"
+    assert capsys.readouterr().out.strip() == f"{folder} is run by transformers: {said}"
     with pytest.raises(ModelError) as raised:
         farfield.load(folder, layers="farfield")
-    assert str(raised.value) == refused
+    assert str(raised.value) == f"{said} Those of transformers may: hf.layers=transformers."
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError) as raised:
         farfield.load(folder)
@@ -218,12 +220,68 @@ def test_models_tells_whose_layers_a_folder_gets(
     assert found["layers"] == "transformers"
     assert "our layers do not cover 'gpt2'" in found["reason"]
     monkeypatch.setattr("farfield.catalogue.find_spec", lambda name: None)
-    assert told(str(gpt))["reason"].endswith("They are not installed: pip install 'farfield[hf]'.")
+    assert told(str(gpt))["reason"].endswith("It is not installed: pip install 'farfield[hf]'.")
     found = told(str(changed(folder, rms_norm_eps=-1)))
     assert found["layers"] is None
     assert found["reason"].endswith("rms_norm_eps: -1 given; more than 0 is needed.")
     assert cli.main(["models", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"farfield: {tmp_path}: no folder of Hugging Face: it has no config.json.\n"
+
+
+UNREADABLE = {
+    "no causal model": {"model_type": "t5", "architectures": None},
+    "an encoder and decoder": {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+    "a type that nobody knows": {"model_type": "foo"},
+    "no type": {"model_type": None},
+    "a number": {"model_type": 7},
+    "an id that the model does not have": {"eos_token_id": 1000},
+}
+
+
+@pytest.mark.parametrize("settings", UNREADABLE.values(), ids=UNREADABLE)
+def test_models_tells_of_no_folder_that_load_refuses(tmp_path: Path, settings: dict[str, Any]) -> None:
+    folder = changed(tiny_folder(tmp_path), **settings)
+    if "eos_token_id" in settings:
+        (folder / "generation_config.json").unlink()
+    refused_alike(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "model.safetensors"])
+def test_models_reads_the_other_files_of_a_folder_too(tmp_path: Path, name: str) -> None:
+    folder = tiny_folder(tmp_path)
+    assert model_in(str(folder))["layers"] == "farfield"
+    if name == "model.safetensors":  # with a head that is not the embedding it is said to be
+        tensors = load_file(folder / name)
+        save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, folder / name)
+    else:
+        (folder / name).write_text("{")
+    refused_alike(folder)
+
+
+def refused_alike(folder: Path, words: str = "") -> None:
+    """By `load` and by `models`."""
+    with silence(), pytest.raises(ModelError, match=re.escape(words)):
+        farfield.load(folder)
+    with silence():
+        told = model_in(str(folder))
+    assert words in told["reason"]
+    assert told["layers"] is None
+    assert told["text"] == f"{folder} cannot be read: {told['reason']}"
+
+
+@pytest.mark.parametrize("kind", ["XLNetLMHeadModel", "RecurrentGemmaForCausalLM"])
+def test_what_hands_on_no_cache_is_refused(tmp_path: Path, kind: str) -> None:
+    import transformers
+
+    folder = tiny_folder(tmp_path)
+    for file in ("model.safetensors", "config.json", "generation_config.json"):
+        (folder / file).unlink()
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 257}
+    more = {"intermediate_size": 24, "lru_width": 16} if "Gemma" in kind else {"d_inner": 24, "d_head": 8}
+    model = getattr(transformers, kind)
+    with silence():
+        model(model.config_class(**small, **more)).save_pretrained(folder)
+    refused_alike(folder, f"{folder}: {kind} hands on no cache, and cannot be asked.")
 
 
 def test_without_transformers_it_says_what_to_install(gpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:

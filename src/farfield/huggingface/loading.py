@@ -16,7 +16,7 @@ from farfield.config import ModelError
 from farfield.huggingface.reading import is_folder, uncovered
 from farfield.tokenizers.protocol import read_json
 
-__all__ = ["load_hub", "load_hub_model"]
+__all__ = ["hub_class", "load_hub", "load_hub_model"]
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
@@ -52,6 +52,27 @@ def load_hub_model(path: str, dtype: torch.dtype | None, device: torch.device | 
     if wrong:
         raise ModelError(f"{path}: {len(wrong)} weights are missing or of another shape, {wrong[0]} for one.")
     return model.to(device).eval()
+
+
+def hub_class(path: str) -> tuple[Any, Any]:
+    """The class by which transformers would read a folder, and its settings; no weight is read.
+
+    Raises:
+        ModelError: transformers is not installed, or the folder holds no causal model that can be read.
+    """
+    from safetensors import safe_open
+
+    transformers, folder = _transformers(path), Path(path).expanduser()
+    _check_folder(folder, False)
+    with _told(path), _quiet(transformers):
+        config = transformers.AutoConfig.from_pretrained(**_asked(path, False))
+        known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+        if type(config) not in known:
+            raise ModelError(f"{path}: model_type '{config.model_type}', of which transformers has no causal model.")
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="pt"):
+                pass  # its header is as it should be
+        return known[type(config)], config
 
 
 def _transformers(path: str) -> Any:

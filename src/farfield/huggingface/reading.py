@@ -127,8 +127,7 @@ class Folder:
         by_ours: dict[str, list[Piece]] = {}
         for piece in self.pieces:
             by_ours.setdefault(piece.ours, []).append(piece)
-        if self.config.decoder.tied and HEAD in self.tensors.files:
-            self._check_tied()
+        self.check_tied()
         place = torch.device(device)
         for name, pieces in by_ours.items():
             _give(model, name, self._weight(own[name], pieces, place, dtype or self.dtype))
@@ -144,7 +143,10 @@ class Folder:
             piece.part(found).copy_(piece.read(self.tensors.mapped(piece.theirs)))
         return found
 
-    def _check_tied(self) -> None:
+    def check_tied(self) -> None:
+        """Raises a ModelError where a head in the files is not the embedding that config.json says it is."""
+        if not self.config.decoder.tied or HEAD not in self.tensors.files:
+            return
         embedding = self.tensors.mapped(self.pieces[0].theirs)
         head = self.tensors.mapped(HEAD)
         if head.shape != embedding.shape or not torch.equal(head, embedding):

@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.swiglu import swiglu
 from farfield.architectures.rows import Rows
 from farfield.config import Config
@@ -150,12 +151,12 @@ class SwiGLU(FeedForward):
 
     def __init__(self, width: int, inner: int, bias: bool = False) -> None:
         super().__init__()
-        self.up = nn.Linear(width, 2 * inner, bias)
-        self.down = nn.Linear(inner, width, bias)
+        self.up = Linear(width, 2 * inner, bias)
+        self.down = Linear(inner, width, bias)
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:
         up, down = self.up, self.down
-        if type(up) is nn.Linear and type(down) is nn.Linear:
+        if type(up) is Linear and type(down) is Linear:
             return swiglu(x, up.weight, down.weight, up.bias, down.bias), Auxiliary()
         gate, value = up(x).chunk(2, dim=-1)  # a map in a place of theirs, such as one with an addition of low rank
         return down(nn.functional.silu(gate) * value), Auxiliary()
@@ -185,8 +186,8 @@ class GELU(FeedForward):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
+        self.up = Linear(width, inner, bias=False)
+        self.down = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Auxiliary]:
         return self.down(nn.functional.gelu(self.up(x))), Auxiliary()

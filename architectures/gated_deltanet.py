@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.gated_delta_rule import gated_delta_rule
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
@@ -104,10 +105,10 @@ class GatedDeltaNet(Mixer):
         heads, self.heads, self.key, self.value = config.sizes(width)
         self.shared, self.chunk = self.heads // heads, config.chunk
         self.sizes = [heads * self.key, heads * self.key, self.heads * self.value]
-        self.qkv = nn.Linear(width, sum(self.sizes), bias=False)
-        self.gate = nn.Linear(width, self.heads * self.value, bias=False)
+        self.qkv = Linear(width, sum(self.sizes), bias=False)
+        self.gate = Linear(width, self.heads * self.value, bias=False)
         self.rates = nn.Linear(width, 2 * self.heads, bias=False)
-        self.out = nn.Linear(self.heads * self.value, width, bias=False)
+        self.out = Linear(self.heads * self.value, width, bias=False)
         self.taps = nn.Parameter(torch.empty(sum(self.sizes), config.conv)) if config.conv else None
         self.log_rate = nn.Parameter(torch.empty(self.heads))
         self.step_bias = nn.Parameter(torch.empty(self.heads))

@@ -39,7 +39,7 @@ from farfield.architectures.mixer import (
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
-from farfield.architectures.ops.layouts import Labelled
+from farfield.architectures.ops.layouts import Full, Labelled
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection, Rotation, Turned
 from farfield.architectures.rows import Rows
@@ -190,6 +190,9 @@ class WindowField:
         """Window and `common` parts of all heads, one softmax for each group of heads of one dilation."""
         if isinstance(kept.after, FixedBuffer):
             return self._one(queries, kept.after, kept.own, rows, common)
+        seen = None if common else self._decoded(kept, rows)
+        if seen is not None:
+            return join([Part(queries, *seen, Full())], reads, self.scale, self.backend)
         past_k, past_v, valid = kept.before.read()
         if rows.fresh:
             past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
@@ -227,6 +230,16 @@ class WindowField:
         seen = [window, *(Seen(part.keys, part.values, prefix, None) for part in common)]
         slopes = alike(rows.here(self.slopes), queries)
         return one_query(queries, seen, self.scale, self.backend, slopes)
+
+    def _decoded(self, kept: Kept, rows: Rows) -> tuple[Tensor, Tensor] | None:
+        """All that a decoded token sees, where it stands side by side and nothing but it: keys and values."""
+        if rows.time > 1 or kept.after is None or not kept.own or not rows.plain or rows.fresh:
+            return None
+        if self.slopes is not None or self.globals or set(self.dilations) != {1}:
+            return None
+        (low, high), limit = kept.before.extent(), kept.before.limit
+        count = min(high, self.window) if limit is None else min(high, self.window, limit)
+        return kept.after.tail(count + 1) if low == high else None
 
     def _heads(self, part: Part, heads: Tensor) -> Part:
         """The part of some heads, with a head of keys for each."""
@@ -311,7 +324,7 @@ class Longformer(LendingMixer):
 
     def _where(self, rows: Rows) -> _Prefix | None:
         """The call's global tokens, or None where there is none."""
-        return rows.once(("prefix", self.globals), lambda: _find(rows, self.globals))
+        return rows.once(("prefix", self.globals), lambda: _find(rows, self.globals)) if self.globals else None
 
     def _common(
         self,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, silu, softplus
 
 from farfield.architectures.mixer import Mixer, MixerSettings
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.selective_scan import selective_scan
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
@@ -98,7 +99,7 @@ class Mamba(Mixer):
         super().__init__()
         self.channels, self.rank, self.states = config.sizes(width)
         self.inner = [self.rank, self.states, self.states]
-        self.input = nn.Linear(width, 2 * self.channels, config.bias)
+        self.input = Linear(width, 2 * self.channels, config.bias)
         self.taps = nn.Parameter(torch.empty(self.channels, config.conv))
         self.conv_bias = nn.Parameter(torch.empty(self.channels)) if config.conv_bias else None
         self.select = nn.Linear(self.channels, sum(self.inner), bias=False)
@@ -107,7 +108,7 @@ class Mamba(Mixer):
         self.step = nn.Linear(self.rank, self.channels)
         self.A_log = nn.Parameter(torch.empty(self.channels, self.states))
         self.D = nn.Parameter(torch.ones(self.channels))
-        self.out = nn.Linear(self.channels, width, config.bias)
+        self.out = Linear(self.channels, width, config.bias)
         for rate in (self.A_log, self.D):
             rate._no_weight_decay = True  # type: ignore[attr-defined]  # read by farfield.training.optimizer
         self.reset_parameters()

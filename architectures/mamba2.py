@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.linear_attention import linear_attention
 from farfield.architectures.ops.pieces import in_pieces
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
@@ -119,14 +120,14 @@ class Mamba2(Mixer):
         self.epsilon, self.steps = config.epsilon, (config.step_low, config.step_high)
         self.inner = config.expand * width
         self.channels = config.channels(width)
-        self.into = nn.Linear(width, self.inner + self.channels + self.heads, config.bias)
+        self.into = Linear(width, self.inner + self.channels + self.heads, config.bias)
         self.taps = nn.Parameter(torch.empty(self.channels, config.conv))
         self.taps_bias = nn.Parameter(torch.empty(self.channels)) if config.conv_bias else None
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.D = nn.Parameter(torch.ones(self.heads))
         self.gain = nn.Parameter(torch.ones(self.inner))
-        self.out = nn.Linear(self.inner, width, config.bias)
+        self.out = Linear(self.inner, width, config.bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
 from farfield.architectures.mixer import Heads
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.rotary import angles, frequencies, powers, rotate, scales
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
@@ -47,8 +47,8 @@ class Projection(nn.Module):
         super().__init__()
         self.sizes = [heads * head_width, kv_heads * head_width, kv_heads * head_width]
         self.head_width, self.conv = head_width, conv
-        self.qkv = nn.Linear(width, sum(self.sizes), bias=bias != "none")
-        self.out = nn.Linear(heads * head_width, width, bias=bias == "all")
+        self.qkv = Linear(width, sum(self.sizes), bias=bias != "none")
+        self.out = Linear(heads * head_width, width, bias=bias == "all")
         self.epsilon = qk_norm
         self.query_gain = None if qk_norm is None else nn.Parameter(torch.ones(head_width))
         self.key_gain = None if qk_norm is None or not kv_heads else nn.Parameter(torch.ones(head_width))
@@ -93,7 +93,8 @@ class Projection(nn.Module):
     def split(self, x: Tensor, rows: Rows, state: ConvolutionState | None) -> tuple[Heads, ConvolutionState | None]:
         """Queries (B, H, T, W), keys and values (B, G, T, W)."""
         qkv, state = self.inputs(x, rows, state)
-        q, k, v = (rearrange(p, "b t (h w) -> b h t w", w=self.head_width) for p in qkv.split(self.sizes, dim=-1))
+        batch, time, width = *qkv.shape[:2], self.head_width  # views, as cheap as they can be: a token waits for them
+        q, k, v = (p.view(batch, time, -1, width).transpose(1, 2) for p in qkv.split(self.sizes, dim=-1))
         if v.device.type == "cpu":  # kernels read a head at a time, and a view would keep all of qkv
             v = v.contiguous()
         return Heads(self._normed(q, self.query_gain), self._normed(k, self.key_gain), v), state
@@ -104,7 +105,7 @@ class Projection(nn.Module):
 
     def join(self, out: Tensor, rows: Rows) -> Tensor:
         """(B, T, D) of attention's output (B, H, T, W); zero at padding."""
-        return rows.masked(self.out(rearrange(out, "b h t w -> b t (h w)")))
+        return rows.masked(self.out(out.transpose(1, 2).flatten(2)))
 
     @staticmethod
     def count(width: int, heads: int, kv_heads: int, head_width: int, conv: int) -> int:

@@ -145,20 +145,29 @@ class Rows:
         return torch.where(column >= 0, self.positions.gather(1, column.clamp(min=0)), -1)[:, 0]
 
     @lazy
+    def _alone(self) -> list[int] | None:
+        """The positions (B,) of a call of one token, looked at once: a decoded token waits for it. None of others."""
+        return self.positions[:, 0].tolist() if self.time == 1 else None
+
+    @lazy
     def begin(self) -> int | None:
         """The position of the first column where all rows are the same run of one document; else None."""
+        if self._alone is not None:
+            return self._alone[0] if len(set(self._alone)) == 1 and self.plain else None
         first = self.positions[:, 0]
         return int(first[0]) if self.batch and self.plain and bool((first == first[0]).all()) else None
 
     @lazy
     def padded(self) -> bool:
         """Whether any token is padding."""
+        if self._alone is not None:
+            return any(position < 0 for position in self._alone)
         return bool((~self.real).any())
 
     @lazy
     def right_padded(self) -> bool:
         """Whether padding, if any, stands only at the ends of rows."""
-        return not self.padded or not bool((self.real[:, 1:] & ~self.real[:, :-1]).any())
+        return self.time == 1 or not self.padded or not bool((self.real[:, 1:] & ~self.real[:, :-1]).any())
 
     def padding_last(self) -> Tensor | None:
         """The order (B, T) of columns that moves padding to the ends of rows; None where it stands there already."""
@@ -169,11 +178,15 @@ class Rows:
     @lazy
     def fresh(self) -> bool:
         """Whether every row begins a document in its first column, so that no state is looked at."""
+        if self._alone is not None:
+            return not any(self._alone)
         return bool((self.positions[:, 0] == 0).all())
 
     @lazy
     def single(self) -> bool:
         """Whether every row holds one document: all rows begin one in their first column, or none begins any."""
+        if self._alone is not None:
+            return self.fresh or all(self._alone)
         starts = self.positions == 0
         return not bool(starts[:, 1:].any()) and (self.fresh or not bool(starts[:, 0].any()))
 

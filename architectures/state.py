@@ -264,9 +264,8 @@ class KeyValueBuffer(State):
     @lazy
     def _extent(self) -> tuple[int, int]:
         """Looked at once: a token asks for it when it is appended and again when it is read."""
-        if not self.length.numel():
-            return 0, 0
-        return int(self.length.min()), int(self.length.max())
+        lengths = self.length.tolist()
+        return min(lengths, default=0), max(lengths, default=0)
 
     def read(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys (B, H, n, D), values (B, H, n, V) and which are valid (B, n), or None where all are.
@@ -282,6 +281,16 @@ class KeyValueBuffer(State):
         valid = slots >= 0
         slots = slots.clamp(min=0)
         return _take(self.keys, slots), _take(self.values, slots), valid
+
+    def tail(self, count: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values (B, H, count, ...) of the newest `count` tokens, a ring's among those that it counts no more.
+
+        None where they are not, or no longer, here, or not in the same columns of every row.
+        """
+        low, high = self.extent()
+        if low != high or high < count:
+            return None
+        return self.keys[:, :, high - count : high], self.values[:, :, high - count : high]
 
     def exchanged(self, columns: Tensor) -> KeyValueBuffer:
         """Each key with the value of the column (B, n) of `read` that is named for it; on memory of its own."""
@@ -322,7 +331,7 @@ class KeyValueBuffer(State):
         # `data` has no version counter that would tell it otherwise.
         all_keys, all_values = self.keys.data, self.values.data
         if uniform:
-            start = int(self.length[0])
+            start = self.extent()[0]
             all_keys[:, :, start : start + time] = keys
             all_values[:, :, start : start + time] = values
         else:

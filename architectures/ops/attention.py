@@ -25,7 +25,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from farfield.architectures.ops.backend import Backend, Kernel, choose
-from farfield.architectures.ops.layouts import Layout, wide
+from farfield.architectures.ops.layouts import Full, Layout, wide
 from farfield.architectures.ops.place import EVERYWHERE, Place
 from farfield.architectures.ops.units import Grouped, Units
 from farfield.architectures.ops.written import Written
@@ -89,11 +89,30 @@ def attention(parts: Sequence[Part], scale: float, backend: Backend = "auto") ->
     visible key gets output 0 and log-sum-exp -inf.
     """
     assert all(part.keys.shape[2] for part in parts), "a part without keys: the CPU kernel does not survive it"
+    kernel, (first, *more) = choose(parts[0].queries, backend), parts
+    if not more and first.place is None and isinstance(first.layout, Full):
+        alone = first.layout.decoded(kernel, first.queries, first.keys, first.values, scale)
+        if alone is not None:
+            return alone
     tensors = [tensor for part in parts for tensor in (part.queries, part.keys, part.values)]
-    kernel = choose(parts[0].queries, backend)
     layouts = [(part.layout, part.place) for part in parts]
+    if not torch.is_grad_enabled():
+        return _joined(layouts, kernel, scale, tensors)
     found: tuple[Tensor, Tensor] = _Joined.apply(layouts, kernel, scale, *tensors)  # type: ignore[no-untyped-call]
     return found
+
+
+def _joined(
+    layouts: list[tuple[Layout, Place | None]], kernel: Kernel, scale: float, tensors: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of parts whose queries, keys and values follow one another."""
+    found = []
+    for (layout, place), (q, k, v) in zip(layouts, _triples(tensors), strict=True):
+        taken = q if place is None else place.take(q)
+        found.append(layout.forward(kernel, taken, *_shared(taken, k, v, layout), scale))
+    if any(place is not None for _, place in layouts):
+        return _placed(found, [place or EVERYWHERE for _, place in layouts], tensors[0])
+    return found[0] if len(found) == 1 else merge(found)
 
 
 class _Joined(torch.autograd.Function):
@@ -103,14 +122,7 @@ class _Joined(torch.autograd.Function):
     def forward(
         ctx: Any, layouts: list[tuple[Layout, Place | None]], kernel: Kernel, scale: float, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        found = []
-        for (layout, place), (q, k, v) in zip(layouts, _triples(tensors), strict=True):
-            taken = q if place is None else place.take(q)
-            found.append(layout.forward(kernel, taken, *_shared(taken, k, v, layout), scale))
-        if any(place is not None for _, place in layouts):
-            out, lse = _placed(found, [place or EVERYWHERE for _, place in layouts], tensors[0])
-        else:
-            out, lse = found[0] if len(found) == 1 else merge(found)
+        out, lse = _joined(layouts, kernel, scale, tensors)
         ctx.layouts, ctx.kernel, ctx.scale = layouts, kernel, scale
         ctx.first = [next(i for i, other in enumerate(tensors[::3]) if other is q) for q in tensors[::3]]
         ctx.save_for_backward(out, lse, *tensors)

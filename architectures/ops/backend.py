@@ -24,6 +24,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -85,11 +87,13 @@ def choose(q: Tensor, backend: Backend) -> Kernel:
     return _BLOCKED
 
 
-_NUMBERS = {torch.float32: "float", torch.float64: "double"}
+NUMBERS = MappingProxyType({torch.float32: "float", torch.float64: "double"})
 
 
-def native(name: str, *tensors: Tensor) -> ctypes.CDLL | None:
+def native(name: str, *tensors: Tensor, numbers: Mapping[torch.dtype, str] = NUMBERS) -> ctypes.CDLL | None:
     """The library `name` in C++ for these tensors; None where the form in PyTorch has to do.
+
+    `numbers`: what the library calls the numbers of the dtypes that it is for.
 
     That is where there is no library, and wherever an operator is more than memory that is gone through: on other
     devices, in other or several dtypes, in graphs that are compiled or traced, under autocast, transforms and modes
@@ -98,12 +102,12 @@ def native(name: str, *tensors: Tensor) -> ctypes.CDLL | None:
     dtype = tensors[0].dtype
     if (
         torch.compiler.is_compiling()
-        or dtype not in _NUMBERS
+        or dtype not in numbers
         or not all(_plain(x, dtype) for x in tensors)
         or _watched()
     ):
         return None
-    return library(name, _NUMBERS[dtype])
+    return library(name, numbers[dtype])
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> bool:

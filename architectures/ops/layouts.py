@@ -26,6 +26,7 @@ from torch import Tensor
 
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.backend import FlashKernel, Gradients, Kernel
+from farfield.architectures.ops.decoded import one_query
 
 __all__ = [
     "BLOCK",
@@ -89,6 +90,10 @@ class Full:
 
     def select(self, heads: Tensor) -> Layout:
         return self if self.alibi is None else Full(self.alibi.select(heads))
+
+    def decoded(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+        """As `forward`, of one query without gradients, with heads that share keys; None where nothing is faster."""
+        return one_query(q, k, v, scale) if self.alibi is None and kernel.name == "cpu" else None
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         if self.alibi is None and (kernel.whole or q.shape[2] <= BLOCK):

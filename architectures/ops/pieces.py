@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from farfield.architectures.ops.decoded import Linear
+
 __all__ = ["HELD", "add_product", "in_pieces", "parts_of", "pieces", "worth_pieces"]
 
 HELD = 2**17  # numbers of one tensor in a piece: half a megabyte in float32, of which a handful fill a cache
@@ -44,7 +46,7 @@ def worth_pieces(x: Tensor, piece: int, *maps: nn.Module) -> bool:
     `maps`, whose weights the function takes, are linear, and nothing in their place, such as one that adds to them.
     """
     wide = x.dtype in (torch.float32, torch.float64)
-    wide = wide and all(type(one) is nn.Linear and one.weight.dtype == x.dtype for one in maps)
+    wide = wide and all(type(one) in (nn.Linear, Linear) and one.weight.dtype == x.dtype for one in maps)
     plain = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
     return wide and plain and x.shape[1] > piece
 

@@ -7,7 +7,8 @@ gradient, in pieces that stay in the cache:
     r = (mean x^2 + epsilon)^(-1/2)       y = g r x
     on x = r (g dy) - x r^3 / D <g x, dy>       on g = sum_n r_n x_n dy_n
 
-Elsewhere, where a graph is compiled, and for what fits into one piece, PyTorch's own is what is fast.
+Elsewhere, where a graph is compiled, and for what fits into one piece, PyTorch's own is what is fast; a decoded token
+has a form of its own (`decoded`).
 
 Shapes: N tokens, D width.
 """
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from farfield.architectures.ops.decoded import norm
 
 __all__ = ["RMSNorm", "rms_norm"]
 
@@ -38,10 +41,13 @@ class RMSNorm(nn.Module):
 
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     """`x` (..., D) with its root mean square made 1, times `gain` (D,); computed in float32 or wider."""
+    found = norm(x, gain, epsilon)
+    if found is not None:
+        return found
     if x.numel() <= PIECE or x.device.type != "cpu" or x.dtype != gain.dtype or torch.compiler.is_compiling():
         return nn.functional.rms_norm(x, x.shape[-1:], gain, epsilon)
-    found: Tensor = _Normed.apply(x, gain, epsilon)  # type: ignore[no-untyped-call]  # torch's own
-    return found
+    whole: Tensor = _Normed.apply(x, gain, epsilon)  # type: ignore[no-untyped-call]  # torch's own
+    return whole
 
 
 class _Normed(torch.autograd.Function):

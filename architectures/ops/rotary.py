@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from farfield.architectures.ops.decoded import turned
 from farfield.architectures.ops.pieces import pieces
 
 __all__ = ["Layout", "angles", "frequencies", "powers", "rotate", "rotate_definition", "scales"]
@@ -47,7 +48,7 @@ def angles(phase: Tensor, frequency: Tensor, dtype: torch.dtype) -> tuple[Tensor
 
     Float32 would be off by hundredths of a radian at a million tokens.
     """
-    turn = phase[:, None, :, None].to(torch.float64) * frequency.to(phase.device)
+    turn = phase[:, None, :, None] * frequency.to(phase.device)  # float64, as the frequencies are
     return turn.cos().to(dtype), turn.sin().to(dtype)
 
 
@@ -67,8 +68,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
 
     Cosine and sine may both have been multiplied by a scale of each pair. No gradient flows to them.
     """
-    turned: Tensor = _Turn.apply(x, cos, sin, layout)  # type: ignore[no-untyped-call]
-    return turned
+    if not torch.is_grad_enabled():
+        found = turned(x, cos, sin) if layout == "halves" else None
+        return _turned(x, x.new_empty(x.shape), cos, sin, layout) if found is None else found
+    whole: Tensor = _Turn.apply(x, cos, sin, layout)  # type: ignore[no-untyped-call]
+    return whole
 
 
 class _Turn(torch.autograd.Function):

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
 
+from farfield.architectures.ops.decoded import linear
 from farfield.architectures.ops.pieces import HELD, add_product
 
 __all__ = ["swiglu", "swiglu_definition"]

@@ -20,6 +20,7 @@ from farfield.api import build
 from farfield.benchmarks.speed.layers import DECODED
 from farfield.benchmarks.speed.rows import described
 from farfield.benchmarks.speed.turns import Conditions, Measured, Turns, in_turn
+from farfield.benchmarks.speed.writing import Writing, likeliest
 from farfield.generation import TextModel
 from farfield.settings import SpeedSettings
 
@@ -103,7 +104,7 @@ def _work(model: TextModel, block: Block) -> Callable[[], object]:
         return functools.partial(_train, model, tokens)
     if block.measure == "prefill":
         return functools.partial(_prefill, model, tokens[:, :-1])
-    return functools.partial(_decode, model, tokens[:, -1:], _prefill(model, tokens[:, :-1]))
+    return Writing(model, tokens[:, -1:], _prefill(model, tokens[:, :-1]), likeliest, DECODED)
 
 
 def _train(model: TextModel, tokens: torch.Tensor) -> None:
@@ -117,10 +118,3 @@ def _prefill(model: TextModel, tokens: torch.Tensor) -> Any:
     for piece in tokens.split(PIECE, 1):
         _, state = model.hidden(piece, state)
     return state
-
-
-@torch.no_grad()
-def _decode(model: TextModel, token: torch.Tensor, state: Any) -> None:
-    for _ in range(DECODED):
-        logits, state = model(token, state)
-        token = logits[:, -1:].argmax(-1)

@@ -1,7 +1,7 @@
 """One token of a model of a hundred million weights, beside reading its weights and its state once.
 
     decode     one token after so many others
-    reading    a sum over every weight and every tensor of the state: what a token costs at least
+    reading    a sum over every weight and every tensor of the state, slack left out: what a token costs at least
 
 `over_reading`: the seconds of a token over those of reading. The smallest batch has the least to hide behind. On a GPU
 ours is measured once more, as a graph.
@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farfield.architectures.state import State
 from farfield.benchmarks.peers import Peer
 from farfield.benchmarks.peers.models import MODELS, Model, Shape
 from farfield.benchmarks.speed.held import state_bytes, tensors_of
 from farfield.benchmarks.speed.models import builds, captured
 from farfield.benchmarks.speed.rows import OURS, compared, described
 from farfield.benchmarks.speed.turns import FAILURES, Conditions, LackingError, Measured, Turns, in_turn, said
+from farfield.benchmarks.speed.writing import Writing, likeliest
 from farfield.settings import SpeedSettings
 
 __all__ = ["Block", "blocks", "measure", "unmeasured"]
@@ -92,18 +94,11 @@ def _works(
         state = made.decoder.read(tokens)
     weights = list(made.module.parameters())
     told[name] = {"parameters": sum(weight.numel() for weight in weights), "state_bytes": state_bytes(state)}
+    held = tensors_of(state.compact() if isinstance(state, State) else state)
     return {
-        name: functools.partial(_decode, made, tokens[:, -1:], state),
-        name + READING: functools.partial(_read, [*weights, *tensors_of(state)]),
+        name: Writing(made.decoder.step, tokens[:, -1:], state, likeliest, TOKENS),
+        name + READING: functools.partial(_read, [*weights, *held]),
     }
-
-
-@torch.no_grad()
-def _decode(made: Model, token: Tensor, state: Any) -> None:
-    assert made.decoder is not None
-    for _ in range(TOKENS):
-        logits, state = made.decoder.step(token, state)
-        token = logits[:, -1:].argmax(-1)
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from farfield.benchmarks.speed.held import state_bytes
 from farfield.benchmarks.speed.projections import ALONE, products, projections
 from farfield.benchmarks.speed.rows import OURS, compared, described
 from farfield.benchmarks.speed.turns import FAILURES, Conditions, LackingError, Turns, in_turn, said
+from farfield.benchmarks.speed.writing import Writing
 from farfield.config import ConfigError, unknown
 from farfield.settings import SpeedSettings
 
@@ -109,7 +110,7 @@ def _work(build: Callable[[Sizes], Layer], block: Block) -> tuple[Callable[[], o
         state = made.decoder.read(x)
     told["state_bytes"] = state_bytes(state)
     token = x[:, -1:].clone()
-    return functools.partial(_decode, made, token, state), told
+    return Writing(made.decoder.step, token, state, lambda _: token, DECODED), told
 
 
 def _alone(block: Block) -> Callable[[], None]:
@@ -131,13 +132,6 @@ def _both(made: Layer, x: Tensor, above: Tensor) -> None:
 @torch.no_grad()
 def _forward(made: Layer, x: Tensor) -> None:
     made.forward(x)
-
-
-@torch.no_grad()
-def _decode(made: Layer, token: Tensor, state: Any) -> None:
-    assert made.decoder is not None
-    for _ in range(DECODED):
-        _, state = made.decoder.step(token, state)
 
 
 def _rows(

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import GELU, SwiGLU
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.rms_norm import RMSNorm
 from farfield.architectures.projection import Projection
 from farfield.architectures.saved_state import CHECKSUM, checksum
@@ -113,7 +114,7 @@ class LowRank(nn.Module):
         return nn.functional.linear(inner * self.scale, torch.block_diag(*self.up))
 
 
-class Adapted(nn.Linear):
+class Adapted(Linear):
     """A map that keeps its weights, by their names, and learns beside them."""
 
     def __init__(self, map_: nn.Linear, sizes: Sequence[int], config: AdapterConfig) -> None:

@@ -27,6 +27,7 @@ from farfield.architectures.arriving import kinds
 from farfield.architectures.decoder import Decoder, DecoderConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.architectures.feedforward import Auxiliary
+from farfield.architectures.ops.decoded import linear
 from farfield.architectures.rows import Copies
 from farfield.architectures.saved_state import checksum
 from farfield.config import Config, ModelError
@@ -404,7 +405,7 @@ class LanguageModel(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of `hidden` (..., D)."""
-        return nn.functional.linear(hidden, self._head_weight())
+        return linear(hidden, self._head_weight())
 
     def loss(
         self,

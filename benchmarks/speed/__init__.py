@@ -51,7 +51,7 @@ def speed(settings: SpeedSettings) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is said before anything is measured
     head = {"record": "head", "settings": settings.mapping(), "device": device_name(settings.device), **provenance()}
     file = folder / "speed.jsonl"
-    rows = _run(jobs, settings.memory, head, file)
+    rows = _run(jobs, settings.limit, head, file)
     tables = folder / "speed.md"
     tables.write_text(markdown(rows), encoding="utf-8")
     written = [str(path) for path in (file, tables, picture(rows, folder / "speed.png"))]

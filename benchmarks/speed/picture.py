@@ -64,9 +64,10 @@ def _layers(axis: Any, rows: Sequence[Row]) -> None:
 
 def _decoders(axis: Any, rows: Sequence[Row]) -> None:
     """Tokens a second against length."""
-    for name in dict.fromkeys(row["architecture"] for row in rows):
-        mine = [row for row in rows if row["architecture"] == name]
-        axis.plot([r["length"] for r in mine], [r["tokens_per_second"] for r in mine], "o-", label=name)
+    for name, who in dict.fromkeys((row["architecture"], row["who"]) for row in rows):
+        mine = [row for row in rows if (row["architecture"], row["who"]) == (name, who)]
+        style, label = ("o-", name) if who == OURS else ("s--", who)
+        axis.plot([r["length"] for r in mine], [r["tokens_per_second"] for r in mine], style, label=label)
     axis.set(title=f"decoder, {rows[0]['measure']}", xlabel="tokens", ylabel="tokens/s", xscale="log", yscale="log")
     axis.legend(fontsize=7)
 

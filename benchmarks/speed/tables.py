@@ -98,18 +98,23 @@ def _cell(row: Row | None) -> tuple[str, str]:
 def _decoders(rows: Sequence[Row], measure: str, threads: int | None) -> _Sheet:
     lengths = _unlike(row["length"] for row in rows)
     lines = []
-    for name in _unlike(row["architecture"] for row in rows):
-        mine = {row["length"]: row for row in rows if row["architecture"] == name}
-        lines.append((name, "Farfield", *(_tokens(mine[length]) for length in lengths)))
+    for name, who in _unlike((row["architecture"], row["who"]) for row in rows):
+        mine = {row["length"]: row for row in rows if (row["architecture"], row["who"]) == (name, who)}
+        lines.append((name, who, *(_tokens(mine[length]) for length in lengths)))
     first = rows[0]["architecture"]
-    title = f"Decoder, {measure}: tokens/s (times {first}), {_threads(threads)}"
+    title = (
+        f"Decoder, {MEASURES[measure]}: tokens/s (times {first}), MiB at the peak, MiB of state; {_threads(threads)}; "
+        f"{_yardstick(rows)}"
+    )
     return _Sheet(title, ("architecture", "who", *(f"{length:,}" for length in lengths)), lines)
 
 
 def _tokens(row: Row) -> str:
     if "seconds" not in row:
         return str(row["reason"])
-    return f"{row['tokens_per_second']:,.0f}" + ("" if row["ratio"] is None else f" ({row['ratio']:.2f})")
+    ratio = "" if row["ratio"] is None else f" ({row['ratio']:.2f})"
+    held = f", {_mib(row['state_bytes'])}" if "state_bytes" in row else ""
+    return f"{row['tokens_per_second']:,.0f}{ratio} {_mib(row['peak_bytes'])}{held}"
 
 
 def _step(rows: Sequence[Row], threads: int | None) -> _Sheet:

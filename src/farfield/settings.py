@@ -350,7 +350,7 @@ class SpeedSettings(Config):
     batch: int = Field(1, ge=1)
     repeats: int = Field(3, ge=1)
     peers: bool = True
-    memory: float = Field(12.0, gt=0)
+    limit: float = Field(12.0, gt=0)
     threads: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = Field(None, min_length=1)
     step: StepConfig = StepConfig()
     decoding: DecodingConfig = DecodingConfig()

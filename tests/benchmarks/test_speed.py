@@ -177,7 +177,7 @@ def test_every_case_is_measured_unless_some_are_named() -> None:
         ({"heads": 3}, r"heads: 3 given, and the width 16 is not so many heads of even width\."),
         ({"step": {"heads": 5}}, r"step\.heads: 5 given"),
         ({"device": {"threads": 2}}, r"threads: given, and device\.threads too\. Give one of them\."),
-        ({"memory": 0}, "memory"),
+        ({"limit": 0}, "limit"),
     ],
 )
 def test_mistakes_are_one_line(given: dict[str, Any], message: str) -> None:

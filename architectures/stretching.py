@@ -25,10 +25,11 @@ from torch import Tensor
 from farfield.architectures.ops.rotary import frequencies
 from farfield.config import Config
 
-__all__ = ["FARTHEST", "NTK", "SHARPEST", "Interpolation", "Llama3", "Scaling", "ScalingConfig", "YaRN"]
+__all__ = ["FARTHEST", "NTK", "SHARPEST", "TURNS", "Interpolation", "Llama3", "Scaling", "ScalingConfig", "YaRN"]
 
 FARTHEST = 1 << 20  # times the trained length
 LONGEST = 1 << 40  # tokens
+TURNS = 1 << 20  # within the trained length; and one of so many parts of a turn is the least
 SHARPEST = 100.0  # times that YaRN multiplies queries and keys
 
 
@@ -71,8 +72,8 @@ class YaRN(Scaling):
 
     kind: Literal["yarn"] = "yarn"
     trained: int = Field(ge=1, le=LONGEST, description="tokens that the model was trained on")
-    fast: float = Field(32.0, gt=0, description="turns within them from which on a pair is kept")
-    slow: float = Field(1.0, gt=0, description="turns up to which a pair is interpolated")
+    fast: float = Field(32.0, gt=0, le=TURNS, description="turns within them from which on a pair is kept")
+    slow: float = Field(1.0, ge=1 / TURNS, description="turns up to which a pair is interpolated")
     temperature: float | None = Field(
         None, gt=0, le=SHARPEST, description="what queries and keys are multiplied by; null: 0.1 ln(factor) + 1"
     )

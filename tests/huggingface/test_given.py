@@ -146,7 +146,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a factor beyond all texts": (
         "llama",
         {"rope_parameters": {"rope_type": "linear", "factor": 1e300}},
-        "rope_parameters.factor: 1e+300 given; at most 1.04858e+06 is needed.",
+        "rope_parameters.factor: 1e+300 given; at most 1,048,576 is needed.",
     ),
     "softmax that overflows": (
         "llama",
@@ -162,6 +162,16 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         "llama",
         {"rope_parameters": {**YARN, "original_max_position_embeddings": 2**60}},
         f"original_max_position_embeddings: {2**60} given; a whole number from 1 to {2**40:,} is needed.",
+    ),
+    "turns that no text has": (
+        "llama",
+        {"rope_parameters": {**YARN, "beta_fast": 1e308}},
+        "rope_parameters.beta_fast: 1e+308 given; at most 1,048,576 is needed.",
+    ),
+    "a turn that never is": (
+        "llama",
+        {"rope_parameters": {**YARN, "beta_slow": 1e-320}},
+        "rope_parameters.beta_slow: 1e-320 given; at least 9.53674e-07 is needed.",
     ),
     "turns": (
         "llama",

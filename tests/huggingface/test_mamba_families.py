@@ -89,6 +89,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "crossed": ("mamba2", {"time_step_limit": [0.2, 0.1]}, f"time_step_limit: [0.2, 0.1] given; {LIMITS}"),
     "below zero": ("mamba2", {"time_step_limit": [-1, 1]}, f"time_step_limit: [-1, 1] given; {LIMITS}"),
     "no limit": ("mamba2", {"time_step_limit": [0, float("nan")]}, f"time_step_limit: [0, NaN] given; {LIMITS}"),
+    "a limit that no float holds": (
+        "mamba2",
+        {"time_step_limit": [0, 10**400]},
+        f"time_step_limit: [0, {10**52}... given; {LIMITS}",
+    ),
     "true limit": ("mamba2", {"time_step_limit": [0, True]}, f"time_step_limit: [0, true] given; {LIMITS}"),
     "text limit": ("mamba2", {"time_step_limit": "0"}, f'time_step_limit: "0" given; {LIMITS}'),
     "no inner norms": (

@@ -16,11 +16,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from farfield.config import ModelError, unknown
 
-__all__ = ["LONGEST", "Given", "UncoveredError"]
+__all__ = ["LONGEST", "Given", "UncoveredError", "finite"]
 
 SIZE = 1 << 24  # no width, vocabulary or head count of a model is larger
 LONGEST = 1 << 40  # tokens that a model may be said to read
@@ -32,8 +32,8 @@ class UncoveredError(ModelError):
     """What our layers do not have, and those of transformers may: a family, or a setting of one."""
 
 
-def _finite(value: object) -> bool:
-    """Whether a value is a number that a float holds."""
+def finite(value: object) -> TypeGuard[float]:
+    """Whether a value is a number, and one that a float holds."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number of more than 308 digits
@@ -89,14 +89,14 @@ class Given:
     ) -> float:
         """A finite number within bounds."""
         value = self._value(key, default)
-        if not _finite(value):
+        if not finite(value):
             self.refuse(key, "a finite number is needed")
         if least is not None and value < least:
             self.refuse(key, f"at least {least:g} is needed")
         if above is not None and value <= above:
             self.refuse(key, f"more than {above:g} is needed")
         if most is not None and value > most:
-            self.refuse(key, f"at most {most:g} is needed")
+            self.refuse(key, f"at most {most:,.9g} is needed")
         return float(value)
 
     def flag(self, key: str, default: Any = MISSING) -> bool:

@@ -20,7 +20,7 @@ from farfield.architectures.feedforward import NoFeedForwardConfig
 from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mamba2 import Mamba2Config
 from farfield.config import ModelError
-from farfield.huggingface.given import Given
+from farfield.huggingface.given import Given, finite
 from farfield.huggingface.softmax import LAYERS, plain, refuse, stacked
 from farfield.huggingface.weights import Piece, fused
 from farfield.model import ModelConfig
@@ -215,7 +215,7 @@ def _limits(given: Given) -> tuple[float, float | None]:
     if value is None:
         return 0.0, None
     limits = [math.inf if one == INFINITY else one for one in value] if isinstance(value, list) else []
-    numbers = [float(one) for one in limits if isinstance(one, int | float) and not isinstance(one, bool)]
+    numbers = [float(one) for one in limits if finite(one) or one == math.inf]
     if len(limits) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
         given.refuse("time_step_limit", "two numbers are needed, the first at least 0 and below the second")
     return numbers[0], None if math.isinf(numbers[1]) else numbers[1]

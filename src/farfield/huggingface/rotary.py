@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from farfield.architectures.stretching import FARTHEST, NTK, SHARPEST, Interpolation, Llama3, Scaling, YaRN
+from farfield.architectures.stretching import FARTHEST, NTK, SHARPEST, TURNS, Interpolation, Llama3, Scaling, YaRN
 from farfield.config import ModelError
 from farfield.huggingface.given import LONGEST, Given
 
@@ -59,7 +59,7 @@ def read_rotary(given: Given, longest: int) -> tuple[float, Scaling | None]:
 
 
 def _yarn(rope: Given, factor: float, trained: int) -> YaRN:
-    fast, slow = rope.number("beta_fast", 32, above=0), rope.number("beta_slow", 1, above=0)
+    fast, slow = rope.number("beta_fast", 32, above=0, most=TURNS), rope.number("beta_slow", 1, least=1 / TURNS)
     if slow >= fast:
         rope.refuse("beta_slow", f"less than beta_fast = {fast:g} is needed")
     return YaRN(

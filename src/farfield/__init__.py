@@ -9,6 +9,8 @@
     with farfield.open_sessions("sessions", model) as sessions:   # what comes back prefills only what is new
         reply = sessions.say("alice", "Who signs for it?")
 
+A mistake of its user is a `farfield.FarfieldError` of one line; see `farfield.config` for its kinds.
+
 Importing this package is light: a name below brings its module, and torch with it, when it is first used.
 """
 
@@ -17,10 +19,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from farfield.api import build, build_encoder, load, load_encoder, open_index, save
+    from farfield.config import FarfieldError
     from farfield.query import ask
     from farfield.sessions import open_sessions
 
 __all__ = [
+    "FarfieldError",
     "__version__",
     "ask",
     "build",
@@ -35,6 +39,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "FarfieldError": "farfield.config",
     "ask": "farfield.query",
     "build": "farfield.api",
     "build_encoder": "farfield.api",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,12 @@ def refused_alike(folder: Path, words: str = "") -> None:
     assert words in told["reason"]
     assert told["layers"] is None
     assert told["text"] == f"{folder} cannot be read: {told['reason']}"
+
+
+@pytest.mark.parametrize("settings", [{"n_embd": "wide"}, {"n_head": 0}, {"n_head": 3}, {"activation_function": "gelee"}])
+def test_settings_that_transformers_refuses_are_one_line(gpt: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    folder = changed(shutil.copytree(gpt, tmp_path / "folder"), **settings)
+    refused_alike(folder, f"{folder}: not a model that transformers can read: ")
 
 
 @pytest.mark.parametrize("kind", ["XLNetLMHeadModel", "RecurrentGemmaForCausalLM"])

@@ -69,6 +69,8 @@ def hub_class(path: str) -> tuple[Any, Any]:
         known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
         if type(config) not in known:
             raise ModelError(f"{path}: model_type '{config.model_type}', of which transformers has no causal model.")
+        with torch.device("meta"):  # where weights take no memory
+            transformers.AutoModelForCausalLM.from_config(config)
         for file in folder.glob("*.safetensors"):
             with safe_open(file, framework="pt"):
                 pass  # its header is as it should be
@@ -122,11 +124,13 @@ def _check_folder(folder: Path, online: bool) -> None:
 @contextmanager
 def _told(path: str) -> Iterator[None]:
     """What transformers raises, as one line of ours; a file of weights that is cut short is the library's own error."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    told = OSError, ValueError, ImportError, KeyError, RuntimeError, ZeroDivisionError
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+    except (*told, SafetensorError, StrictDataclassError, json.JSONDecodeError) as error:
         said = " ".join(str(error).split())
         raise ModelError(f"{_lacking(path)}{path}: not a model that transformers can read: {said[:200]}") from None
 

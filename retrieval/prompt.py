@@ -34,7 +34,7 @@ class PromptConfig(Config):
             decaying state above all); `position` keeps the order of the documents.
         passage: of {number}, {source}, {path}, {title}, {heading}, {label} and {text}; a label is the title, or the
             headings above the passage.
-        prompt: of {passages} and {question}.
+        prompt: of {passages} and {question}; of the question alone where no passages are given.
     """
 
     tokens: int = Field(default=1024, ge=1)
@@ -50,7 +50,12 @@ class PromptConfig(Config):
     @field_validator("prompt")
     @classmethod
     def _prompt_fields(cls, template: str) -> str:
-        return _checked(template, PROMPT_FIELDS, needed=PROMPT_FIELDS)
+        return _checked(template, PROMPT_FIELDS, needed=("question",))
+
+    def check_passages(self) -> None:
+        """Raises ValueError where passages would have no place in the prompt."""
+        if all(name != "passages" for _, name, _, _ in string.Formatter().parse(self.prompt)):
+            raise ValueError("prompt.prompt: the template lacks {passages}, which the index finds.")
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,13 @@ def build_prompt(hits: Sequence[Hit], question: str, count: Callable[[str], int]
         settings: the budget, the order and the templates.
 
     Raises:
-        ConfigError: the question alone does not fit.
+        ConfigError: the question alone does not fit, or the template has no place for passages.
     """
+    if hits:
+        try:
+            settings.check_passages()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     best = Prompt(text := _written([], question, settings), count(text), ())
     if best.tokens > settings.tokens:
         raise ConfigError(f"tokens: {settings.tokens} given, but the question alone needs {best.tokens}.")

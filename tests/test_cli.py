@@ -76,9 +76,11 @@ print(*sorted({HEAVY!r} & set(sys.modules) - theirs), file=sys.stderr)"""
 
 
 def test_names_of_the_package() -> None:
-    assert {"build", "load", "open_index", "ask", "architectures", "__version__"} <= set(dir(farfield))
+    assert {"build", "load", "FarfieldError", "open_index", "ask", "architectures", "__version__"} <= set(dir(farfield))
     with pytest.raises(AttributeError, match="module 'farfield' has no attribute 'biuld'"):
         farfield.biuld  # noqa: B018
+    with pytest.raises(farfield.FarfieldError, match="nowhere: no such run or file"):
+        farfield.load("nowhere")
 
 
 def test_help_names_every_verb_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from farfield.config import ConfigError
+from farfield.tokenizers import Tokenizer
 
 __all__ = ["HubTokenizer", "Template", "answer_start", "begin_of", "template_of"]
 
@@ -108,7 +109,7 @@ def template_of(tokenizer: HubTokenizer, system: str | None, begin: int | None) 
     turns = [{"role": "user", "content": MARK}]
     turns = [{"role": "system", "content": system}, *turns] if system is not None else turns
     if not tokenizer.backend.chat_template:
-        raise ConfigError("hf.chat: true given, but the tokenizer has no chat template. Take chat=false.")
+        raise ConfigError("hf.chat: true given, but the tokenizer has no chat template. Take hf.chat=false.")
     # A template is a program in Jinja, which raises what its author wrote.
     from jinja2 import TemplateError
 
@@ -118,11 +119,11 @@ def template_of(tokenizer: HubTokenizer, system: str | None, begin: int | None) 
         raise ConfigError(f"hf.chat: the tokenizer's template refuses the turns: {error}.") from None
     before, found, behind = text.rpartition(MARK)
     if not found:
-        raise ConfigError("hf.chat: the tokenizer's template drops the user's turn. Take chat=false.")
+        raise ConfigError("hf.chat: the tokenizer's template drops the user's turn. Take hf.chat=false.")
     return Template(tuple(tokenizer.special(before)), tuple(tokenizer.special(behind)), begin)
 
 
-def answer_start(tokenizer: HubTokenizer, prompt: Sequence[int]) -> int:
+def answer_start(tokenizer: HubTokenizer | Tokenizer, prompt: Sequence[int]) -> int:
     """The index in `prompt` at which the beginning of the answer stands: behind the last line's end or question mark.
 
     `Which number? The number is` asks in the user's turn, and begins the assistant's with ` The number is`. A prompt

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from farfield.config import Config
-from farfield.huggingface.settings import FolderConfig
+from farfield.huggingface.settings import ChatConfig
 
 __all__ = [
     "HUB_CONFIG",
@@ -77,20 +77,16 @@ class EndpointConfig(Config):
         return self
 
 
-class HuggingFaceConfig(FolderConfig):
+class HuggingFaceConfig(ChatConfig):
     """How a Hugging Face model is read, beside whose layers read it.
 
     The rest is of transformers' layers and tokenizers, which auto takes for a chat and for a name of the hub.
 
-    chat:    prompts go into the template of the tokenizer, as a user's turn; what the question ends in is the
-             beginning of the answer. Data sets that were published otherwise are asked as they were
-    system:  a system's turn before it; null: none
+    chat:    data sets that were published without a template are asked as they were
     online:  names of the hub are allowed, and what is missing is fetched
     piece:   tokens that are prefilled in one call
     """
 
-    chat: bool = False
-    system: str | None = None
     online: bool = False
     piece: int = Field(2048, ge=1)
 

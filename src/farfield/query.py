@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TextIO
 
 from farfield.amortized import AmortizedBank
@@ -21,10 +22,13 @@ from farfield.answers import Answered, Source, explained, footer, shown_sources
 from farfield.api import open_any, open_index
 from farfield.asked_documents import open_bank, open_datastore, open_neighbours, read_document
 from farfield.augmentation import OutputTraining
+from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, Template, answer_start, template_of
 from farfield.borrowed import BorrowedModel
 from farfield.config import ConfigError
 from farfield.dialogue import Dialogue, typed
 from farfield.generation import GenerationConfig, TextModel, written
+from farfield.huggingface.loading import load_hub_tokenizer
+from farfield.huggingface.reading import is_folder
 from farfield.knn import KnnLM
 from farfield.progress import say
 from farfield.retrieval import Answer, Filter, Hit, Index, PromptConfig, build_prompt
@@ -58,6 +62,7 @@ def ask(
     bank: AmortizedBank | None = None,
     neighbours: Database | None = None,
     datastore: KnnLM | None = None,
+    template: Template | None = None,
     told: Told | None = None,
 ) -> Answered:
     """What `model` writes behind the question and the passages that `index` finds for it.
@@ -76,6 +81,7 @@ def ask(
         bank: of documents that the model has amortized, which the prompt asks before it is read; without sessions.
         neighbours: what the model reads for each chunk of prompt and answer; without sessions.
         datastore: of the model, whose findings are mixed with each token's distribution; without sessions.
+        template: of a chat, into which the prompt goes as the user's turn, outside of its budget; without sessions.
         told: is called with each piece of the answer as it is written.
 
     Raises:
@@ -84,7 +90,7 @@ def ask(
     """
     if model is None and index is None:
         raise ConfigError("ask: neither a model nor an index is given.")
-    _check(question, sessions, bank, neighbours, datastore)
+    _check(question, sessions, bank, neighbours, datastore, template)
     found = Answer([], 0, {}) if index is None else index.answer(question, k, where, explain)
     asked = Answered(
         question, None, None, (), 0, 0, 0, 0, dict(found.seconds), found.found, found.notices, found.stages
@@ -96,7 +102,8 @@ def ask(
     built = build_prompt(found.hits, question, count, prompt or PromptConfig())
     prompted = time.perf_counter()
     config = generation or GenerationConfig(stop=("\n",))
-    reply = _reply(model, sessions, session, document, built.text, config, bank, neighbours, datastore, told)
+    found_by = bank, neighbours, datastore
+    reply = _reply(model, sessions, session, document, built.text, config, *found_by, template, told)
     generated = time.perf_counter()
     used = [hit for hit in found.hits if hit in built.used]
     return replace(
@@ -119,6 +126,7 @@ def _check(
     bank: AmortizedBank | None,
     neighbours: Database | None,
     datastore: KnnLM | None,
+    template: Template | None,
 ) -> None:
     """Raise ConfigError where nothing is asked, or sessions are to keep what they cannot."""
     if not question.strip():
@@ -129,6 +137,8 @@ def _check(
         raise ConfigError("neighbours: given with sessions, which keep none. Ask without them.")
     if datastore is not None and sessions is not None:
         raise ConfigError("datastore: given with sessions, which mix nothing in. Ask without them.")
+    if template is not None and sessions is not None:
+        raise ConfigError("template: given with sessions, whose turns have none. Ask without them.")
 
 
 def _counter(model: TextModel | BorrowedModel) -> Callable[[str], int]:
@@ -145,11 +155,13 @@ def _reply(
     bank: AmortizedBank | None,
     neighbours: Database | None,
     datastore: KnnLM | None,
+    template: Template | None,
     told: Told | None,
 ) -> Reply:
     """What the model writes behind `text`, with what it has read before."""
     if sessions is None:
-        ids = model.opened([*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)])
+        ids = [*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)]
+        ids = model.opened(ids) if template is None else template.wrap(ids, answer_start(model.tokenizer, ids))
         ids, neighbours = model.behind(ids, neighbours)
         (answer,) = written(model.stream([ids], generation, bank, neighbours, datastore), told)
         return Reply(answer.text, tuple(answer.ids), answer.reason, 0, len(ids), None, {})
@@ -189,6 +201,7 @@ class _Opened:
     neighbours: Database | None
     datastore: KnnLM | None
     document: str | None
+    template: Template | None
     seconds: dict[str, float]
 
     def ask(self, question: str, told: Told | None = None) -> Answered:
@@ -208,6 +221,7 @@ class _Opened:
             bank=self.bank,
             neighbours=self.neighbours,
             datastore=self.datastore,
+            template=self.template,
             told=told,
         )
         self._warn(answer)
@@ -244,7 +258,21 @@ def _opened(settings: QuerySettings) -> Iterator[_Opened]:
         if own is not None and settings.sessions is not None:
             sessions = stack.enter_context(open_sessions(settings.sessions, own, settings.store))
         taken = {**seconds, **amortized, **found, **opened}
-        yield _Opened(settings, model, index, sessions, bank, neighbours, datastore, document, taken)
+        template = _template(model, settings) if settings.hf.chat else None
+        yield _Opened(settings, model, index, sessions, bank, neighbours, datastore, document, template, taken)
+
+
+def _template(model: TextModel | BorrowedModel | None, settings: QuerySettings) -> Template:
+    """The chat template of the folder that is asked.
+
+    Raises:
+        ConfigError: it has none, or a run is asked. ModelError: transformers is not installed.
+    """
+    assert model is not None, "see QuerySettings"
+    path = str(settings.model)
+    if not is_folder(Path(path).expanduser()):
+        raise ConfigError(f"hf.chat: true given, and {path} is no folder of Hugging Face. Take hf.chat=false.")
+    return template_of(HubTokenizer(load_hub_tokenizer(path), model.begin), settings.hf.system, model.begin)
 
 
 def _own(model: TextModel | BorrowedModel | None, settings: QuerySettings) -> TextModel | None:

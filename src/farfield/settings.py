@@ -26,7 +26,7 @@ from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConf
 from farfield.data.settings import DataConfig
 from farfield.data.text import TextData
 from farfield.generation import GenerationConfig
-from farfield.huggingface.settings import FolderConfig
+from farfield.huggingface.settings import ChatConfig
 from farfield.memory import AmortizedContextsConfig, MemoryConfig
 from farfield.model import check_augmentation, check_memory
 from farfield.retrieval.filters import Scalar
@@ -398,7 +398,7 @@ class QuerySettings(Config):
     prompt: PromptConfig = PromptConfig()
     generation: GenerationConfig = GenerationConfig(stop=("\n",))
     device: DeviceConfig = DeviceConfig()
-    hf: FolderConfig = FolderConfig()
+    hf: ChatConfig = ChatConfig()
 
     @property
     def remembered(self) -> MemoryConfig | Literal["trained"] | None:
@@ -454,6 +454,14 @@ class QuerySettings(Config):
                 f".sessions: '{self.sessions}' given, which go on where they stopped, and context=parallel reads whole "
                 "prompts. Give one of them."
             )
+        if self.index is not None and self.model is not None:
+            try:
+                self.prompt.check_passages()
+            except ValueError as error:
+                raise ValueError(f".{error}") from None
+        if self.hf.chat and (self.model is None or self.sessions is not None):
+            why = "no model that is asked" if self.model is None else "sessions, whose turns have no template"
+            raise ValueError(f".hf.chat: true given, and {why}. Leave it out.")
         if self.session is not None and self.sessions is None:
             raise ValueError(f".session: '{self.session}' given, but nowhere to keep it. Add sessions=<folder>.")
         if self.sessions is not None and self.session is None and self.document is None:

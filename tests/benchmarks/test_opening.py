@@ -57,7 +57,7 @@ def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureF
         ),
         (
             ["model=models/tiny", "hf.chat=true"],
-            "hf.chat: true given, but the tokenizer has no chat template. Take chat=false.",
+            "hf.chat: true given, but the tokenizer has no chat template. Take hf.chat=false.",
         ),
         (
             ["model=models/tiny", "memory=none", "hf.layers=transformers"],

@@ -229,6 +229,40 @@ def test_models_tells_whose_layers_a_folder_gets(
     assert capsys.readouterr().err == f"farfield: {tmp_path}: no folder of Hugging Face: it has no config.json.\n"
 
 
+TURNS = (
+    "{% for turn in messages %}<|end|>{{ turn.role }}: {{ turn.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("layers", ["farfield", "transformers"])
+def test_a_question_goes_into_the_chat_template(
+    gpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], layers: str
+) -> None:
+    """By either's layers; the question alone is the user's turn, and what it ends in begins the answer."""
+    folder = shutil.copytree(gpt, tmp_path / "folder") if layers == "transformers" else tiny_folder(tmp_path)
+    words = ["query", "Once", f"model={folder}", "generation.tokens=8", "hf.chat=true"]
+    refusals = {
+        "": "hf.chat: true given, but the tokenizer has no chat template. Take hf.chat=false.",
+        "sessions=kept session=a": "hf.chat: true given, and sessions, whose turns have no template. Leave it out.",
+    }
+    for setting, line in refusals.items():
+        with silence():
+            assert cli.main([*words, *setting.split()]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"farfield: {line}"
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": TURNS}))
+    with silence():
+        assert cli.main([*words, "hf.system=Be brief.", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    system, user = (list(text.encode()) for text in ("system: Be brief.", "user: Question: Once\n"))
+    ids = [256, *system, 256, 256, *user, 256, *b"assistant: Answer:"]
+    with silence():
+        expected = farfield.load(folder).generate([ids], tokens=8, stop=["\n"])
+    assert said["answer"] == expected[0].strip()
+    assert said["prompt_tokens"] == len(ids)
+
+
 UNREADABLE = {
     "no causal model": {"model_type": "t5", "architectures": None},
     "an encoder and decoder": {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
@@ -270,7 +304,9 @@ def refused_alike(folder: Path, words: str = "") -> None:
     assert told["text"] == f"{folder} cannot be read: {told['reason']}"
 
 
-@pytest.mark.parametrize("settings", [{"n_embd": "wide"}, {"n_head": 0}, {"n_head": 3}, {"activation_function": "gelee"}])
+@pytest.mark.parametrize(
+    "settings", [{"n_embd": "wide"}, {"n_head": 0}, {"n_head": 3}, {"activation_function": "gelee"}]
+)
 def test_settings_that_transformers_refuses_are_one_line(gpt: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     folder = changed(shutil.copytree(gpt, tmp_path / "folder"), **settings)
     refused_alike(folder, f"{folder}: not a model that transformers can read: ")

@@ -16,7 +16,7 @@ from farfield.config import ModelError
 from farfield.huggingface.reading import is_folder, uncovered
 from farfield.tokenizers.protocol import read_json
 
-__all__ = ["hub_class", "load_hub", "load_hub_model"]
+__all__ = ["hub_class", "load_hub", "load_hub_model", "load_hub_tokenizer"]
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
@@ -32,10 +32,14 @@ def load_hub(path: str, dtype: torch.dtype, device: torch.device | str, online: 
     Raises:
         ModelError: transformers is not installed, or the folder holds no causal model that can be read.
     """
-    model = load_hub_model(path, dtype, device, online)
+    return load_hub_model(path, dtype, device, online), load_hub_tokenizer(path, online)
+
+
+def load_hub_tokenizer(path: str, online: bool = False) -> Any:
+    """The tokenizer of `load_hub` alone."""
     transformers = _transformers(path)
     with _told(path), _quiet(transformers):
-        return model, transformers.AutoTokenizer.from_pretrained(**_asked(path, online))
+        return transformers.AutoTokenizer.from_pretrained(**_asked(path, online))
 
 
 def load_hub_model(path: str, dtype: torch.dtype | None, device: torch.device | str, online: bool = False) -> Any:

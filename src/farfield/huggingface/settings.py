@@ -8,7 +8,7 @@ from pydantic import Field
 
 from farfield.config import Config
 
-__all__ = ["FolderConfig"]
+__all__ = ["ChatConfig", "FolderConfig"]
 
 
 class FolderConfig(Config):
@@ -22,3 +22,15 @@ class FolderConfig(Config):
     layers: Literal["auto", "farfield", "transformers"] = "auto"
     begin: Literal["auto", "always", "never"] = "auto"
     ignore_unknown: bool = Field(False, description="leave out tensors that the model does not have")
+
+
+class ChatConfig(FolderConfig):
+    """How a folder is opened and asked.
+
+    chat:   prompts go into the template of the tokenizer, as a user's turn; what the question ends in is the beginning
+            of the answer
+    system: a system's turn before it; null: none
+    """
+
+    chat: bool = False
+    system: str | None = None

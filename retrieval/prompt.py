@@ -19,9 +19,10 @@ from pydantic import Field, field_validator
 from farfield.config import Config, ConfigError, unknown
 from farfield.retrieval.hits import Hit
 
-__all__ = ["Prompt", "PromptConfig", "build_prompt"]
+__all__ = ["PLACELESS", "Prompt", "PromptConfig", "build_prompt"]
 
 PROMPT_FIELDS = ("passages", "question")
+PLACELESS = "prompt.prompt: the template lacks {passages}, which the index finds."
 PASSAGE_FIELDS = ("number", "path", "source", "title", "heading", "label", "text")
 
 
@@ -52,10 +53,10 @@ class PromptConfig(Config):
     def _prompt_fields(cls, template: str) -> str:
         return _checked(template, PROMPT_FIELDS, needed=("question",))
 
-    def check_passages(self) -> None:
-        """Raises ValueError where passages would have no place in the prompt."""
-        if all(name != "passages" for _, name, _, _ in string.Formatter().parse(self.prompt)):
-            raise ValueError("prompt.prompt: the template lacks {passages}, which the index finds.")
+    @property
+    def shows_passages(self) -> bool:
+        """Whether passages have a place in the prompt."""
+        return any(name == "passages" for _, name, _, _ in string.Formatter().parse(self.prompt))
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,8 @@ def build_prompt(hits: Sequence[Hit], question: str, count: Callable[[str], int]
     Raises:
         ConfigError: the question alone does not fit, or the template has no place for passages.
     """
-    if hits:
-        try:
-            settings.check_passages()
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+    if hits and not settings.shows_passages:
+        raise ConfigError(PLACELESS)
     best = Prompt(text := _written([], question, settings), count(text), ())
     if best.tokens > settings.tokens:
         raise ConfigError(f"tokens: {settings.tokens} given, but the question alone needs {best.tokens}.")

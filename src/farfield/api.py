@@ -307,7 +307,15 @@ def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None,
 
 def export(settings: ExportSettings) -> dict[str, Any]:
     """`farfield export`: what was written."""
-    model = load(settings.model, dtype=settings.dtype, layers="farfield", adapter=settings.adapter_file)
+    begin, ignore = settings.hf.begin, settings.hf.ignore_unknown
+    model = load(
+        settings.model,
+        dtype=settings.dtype,
+        layers="farfield",
+        adapter=settings.adapter_file,
+        begin=begin,
+        ignore_unknown=ignore,
+    )
     folder = save(model, settings.to, shard=settings.shard)
     files = sorted(folder.iterdir())
     kept = {"family": read_json(folder / "config.json")["model_type"], "parameters": model.info["parameters"]}

@@ -93,7 +93,7 @@ C = TypeVar("C", bound=pydantic.BaseModel)
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` most likely stands for, if one is near enough."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)), None)
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:

@@ -26,11 +26,11 @@ from farfield.data.objective import MaskedConfig, NextTokenConfig, ObjectiveConf
 from farfield.data.settings import DataConfig
 from farfield.data.text import TextData
 from farfield.generation import GenerationConfig
-from farfield.huggingface.settings import ChatConfig
+from farfield.huggingface.settings import ChatConfig, OwnFolderConfig
 from farfield.memory import AmortizedContextsConfig, MemoryConfig
 from farfield.model import check_augmentation, check_memory
 from farfield.retrieval.filters import Scalar
-from farfield.retrieval.prompt import PromptConfig
+from farfield.retrieval.prompt import PLACELESS, PromptConfig
 from farfield.retrieval.settings import IngestConfig as IngestSettings
 from farfield.retrieval.settings import RetrievalConfig
 from farfield.sessions import SessionsConfig
@@ -283,6 +283,7 @@ class ExportSettings(Config):
     to: Text
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     shard: int = Field(2 << 30, ge=1 << 20, description="the most bytes of weights in one file")
+    hf: OwnFolderConfig = OwnFolderConfig()
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -454,11 +455,8 @@ class QuerySettings(Config):
                 f".sessions: '{self.sessions}' given, which go on where they stopped, and context=parallel reads whole "
                 "prompts. Give one of them."
             )
-        if self.index is not None and self.model is not None:
-            try:
-                self.prompt.check_passages()
-            except ValueError as error:
-                raise ValueError(f".{error}") from None
+        if self.index is not None and self.model is not None and not self.prompt.shows_passages:
+            raise ValueError(f".{PLACELESS}")
         if self.hf.chat and (self.model is None or self.sessions is not None):
             why = "no model that is asked" if self.model is None else "sessions, whose turns have no template"
             raise ValueError(f".hf.chat: true given, and {why}. Leave it out.")

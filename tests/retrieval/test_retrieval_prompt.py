@@ -51,6 +51,10 @@ def test_all_fields() -> None:
     )
     one = Hit("a.jsonl", "7", "T", "H", 1, 0, 1, "x", 1.0, 1, 1)
     assert build_prompt([one], "?", words, settings).text == "1|a.jsonl|a.jsonl#7|T|H|H|x|{}?"
+    alone = PromptConfig(prompt="{question}!")
+    assert build_prompt([], "Who", words, alone).text == "Who!"
+    with pytest.raises(ConfigError, match=r"^prompt.prompt: the template lacks \{passages\}, which the index finds\.$"):
+        build_prompt([one], "Who", words, alone)
 
 
 @pytest.mark.parametrize(

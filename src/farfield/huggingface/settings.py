@@ -8,20 +8,27 @@ from pydantic import Field
 
 from farfield.config import Config
 
-__all__ = ["ChatConfig", "FolderConfig"]
+__all__ = ["ChatConfig", "FolderConfig", "OwnFolderConfig"]
 
 
-class FolderConfig(Config):
-    """Whose layers read a folder, and what stands before a text.
+class OwnFolderConfig(Config):
+    """How our layers read a folder, and what stands before a text.
 
-    layers:         farfield: ours; transformers: its own; auto: ours where they have family and settings, else its own
     begin:          the begin-of-text token before each prompt, once; auto: where the tokenizer itself puts it
     ignore_unknown: leave out tensors that the model does not have, in the place of refusing them
     """
 
-    layers: Literal["auto", "farfield", "transformers"] = "auto"
     begin: Literal["auto", "always", "never"] = "auto"
     ignore_unknown: bool = Field(False, description="leave out tensors that the model does not have")
+
+
+class FolderConfig(OwnFolderConfig):
+    """Whose layers read a folder, and how.
+
+    layers: farfield: ours; transformers: its own; auto: ours where they have family and settings, else its own
+    """
+
+    layers: Literal["auto", "farfield", "transformers"] = "auto"
 
 
 class ChatConfig(FolderConfig):

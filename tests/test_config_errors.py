@@ -8,7 +8,7 @@ import pytest
 
 from farfield import cli, usage
 from farfield.architectures import KeyedSettings, mixer_kinds
-from farfield.config import FarfieldError, printable
+from farfield.config import FarfieldError, nearest, printable
 
 TRAIN = ["train", "data=needle"]
 KEYED = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
@@ -489,3 +489,8 @@ def test_an_error_of_several_lines_is_told_in_one(
 )
 def test_what_is_not_utf8_is_spelled_out(text: str, spelled: str) -> None:
     assert printable(text) == spelled
+
+
+def test_a_name_is_suggested_where_it_is_near() -> None:
+    assert nearest("retnt", ["retnet", "yoco"]) == "retnet"
+    assert nearest("foo", ["retnet", "yoco"]) is None

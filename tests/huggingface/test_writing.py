@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hub_folders import changed, silence, theirs, tiny
+from safetensors.torch import load_file, save_file
 
 import farfield
 from farfield import cli
@@ -237,3 +238,16 @@ def test_export_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == (
         f"farfield: {tmp_path}/second: exists already. Name a folder that does not, or an empty one.\n"
     )
+
+
+def test_export_opens_a_folder_as_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = farfield.save(tiny(), tmp_path / "first")
+    tensors = load_file(first / "model.safetensors")
+    save_file({**tensors, "beside": torch.zeros(1)}, first / "model.safetensors")
+    words = ["export", f"model={first}", f"to={tmp_path}/second"]
+    assert cli.main(words) == 2
+    assert "1 tensor is unknown to this family: beside. Set hf.ignore_unknown=true" in capsys.readouterr().err
+    assert cli.main([*words, "hf.ignore_unknown=true"]) == 0
+    assert load_file(tmp_path / "second" / "model.safetensors").keys() == tensors.keys()
+    assert cli.main([*words, "hf.ignore_unknown=true", "hf.begin=always"]) == 2
+    assert "hf.begin: always given, but the tokenizer has no begin-of-text token" in capsys.readouterr().err

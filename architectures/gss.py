@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from farfield.architectures.mixer import Mixer, MixerSettings
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.gelu_gate import gelu_gate
 from farfield.architectures.ops.long_convolution import long_convolution
 from farfield.architectures.rows import Rows
@@ -83,15 +84,15 @@ class GSS(Mixer):
     def __init__(self, config: GSSConfig, width: int) -> None:
         super().__init__()
         self.channels, self.states, gate = config.sizes(width)
-        self.gate = nn.Linear(width, gate, bias=False)
-        self.input = nn.Linear(width, self.channels, bias=False)
+        self.gate = Linear(width, gate, bias=False)
+        self.input = Linear(width, self.channels, bias=False)
         self.norm = nn.LayerNorm(self.channels)
         self.log_decay = nn.Parameter(torch.randn(self.states))
         self.log_frequency = nn.Parameter(torch.randn(self.states))
         self.read = nn.Parameter(torch.randn(self.channels, self.states, 2) * self.states**-0.5)
         self.skip = nn.Parameter(torch.randn(self.channels))
-        self.spread = nn.Linear(self.channels, gate, bias=False)
-        self.out = nn.Linear(gate, width)
+        self.spread = Linear(self.channels, gate, bias=False)
+        self.out = Linear(gate, width)
 
     def start(self, batch: int) -> GSSState:
         weight = self.read

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
 from farfield.architectures.ops.alibi import slopes_of
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.retention import Retention, retention
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection
@@ -102,7 +103,7 @@ class Lightning(Mixer):
             together=True,
         )
         self.projection = Projection(width, self.heads, self.heads, self.head_width, config.conv)
-        self.gate = nn.Linear(width, width, bias=False)
+        self.gate = Linear(width, width, bias=False)
         self.norm = nn.RMSNorm(width, eps=1e-6)
 
     def start(self, batch: int) -> LightningState:

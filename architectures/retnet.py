@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import Mixer, MixerSettings, head_sizes
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.retention import Retention, retention
 from farfield.architectures.ops.rotary import Layout, frequencies
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
@@ -107,9 +108,9 @@ class RetNet(Mixer):
             scale=self.key**-0.5,
         )
         self.sizes = self.retention.sizes
-        self.qkv = nn.Linear(width, sum(self.sizes), bias=False)
-        self.gate = nn.Linear(width, self.heads * self.value, bias=False)
-        self.out = nn.Linear(self.heads * self.value, width, bias=False)
+        self.qkv = Linear(width, sum(self.sizes), bias=False)
+        self.gate = Linear(width, self.heads * self.value, bias=False)
+        self.out = Linear(self.heads * self.value, width, bias=False)
         self.taps = nn.Parameter(torch.empty(sum(self.sizes), config.conv)) if config.conv else None
         self.reset_parameters()
 

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from farfield.architectures.mixer import head_sizes
+from farfield.architectures.ops.decoded import Linear
 from farfield.architectures.ops.hashed import hashed
 from farfield.architectures.ops.rms_norm import rms_norm
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
@@ -34,8 +35,8 @@ class SharedHeads(nn.Module):
     def __init__(self, width: int, heads: int, head_width: int, buckets: int, rounds: int, conv: int) -> None:
         super().__init__()
         self.head_width, self.conv, self.channels = head_width, conv, 2 * heads * head_width
-        self.qv = nn.Linear(width, self.channels, bias=False)
-        self.out = nn.Linear(heads * head_width, width, bias=False)
+        self.qv = Linear(width, self.channels, bias=False)
+        self.out = Linear(heads * head_width, width, bias=False)
         self.taps = nn.Parameter(torch.empty(self.channels, conv)) if conv else None
         self.register_buffer("seed", torch.randint(2**62, ()))
         drawn = torch.Generator().manual_seed(int(self.seed))

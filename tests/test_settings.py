@@ -148,6 +148,8 @@ def test_an_evaluation_is_called_as_its_model() -> None:
 
     assert folder(model="runs/retnet-text/") == Path("results/retnet-text")
     assert folder(model="runs/a", name="b", root="c") == Path("c/b")
+    adapted = folder(model="models/llama", adapter_file="runs/fine/adapter.safetensors", context="yarn")
+    assert adapted == Path("results/llama-fine-adapter-yarn")
     assert folder(model="runs/a", label="wide") == Path("results/a-wide")
     assert folder(model="http://localhost:8000/v1") == Path("results/localhost-8000")
     assert folder(model="https://host/v1", **{"endpoint.model": "org/Model-7B:q4"}) == Path("results/org-Model-7B-q4")

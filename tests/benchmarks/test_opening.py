@@ -64,6 +64,14 @@ def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureF
             "memory: memories go into our own layers, and models/tiny has none. Leave it out.",
         ),
         (
+            ["model=models/tiny", "adapter_file=a.safetensors", "hf.layers=transformers"],
+            "adapter_file: read by our own layers, and models/tiny has none. Leave it out.",
+        ),
+        (
+            ["model=models/tiny", "adapter_file=a.safetensors"],
+            "a.safetensors: no such file, or cut short or damaged.",
+        ),
+        (
             ["model=models/tiny", "device.accelerator=gpu"],
             "device.accelerator: gpu given, but PyTorch sees none. Take cpu or auto.",
         ),

@@ -252,6 +252,10 @@ def test_what_is_refused_is_told_before_weights_are_read(folder: Path) -> None:
     """A folder with a tokenizer that is of another model, damaged, or of another kind."""
     train_bpe(["Once upon a time, there was a little girl. " * 4], 264).save(folder)
     assert refused(folder) == "FOLDER/tokenizer.json: 264 ids, and the model beside it has 257. They must fit."
+    padded = train_bpe(["Once upon a time, there was a little girl. " * 4], 257)
+    padded.backend.add_special_tokens(["<pad>"])  # as some are published: no text becomes it
+    padded.save(folder)
+    farfield.load(folder, layers="farfield")
     (folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": 3}}')
     assert refused(folder).startswith("FOLDER: its tokenizer cannot be read: FOLDER/tokenizer.json: damaged: ")
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")

@@ -20,7 +20,7 @@ from farfield.tokenizers.protocol import BACKEND, SETTINGS, read_json
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-__all__ = ["begin_of", "folder_tokenizer", "write_tokenizer"]
+__all__ = ["begin_of", "folder_tokenizer", "ids_of_texts", "write_tokenizer"]
 
 END = "<|end|>"
 OTHERS = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
@@ -42,11 +42,24 @@ def folder_tokenizer(path: Path, vocabulary: int, ends: Sequence[int]) -> Corpus
         found = load_bpe(path, settings, ends)
     except (DataError, OSError) as error:
         raise ModelError(f"{path}: its tokenizer cannot be read: {error}") from None
-    if found.vocabulary > vocabulary:
+    needed = ids_of_texts(found)
+    if needed > vocabulary:
         raise ModelError(
-            f"{path / BACKEND}: {found.vocabulary:,} ids, and the model beside it has {vocabulary:,}. They must fit."
+            f"{path / BACKEND}: {needed:,} ids, and the model beside it has {vocabulary:,}. They must fit."
         )
     return found
+
+
+def ids_of_texts(tokenizer: Tokenizer) -> int:
+    """One more than the largest id that a text, or what stands around it, can have.
+
+    Some published tokenizers have a token for padding that their model has no row for, and no text becomes it.
+    """
+    if not isinstance(tokenizer, BpeTokenizer):
+        return tokenizer.vocabulary
+    special = {one for one, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
+    ordinary = set(tokenizer.backend.get_vocab(with_added_tokens=True).values()) - special
+    return 1 + max(ordinary | tokenizer.ends | ({tokenizer.begin} if tokenizer.begin is not None else set()))
 
 
 def begin_of(tokenizer: Tokenizer, asked: Literal["auto", "always", "never"]) -> int | None:

@@ -24,7 +24,7 @@ from farfield.config import ModelError
 from farfield.huggingface.families import Family, family_of
 from farfield.huggingface.reading import CONFIG, GENERATION
 from farfield.huggingface.shards import INDEX, SINGLE
-from farfield.huggingface.vocabularies import write_tokenizer
+from farfield.huggingface.vocabularies import ids_of_texts, write_tokenizer
 from farfield.huggingface.weights import Piece
 from farfield.model import LanguageModel
 from farfield.tokenizers import Tokenizer
@@ -71,10 +71,8 @@ def write_folder(
         raise ModelError(
             "context.kind: 'parallel' given; no Hugging Face family reads in windows. Export the model without context."
         )
-    if tokenizer.vocabulary > model.config.vocabulary:
-        raise ModelError(
-            f"tokenizer: {tokenizer.vocabulary} ids, and the model has {model.config.vocabulary}. They must fit."
-        )
+    if (needed := ids_of_texts(tokenizer)) > model.config.vocabulary:
+        raise ModelError(f"tokenizer: {needed} ids, and the model has {model.config.vocabulary}. They must fit.")
     chosen = family_of(model.config, family)
     kind = dtype or model.embedding.weight.dtype
     config = {

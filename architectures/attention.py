@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from farfield.architectures.columns import banded
+from farfield.architectures.columns import banded, spanned
 from farfield.architectures.dual_chunk import DualChunk
 from farfield.architectures.extension import ExtendedField
 from farfield.architectures.fixed import FixedBuffer, one_query
@@ -46,6 +46,7 @@ from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.layouts import Causal, Full
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.short_convolution import ConvolutionState
+from farfield.architectures.ops.spans import Spans
 from farfield.architectures.projection import Projection, Rotation, Turned
 from farfield.architectures.rows import Rows
 from farfield.architectures.self_extend import SelfExtend
@@ -186,6 +187,9 @@ class DocumentField:
         k, v = kept.keys, kept.values
         if runs and rows.fresh:
             return [Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
+        standing = self._unequal(kept, rows)
+        if standing is not None:
+            return [Part(q, *standing)]
         past_k, past_v, valid = kept.before.read()
         past = past_k.shape[2]
         if runs and valid is None:
@@ -196,6 +200,14 @@ class DocumentField:
             return [*parts, Part(q, k, v, Causal(Alibi.run(slopes, time, time)))]
         layout = banded(rows, past, valid, None if rows.longest is None else rows.longest - 1, slopes=slopes)
         return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), layout)]
+
+    def _unequal(self, kept: Kept, rows: Rows) -> tuple[Tensor, Tensor, Spans] | None:
+        """All that a decoded token sees where rows are of unequal length; None in other calls."""
+        after = kept.after
+        if rows.time > 1 or after is None or after.limit is not None or not rows.plain or self.slopes is not None:
+            return None
+        low, high = after.extent()
+        return None if low == high else spanned(after, after.length)
 
     def _earlier(self, q: Tensor, kept: Kept, rows: Rows) -> list[Part]:
         """The same without the key of each query's own token; none where no query sees any."""

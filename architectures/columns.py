@@ -10,9 +10,11 @@ from torch import Tensor
 
 from farfield.architectures.ops.alibi import Alibi
 from farfield.architectures.ops.layouts import Banded
+from farfield.architectures.ops.spans import Spans
 from farfield.architectures.rows import Rows
+from farfield.architectures.state import KeyValueBuffer
 
-__all__ = ["banded", "columns", "located", "opens"]
+__all__ = ["banded", "columns", "located", "opens", "spanned"]
 
 
 def columns(rows: Rows, past: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -41,6 +43,18 @@ def located(position: Tensor, column: Tensor, rows: Rows, past: int) -> Tensor:
     wide = (*column.shape, *([1] * (position.ndim - 2)))
     following, shift = following.view(wide), (past + column - own).view(wide)
     return torch.where(position < following, past - following, shift) + position
+
+
+def spanned(buffer: KeyValueBuffer, counts: Tensor) -> tuple[Tensor, Tensor, Spans] | None:
+    """Keys and values (B, H, n, ...) where they stand, and the layout of a query that sees the newest `counts` (B,).
+
+    None where they are not, or no longer, here.
+    """
+    begin, high = buffer.length - counts, buffer.extent()[1]
+    low = int(begin.min())
+    if low < 0:
+        return None
+    return buffer.keys[:, :, low:high], buffer.values[:, :, low:high], Spans(begin - low, buffer.length - low)
 
 
 def banded(

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from farfield.architectures.attention import MOVES, XPOS
-from farfield.architectures.columns import banded
+from farfield.architectures.columns import banded, spanned
 from farfield.architectures.fixed import FixedBuffer, Seen, one_query
 from farfield.architectures.mixer import (
     Attended,
@@ -41,6 +41,7 @@ from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.layouts import Full, Labelled
 from farfield.architectures.ops.short_convolution import ConvolutionState
+from farfield.architectures.ops.spans import Spans
 from farfield.architectures.projection import Projection, Rotation, Turned
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
@@ -192,7 +193,7 @@ class WindowField:
             return self._one(queries, kept.after, kept.own, rows, common)
         seen = None if common else self._decoded(kept, rows)
         if seen is not None:
-            return join([Part(queries, *seen, Full())], reads, self.scale, self.backend)
+            return join([Part(queries, *seen)], reads, self.scale, self.backend)
         past_k, past_v, valid = kept.before.read()
         if rows.fresh:
             past_k, past_v, valid = past_k[:, :, :0], past_v[:, :, :0], None
@@ -231,15 +232,18 @@ class WindowField:
         slopes = alike(rows.here(self.slopes), queries)
         return one_query(queries, seen, self.scale, self.backend, slopes)
 
-    def _decoded(self, kept: Kept, rows: Rows) -> tuple[Tensor, Tensor] | None:
-        """All that a decoded token sees, where it stands side by side and nothing but it: keys and values."""
+    def _decoded(self, kept: Kept, rows: Rows) -> tuple[Tensor, Tensor, Full | Spans] | None:
+        """All that a decoded token sees, where each row has it side by side and nothing but it: keys and values."""
         if rows.time > 1 or kept.after is None or not kept.own or not rows.plain or rows.fresh:
             return None
         if self.slopes is not None or self.globals or set(self.dilations) != {1}:
             return None
         (low, high), limit = kept.before.extent(), kept.before.limit
-        count = min(high, self.window) if limit is None else min(high, self.window, limit)
-        return kept.after.tail(count + 1) if low == high else None
+        most = self.window if limit is None else min(self.window, limit)
+        if low != high:
+            return spanned(kept.after, kept.before.length.clamp(max=most) + 1)
+        tail = kept.after.tail(min(high, most) + 1)
+        return None if tail is None else (*tail, Full())
 
     def _heads(self, part: Part, heads: Tensor) -> Part:
         """The part of some heads, with a head of keys for each."""

@@ -416,7 +416,8 @@ def _gathered(
     count = int(length.max()) if length.numel() else 0
     order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
     slots = (total - length)[:, None] + torch.arange(count, device=keys.device)
-    index = order.gather(1, slots.clamp(max=max(columns - 1, 0))) if columns else slots
+    newest = (total - 1).clamp(min=0)[:, None]  # in the slots behind it too: numbers, whatever padding holds
+    index = order.gather(1, torch.minimum(slots, newest)) if columns else slots
     found = [_take(keys, index), _take(values, index)]
     if slack:
         capacity = _room(count, int(total.max()) if total.numel() else 0, limit)

@@ -27,6 +27,7 @@ from torch import Tensor
 from farfield.architectures.ops.backend import Backend, Kernel, choose
 from farfield.architectures.ops.layouts import Full, Layout, wide
 from farfield.architectures.ops.place import EVERYWHERE, Place
+from farfield.architectures.ops.spans import Spans
 from farfield.architectures.ops.units import Grouped, Units
 from farfield.architectures.ops.written import Written
 
@@ -90,7 +91,7 @@ def attention(parts: Sequence[Part], scale: float, backend: Backend = "auto") ->
     """
     assert all(part.keys.shape[2] for part in parts), "a part without keys: the CPU kernel does not survive it"
     kernel, (first, *more) = choose(parts[0].queries, backend), parts
-    if not more and first.place is None and isinstance(first.layout, Full):
+    if not more and first.place is None and isinstance(first.layout, (Full, Spans)):
         alone = first.layout.decoded(kernel, first.queries, first.keys, first.values, scale)
         if alone is not None:
             return alone

@@ -2,7 +2,7 @@
 
     linear     x W^T + b. MKL reads the weights of 4 to 12 rows at half the speed of memory or less, and so does
                PyTorch with those of bfloat16 where the processor has no instructions for it
-    one_query  attention of a single query a head, whose keys several heads may share
+    one_query  attention of a single query a head, whose keys several heads may share; rows may be of unequal length
     norm       the RMS norm, which PyTorch makes of seven operators
     turned     rotary positions, which are a dozen
 
@@ -51,8 +51,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out
 
 
-def one_query(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
-    """Output (B, H, 1, W) and log-sum-exp (B, H, 1) of queries (B, H, 1, W) over keys and values (B, G, S, W)."""
+def one_query(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, spans: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Output (B, H, 1, W) and log-sum-exp (B, H, 1) of queries (B, H, 1, W) over keys and values (B, G, S, W).
+
+    `spans` are int64 (B,) each: row b sees the keys from the first to before the second alone, among its S.
+    """
     if torch.is_grad_enabled() or q.shape[2] != 1 or not (_in_rows(k) and _in_rows(v)):
         return None
     kernels = _kernels(q, k, v)
@@ -64,7 +69,9 @@ def one_query(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Te
     sizes = (batch, heads, q.shape[1] // heads, keys, width, v.shape[3])
     steps = (*k.stride()[:2], *v.stride()[:2])
     at = (q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr())
-    kernels.one_query(*at, *sizes, *steps, scale, torch.get_num_threads())
+    held = () if spans is None else tuple(one.contiguous() for one in spans)  # alive until the call has read them
+    bounds: list[int | None] = [one.data_ptr() for one in held] or [None, None]
+    kernels.one_query(*at, *bounds, *sizes, *steps, scale, torch.get_num_threads())
     return out, lse
 
 
@@ -109,7 +116,7 @@ def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
     """With the types of their arguments."""
     at, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     kernels.few_rows.argtypes = [at] * 4 + [size] * 4
-    kernels.one_query.argtypes = [at] * 5 + [size] * 10 + [number, size]
+    kernels.one_query.argtypes = [at] * 7 + [size] * 10 + [number, size]
     kernels.norm.argtypes = [at] * 3 + [size] * 2 + [number]
     kernels.turn.argtypes = [at] * 4 + [size] * 5
     for kernel in (kernels.few_rows, kernels.one_query, kernels.norm, kernels.turn):

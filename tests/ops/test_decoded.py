@@ -13,11 +13,13 @@ from farfield.architectures.ops.attention import Part, attention, attention_defi
 from farfield.architectures.ops.backend import native
 from farfield.architectures.ops.layouts import Full
 from farfield.architectures.ops.rotary import angles, frequencies, rotate_definition
+from farfield.architectures.ops.spans import Spans
 from farfield.architectures.state import KeyValueBuffer
 
 BUILT = native("decoding", torch.zeros(1)) is not None
 needs_compiler = pytest.mark.skipif(not BUILT, reason="no C++ compiler builds the operators here")
 DTYPES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+SPANS = [(0, 0), (4, 5), (0, 40), (7, 31)]  # the keys of each row: none, one, all, some
 each_dtype = pytest.mark.parametrize(("dtype", "tolerance"), DTYPES.items(), ids=["float64", "float32", "bfloat16"])
 
 
@@ -71,6 +73,34 @@ def test_one_query_among_keys_that_heads_share(
     close(lse, its, min(tolerance, 1e-5))
 
 
+@each_dtype
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)], ids=["each", "grouped"])
+@pytest.mark.parametrize("form", [pytest.param("native", marks=needs_compiler), "mask"])
+def test_one_query_among_keys_of_its_rows_own_length(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, heads: int, kv_heads: int, form: str
+) -> None:
+    if form == "mask":
+        monkeypatch.setattr(decoded, "_kernels", lambda *_: None)
+    begin, end = torch.tensor(SPANS).T
+    q = drawn(4, heads, 1, 20, dtype=dtype)
+    k, v = drawn(2, 4, kv_heads, 49, 20, dtype=dtype)[:, :, :, :40]
+    with torch.no_grad():
+        assert (decoded.one_query(q, k, v, 0.3, (begin, end)) is not None) == (form == "native")
+        out, lse = attention([Part(q, k, v, Spans(begin, end))], 0.3)
+        for row, (first, last) in enumerate(SPANS):
+            its = slice(row, row + 1)
+            alone = Part(q[its], k[its, :, first:last], v[its, :, first:last], Full())
+            if first == last:
+                assert torch.equal(out[its], torch.zeros_like(out[its]))
+                assert lse[its].isneginf().all()
+            elif form == "native":
+                assert torch.equal(out[its], attention([alone], 0.3)[0]), "it depends on the rows beside it"
+        wide = Part(q.double(), k.double(), v.double(), Spans(begin, end))
+        expected, whole = attention_definition([wide], 0.3)
+    close(out, expected, tolerance)
+    close(lse[1:], whole[1:], min(tolerance, 1e-5))
+
+
 @needs_compiler
 @each_dtype
 def test_a_norm_and_a_rotation_of_one_token(dtype: torch.dtype, tolerance: float) -> None:
@@ -108,6 +138,33 @@ def test_a_decoded_token_is_what_reading_it_gives(settings: dict[str, int]) -> N
             assert torch.allclose(y[:, 0], whole[:, at], atol=1e-12)
         again, _ = mixer(x[:, 22:], Rows.at(torch.full((2, 1), 22)), before)
     assert torch.allclose(again, y, atol=1e-12), "the state that was handed in has changed"
+
+
+@pytest.mark.parametrize("form", [pytest.param("native", marks=needs_compiler), "mask"])
+@pytest.mark.parametrize("settings", [{}, {"window": 5}], ids=["attention", "window"])
+def test_a_decoded_token_of_rows_of_unequal_length(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], form: str
+) -> None:
+    """No cache is gathered for it, but where a ring begins anew."""
+    if form == "mask":
+        monkeypatch.setattr(decoded, "_kernels", lambda *_: None)
+    kind = "longformer" if settings else "attention"
+    mixer = build_mixer({"kind": kind, "heads": 4, "kv_heads": 2, **settings}, 32).double()
+    x, lengths = drawn(3, 33, 32, dtype=torch.float64), torch.tensor([3, 1, 13])
+    positions = torch.where(torch.arange(13) < lengths[:, None], torch.arange(13), -1)
+    whole, _ = mixer(x, Rows.fresh_documents(3, 33), mixer.start(3))
+    read, gathered = KeyValueBuffer.read, []
+    with torch.no_grad():
+        state = mixer(x[:, :13].masked_fill(positions[:, :, None] < 0, torch.nan), Rows.at(positions), mixer.start(3))[
+            1
+        ]
+        monkeypatch.setattr(KeyValueBuffer, "read", lambda buffer: gathered.append(1) or read(buffer))
+        for at in range(20):
+            now = (lengths + at)[:, None]
+            y, state = mixer(x.gather(1, now[:, :, None].expand(-1, -1, 32)), Rows.at(now), state)
+            expected = whole[torch.arange(3), now[:, 0]]
+            assert torch.allclose(y[:, 0], expected, atol=1e-12)
+    assert len(gathered) <= (6 if settings else 2)
 
 
 def test_the_tail_of_a_ring_has_what_it_counts_no_more() -> None:

@@ -4,6 +4,7 @@
 // order however many there are. Numbers of 16 bits (bfloat16) are widened in registers, added up as float32 and rounded
 // to the nearest once.
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -192,11 +193,16 @@ template <typename A> A exponentials(A* scores, Int n, A scale, A* lse) {
     return sum;
 }
 
-// What a head of keys (n, width) and values (n, value_width) answers to the `group` queries that share it.
+// What a head of keys (n, width) and values (n, value_width) answers to the `group` queries that share it: of no keys 0.
 template <typename T, typename A = typename Summed<T>::type>
 void head(const T* q, const T* k, const T* v, T* out, A* lse, Int group, Int n, Int width, Int value_width, A scale) {
     const std::vector<A> queries = packed<A>(q, group, width);
     std::vector<A> scores(group * n), found(group * value_width), sums(group);
+    if (!n) {
+        std::fill(out, out + group * value_width, T());
+        std::fill(lse, lse + group, -std::numeric_limits<A>::infinity());
+        return;
+    }
     const T* none = nullptr;
     for (Int r = 0; r < group; r += MOST)
         of_rows(group - r, [&](auto now) {
@@ -217,13 +223,22 @@ template <typename T> struct Kept {
     Int row, head, width;
 };
 
+// Which of the n keys of each row count, [begin, end); all of every row where there are no pointers.
+struct Spans {
+    const Int *begin, *end;
+    Int n;
+    Int first(Int b) const { return begin ? begin[b] : 0; }
+    Int last(Int b) const { return end ? end[b] : n; }
+};
+
 template <typename T, typename A = typename Summed<T>::type>
-void one_query(const T* q, Kept<T> k, Kept<T> v, T* out, A* lse, Int batch, Int heads, Int group, Int n, A scale,
+void one_query(const T* q, Kept<T> k, Kept<T> v, T* out, A* lse, Int batch, Int heads, Int group, Spans spans, A scale,
                Int threads) {
-    shared(batch * heads, batch * heads * n * (k.width + v.width), threads, [&](Int i) {
-        const Int b = i / heads, h = i % heads, at = i * group;
-        head(q + at * k.width, k.at + b * k.row + h * k.head, v.at + b * v.row + h * v.head, out + at * v.width,
-             lse + at, group, n, k.width, v.width, scale);
+    shared(batch * heads, batch * heads * spans.n * (k.width + v.width), threads, [&](Int i) {
+        const Int b = i / heads, h = i % heads, at = i * group, first = spans.first(b);
+        head(q + at * k.width, k.at + b * k.row + h * k.head + first * k.width,
+             v.at + b * v.row + h * v.head + first * v.width, out + at * v.width, lse + at, group,
+             spans.last(b) - first, k.width, v.width, scale);
     });
 }
 
@@ -242,12 +257,13 @@ void few_rows(const NUMBER* x, const NUMBER* w, const NUMBER* bias, NUMBER* out,
     few_rows<NUMBER>(x, w, bias, out, rows, inputs, outputs, threads);
 }
 
-// out (batch, heads, group, value_width) and lse (batch, heads, group), from q (batch, heads, group, width).
-void one_query(const NUMBER* q, const NUMBER* k, const NUMBER* v, NUMBER* out, Wide* lse, Int batch, Int heads,
-               Int group, Int n, Int width, Int value_width, Int k_row, Int k_head, Int v_row, Int v_head, double scale,
-               Int threads) {
-    one_query<NUMBER>(q, {k, k_row, k_head, width}, {v, v_row, v_head, value_width}, out, lse, batch, heads, group, n,
-                      Wide(scale), threads);
+// out (batch, heads, group, value_width) and lse (batch, heads, group), from q (batch, heads, group, width) over the
+// keys from begin to end (batch) of each row; both may be null, for all n.
+void one_query(const NUMBER* q, const NUMBER* k, const NUMBER* v, NUMBER* out, Wide* lse, const Int* begin,
+               const Int* end, Int batch, Int heads, Int group, Int n, Int width, Int value_width, Int k_row, Int k_head,
+               Int v_row, Int v_head, double scale, Int threads) {
+    one_query<NUMBER>(q, {k, k_row, k_head, width}, {v, v_row, v_head, value_width}, out, lse, batch, heads, group,
+                      {begin, end, n}, Wide(scale), threads);
 }
 
 // out (batch, heads, width) = x turned in pairs of its halves by cos and sin (batch, width / 2); see `rotary`.

@@ -112,7 +112,8 @@ def native(name: str, *tensors: Tensor, numbers: Mapping[torch.dtype, str] = NUM
 
 def _plain(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether `x` is nothing but numbers in memory."""
-    return type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype == dtype and x.layout == torch.strided
+    known = type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype == dtype
+    return known and x.layout == torch.strided and not x.is_neg()
 
 
 def _watched() -> bool:

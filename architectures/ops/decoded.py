@@ -39,10 +39,12 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., O) of `x` (..., I), weight (O, I) and bias (O,)."""
     outputs, inputs = weight.shape
-    if torch.is_grad_enabled() or x.numel() // inputs not in ROWS.get(x.dtype, ()) or weight.numel() < SMALL:
+    if torch.is_grad_enabled() or weight.numel() < SMALL or x.numel() // inputs not in ROWS.get(x.dtype, ()):
         return nn.functional.linear(x, weight, bias)
-    kernels = _kernels(x, weight) if bias is None else _kernels(x, weight, bias)
-    if kernels is None or not weight.is_contiguous():
+    fits = x.shape[-1] == inputs and weight.is_contiguous()
+    fits = fits and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
+    kernels = _kernels(x, weight, *(() if bias is None else (bias,))) if fits else None
+    if kernels is None:
         return nn.functional.linear(x, weight, bias)
     x, out = x.contiguous(), x.new_empty(*x.shape[:-1], outputs)
     added = None if bias is None else bias.data_ptr()
@@ -60,7 +62,10 @@ def one_query(
     """
     if torch.is_grad_enabled() or q.shape[2] != 1 or not (_in_rows(k) and _in_rows(v)):
         return None
-    kernels = _kernels(q, k, v)
+    fits = k.shape[:3] == v.shape[:3] and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and k.numel()
+    fits = fits and q.shape[1] % k.shape[1] == 0
+    fits = fits and all(one.shape == q.shape[:1] and one.dtype == torch.int64 and one.is_cpu for one in spans or ())
+    kernels = _kernels(q, k, v) if fits else None
     if kernels is None:
         return None
     q, out = q.contiguous(), q.new_empty(*q.shape[:3], v.shape[3])
@@ -77,9 +82,9 @@ def one_query(
 
 def norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor | None:
     """`x` (..., D) with its root mean square made 1, times `gain` (D,)."""
-    if torch.is_grad_enabled() or x.numel() > SMALL:
+    if torch.is_grad_enabled() or not 0 < x.numel() <= SMALL:
         return None
-    kernels = _kernels(x, gain)
+    kernels = _kernels(x, gain) if gain.shape == x.shape[-1:] and gain.is_contiguous() else None
     if kernels is None:
         return None
     x, out, width = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format), x.shape[-1]
@@ -89,9 +94,11 @@ def norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor | None:
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
     """`x` (B, H, 1, W) turned in pairs of its halves by the angles (B, 1, 1, W / 2) of a wider dtype."""
-    if torch.is_grad_enabled() or x.shape[2] != 1 or x.stride(3) != 1 or cos.shape[0] != x.shape[0]:
+    if torch.is_grad_enabled() or x.shape[2] != 1 or x.stride(3) != 1:
         return None
-    kernels = _kernels(x)
+    fits = cos.shape == sin.shape == (x.shape[0], 1, 1, x.shape[3] // 2) and x.shape[3] % 2 == 0
+    fits = fits and cos.dtype == sin.dtype == torch.promote_types(x.dtype, torch.float32) and cos.is_cpu and sin.is_cpu
+    kernels = _kernels(x) if fits else None
     if kernels is None:
         return None
     (batch, heads, _, width), cos, sin = x.shape, cos.contiguous(), sin.contiguous()

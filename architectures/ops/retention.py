@@ -195,10 +195,9 @@ class _Call:
         gain: Tensor | None,
     ) -> None:
         tokens = qkv.shape[:2]
-        assert tokens == gate.shape[:2] == positions.shape == phase.shape
-        assert qkv.shape[2] == sum(form.sizes)
-        assert gate.shape[2] == form.sizes[2]
-        assert gain is None or gain.shape == gate.shape[2:]
+        fits = tokens == gate.shape[:2] == positions.shape == phase.shape and qkv.shape[2] == sum(form.sizes)
+        if not (fits and gate.shape[2] == form.sizes[2] and (gain is None or gain.shape == gate.shape[2:])):
+            raise ValueError(f"retention: {qkv.shape}, {gate.shape} and {positions.shape} do not fit {form.sizes}.")
         qkv, gate = _dense(qkv), _dense(gate)
         gain = None if gain is None else gain.contiguous()
         self.form, self.kernels, self.qkv, self.gate = form, kernels, qkv, gate
@@ -221,7 +220,8 @@ class _Call:
 
     def forward(self, state: Tensor, states: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y (B, T, H V) and the state behind it; `states` is filled."""
-        assert state.shape == (self.qkv.shape[0], self.form.heads, self.form.key, self.form.value)
+        if state.shape != (self.qkv.shape[0], self.form.heads, self.form.key, self.form.value):
+            raise ValueError(f"retention: a state of {state.shape} does not fit.")
         self.struct.states = None if states is None else states.data_ptr()
         state = state.contiguous()
         out, after = torch.empty_like(self.gate, memory_format=torch.contiguous_format), torch.empty_like(state)

@@ -83,7 +83,7 @@ def measure(block: Block) -> list[dict[str, Any]]:
     reasons, told = {}, {}
     for name in block.architectures:
         model = build(name, block.overrides, seed=block.under.seed).to(block.under.device, block.under.dtype)
-        works[name], told[name] = _work(model, block), _about(model, block)
+        works[name], told[name] = _work(model, block)
     for peer in block.peers:
         if (reason := peer.missing()) is not None:
             reasons[peer.name] = reason
@@ -100,10 +100,6 @@ def unmeasured(block: Block, reason: str) -> list[dict[str, Any]]:
     """The rows of a block that could not be measured."""
     names = (*block.architectures, *(peer.name for peer in block.peers))
     return list(_rows(block, Turns({}), dict.fromkeys(names, reason)).values())
-
-
-def _about(model: TextModel, block: Block) -> dict[str, Any]:
-    return {"state_bytes": model.config.state_bytes(block.length), "parameters": model.config.parameters()}
 
 
 def _rows(block: Block, turns: Turns, reasons: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -132,14 +128,16 @@ def _tokens(block: Block) -> torch.Tensor:
     return torch.randint(0, block.shape.vocabulary, shape, generator=generator).to(block.under.device)
 
 
-def _work(model: TextModel, block: Block) -> Callable[[], object]:
-    """What is timed, as a call without arguments."""
-    tokens = _tokens(block)
+def _work(model: TextModel, block: Block) -> tuple[Callable[[], object], dict[str, Any]]:
+    """What is timed of ours, as a call without arguments, and what is told of it."""
+    tokens, told = _tokens(block), {"parameters": model.config.parameters()}
     if block.measure == "train":
-        return functools.partial(_train, model, tokens)
+        return functools.partial(_train, model, tokens), told
+    state = _prefill(model, tokens[:, :-1])
+    told["state_bytes"] = state_bytes(state)
     if block.measure == "prefill":
-        return functools.partial(_prefill, model, tokens[:, :-1])
-    return Writing(model, tokens[:, -1:], _prefill(model, tokens[:, :-1]), likeliest, DECODED)
+        return functools.partial(_prefill, model, tokens[:, :-1]), told
+    return Writing(model, tokens[:, -1:], state, likeliest, DECODED), told
 
 
 def _peer(peer: Peer[Shape, Model], block: Block) -> tuple[Callable[[], object], dict[str, Any]]:

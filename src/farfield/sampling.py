@@ -36,7 +36,8 @@ class GenerationConfig(Config):
 
 def chances(logits: Tensor, config: GenerationConfig) -> Tensor:
     """What each id is drawn with (B, V), of logits (B, V); the temperature is above 0."""
-    scores = logits.float() / config.temperature
+    best = logits.amax(-1, keepdim=True)  # first, in float64: no temperature is too small to divide by
+    scores = ((logits - best).double() / config.temperature).float()
     if config.top_k is not None and config.top_k < scores.shape[-1]:
         least = scores.topk(config.top_k).values[:, -1:]
         scores = scores.masked_fill(scores < least, -torch.inf)

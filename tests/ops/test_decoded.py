@@ -124,6 +124,26 @@ def test_with_gradients_everything_is_left_to_pytorch() -> None:
     assert decoded.turned(heads, *torch.ones(2, 1, 1, 1, 4)) is None
 
 
+@torch.no_grad()
+def test_what_does_not_fit_is_left_to_pytorch() -> None:
+    """Memory is gone through as far as the shapes say, and not farther."""
+    x, weight, gain = torch.randn(8, 256), torch.randn(512, 256), torch.randn(512)
+    for wrong in (torch.randn(8, 128), torch.randn(8, 512)):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            decoded.linear(wrong, weight)
+    bias = torch.randn(1024)[::2]
+    torch.testing.assert_close(decoded.linear(x, weight, bias), product(x, weight, bias))
+    torch.testing.assert_close(decoded.linear(torch._neg_view(x), weight), product(-x, weight))
+    assert decoded.norm(x, gain, 1e-6) is None
+    assert decoded.norm(x, gain[::2], 1e-6) is None
+    q, k = torch.randn(2, 4, 1, 16), torch.randn(2, 2, 5, 16)
+    for queries, keys in ((q, k[:1]), (q[:, :3], k), (q[..., :8], k), (q, k[:, :, :0])):
+        assert decoded.one_query(queries, keys, keys, 1.0) is None
+    angles = torch.randn(2, 1, 1, 8)
+    for narrow in (angles.double(), angles[..., :4], angles[:1]):
+        assert decoded.turned(q, narrow, narrow) is None
+
+
 @pytest.mark.parametrize("settings", [{}, {"window": 5}], ids=["attention", "window"])
 def test_a_decoded_token_is_what_reading_it_gives(settings: dict[str, int]) -> None:
     kind = "longformer" if settings else "attention"

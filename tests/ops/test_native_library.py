@@ -99,10 +99,11 @@ def test_without_a_compiler_there_is_none(cache: Path, monkeypatch: pytest.Monke
     [
         ("echo 'x.cpp:1: error: what is this?' >&2; exit 1", "x.cpp:1: error: what is this?"),
         ("exit 3", "exit status 3"),
+        (r"printf '\377' >&2; exit 1", "\ufffd"),  # words of no known encoding
         ("exit 0", "cannot open shared object file"),  # nothing was made
         ('for last; do :; done; echo nonsense > "$last"', "file too short"),
     ],
-    ids=["errors", "fails", "makes nothing", "makes nonsense"],
+    ids=["errors", "fails", "says nonsense", "makes nothing", "makes nonsense"],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="the words are those of Linux")
 def test_a_broken_compiler_leaves_python_to_it(

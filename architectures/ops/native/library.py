@@ -9,7 +9,7 @@ its owner may write. Its name says what it was made of (sources, compiler, flags
 that was cut short or changed is built again. Several processes may build at once: each writes a file of its own and
 renames it.
 
-`FARFIELD_NATIVE=0` in the environment: nothing is built nor loaded. `CXX`: the compiler.
+`FARFIELD_NATIVE=0` in the environment: nothing is built nor loaded. `CXX`: the command of the compiler.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -36,13 +37,14 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 COMPILERS = ("c++", "g++", "clang++")
+OFF = ("0", "false", "off", "no")
 PATIENCE = 120.0  # seconds; a build takes two to five
 
 
 @functools.cache
 def library(name: str, number: str) -> ctypes.CDLL | None:
     """`name`.cpp for numbers of the C type `number`; None where it cannot be had, and the log says why, once."""
-    if os.environ.get("FARFIELD_NATIVE", "1") == "0" or sys.platform not in ("linux", "darwin"):
+    if os.environ.get("FARFIELD_NATIVE", "1").lower() in OFF or sys.platform not in ("linux", "darwin"):
         return None
     compiler = _compiler()
     if compiler is None:
@@ -55,13 +57,17 @@ def library(name: str, number: str) -> ctypes.CDLL | None:
         return None
 
 
-def _compiler() -> str | None:
-    """The path of `$CXX`, or of the first that there is."""
-    given = os.environ.get("CXX")
-    return next(filter(None, map(shutil.which, [given] if given else COMPILERS)), None)
+def _compiler() -> tuple[str, ...] | None:
+    """The command of `$CXX`, such as `ccache g++`, or of the first that there is, by its path."""
+    given = shlex.split(os.environ.get("CXX", ""))
+    for first, *more in [given] if given else [[one] for one in COMPILERS]:
+        path = shutil.which(first)
+        if path is not None:
+            return path, *more
+    return None
 
 
-def _loaded(name: str, number: str, compiler: str) -> ctypes.CDLL:
+def _loaded(name: str, number: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     """The kept library, or a new one; kept where the folder can be written, else in memory alone.
 
     Raises:
@@ -71,12 +77,15 @@ def _loaded(name: str, number: str, compiler: str) -> ctypes.CDLL:
     kept = None if folder is None else _kept(folder, f"{name}-{number}-{key}")
     if kept is not None:
         return ctypes.CDLL(str(kept))
-    log.info("building %s for %s with %s, once ...", name, number, compiler)
+    log.info("building %s for %s with %s, once ...", name, number, " ".join(compiler))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="farfield-") as scratch:
         made = Path(scratch) / "made.so"
-        command = [compiler, *FLAGS, f"-DNUMBER={number}", str(SOURCES / f"{name}.cpp"), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        command = [*compiler, *FLAGS, f"-DNUMBER={number}", str(SOURCES / f"{name}.cpp"), "-o", str(made)]
+        said = subprocess.run(command, capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
+        if said.returncode:
+            words = said.stderr.decode("utf-8", "replace")
+            raise subprocess.CalledProcessError(said.returncode, command, stderr=words)
         log.info("built %s in %.1f s.", name, time.monotonic() - began)
         loaded = ctypes.CDLL(str(made))  # stays loaded when its file is gone
         if folder is not None:
@@ -84,11 +93,20 @@ def _loaded(name: str, number: str, compiler: str) -> ctypes.CDLL:
     return loaded
 
 
-def _key(name: str, number: str, compiler: str) -> str:
+def _key(name: str, number: str, compiler: tuple[str, ...]) -> str:
     """Digest of all that the build depends on."""
-    found = Path(compiler).resolve()
+    found = Path(compiler[0]).resolve()
     about = found.stat()
-    parts: list[object] = [FLAGS, number, str(found), about.st_size, about.st_mtime_ns, sys.platform, _processor()]
+    parts: list[object] = [
+        FLAGS,
+        number,
+        str(found),
+        compiler[1:],
+        about.st_size,
+        about.st_mtime_ns,
+        sys.platform,
+        _processor(),
+    ]
     parts += [(path.name, path.read_bytes()) for path in sorted(SOURCES.glob("*.h"))]
     parts.append((SOURCES / f"{name}.cpp").read_bytes())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -109,7 +127,11 @@ def _folder() -> Path | None:
     """Where built libraries are kept; None where there is no such folder that its owner alone may write."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
-        home = Path(base) if base else Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+        home = (
+            Path(base)
+            if base and Path(base).is_absolute()
+            else Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+        )
         folder = home / "farfield" / "native"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = folder.stat()

@@ -118,6 +118,7 @@ def test_speed_measures_every_architecture_at_every_length(place: Path) -> None:
         "depth=1",
         "lengths=[32,64]",
         "repeats=1",
+        "peers=false",
     )
     result = plain(place, "speed", *words)
     rows = result["rows"]

@@ -66,7 +66,7 @@ def test_two_kinds_hold_and_their_figures_are_written(tmp_path: Path, capsys: py
     for row in told["rows"]:
         assert [cost["length"] for cost in row["costs"]] == [64, 256]
         assert all(cost["seconds"] > 0 and cost["peak_bytes"] > 64 * 64 * 4 for cost in row["costs"])
-        assert 0.5 < row["growth_memory"] < 1.1
+        assert 0.3 < row["growth_memory"] < 1.1  # weights, and the rows of Linformer, do not grow
 
 
 def test_a_kind_that_is_quadratic_is_caught(

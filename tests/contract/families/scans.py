@@ -126,6 +126,7 @@ def _gated_delta_rule(
     rows: Rows,
     state: Tensor,
     chunk: int = 64,
+    narrow: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loop in the dtype of the state."""
     wide = (part.to(state.dtype) for part in (q, k, v, log_decay, beta))

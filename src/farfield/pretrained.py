@@ -9,6 +9,7 @@ What a run leaves, and which file `load` takes: the first of the three marked on
     runs/<name>/
         config.yaml             all that the model is rebuilt from
         tokenizer/
+        generation_config.json  where it began with a folder of Hugging Face that has one
         model.safetensors       (1) best weights, written at the end
         last.safetensors            final weights, written at the end
         checkpoints/best.ckpt   (2) best so far, with all that the run needs to go on from there
@@ -38,11 +39,12 @@ from farfield.architectures.saved_state import CHECKSUM, checksum
 from farfield.augmentation import model_part
 from farfield.config import ConfigError, DataError, ModelError, nearest, read
 from farfield.encoding import EncoderModel
-from farfield.huggingface.reading import is_folder, open_folder
+from farfield.huggingface.reading import GENERATION, is_folder, open_folder
 from farfield.huggingface.settings import FolderConfig
 from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
 from farfield.model import LanguageModel, ModelConfig
 from farfield.tokenizers import BpeTokenizer, Tokenizer, load_tokenizer
+from farfield.tokenizers.protocol import read_json
 
 __all__ = [
     "BEST",
@@ -58,6 +60,7 @@ __all__ = [
     "WEIGHTS_PREFIX",
     "Pretrained",
     "PretrainedEncoder",
+    "generation_of",
     "load",
     "load_encoder",
     "model_config",
@@ -81,8 +84,8 @@ class Pretrained(NamedTuple):
     """A model in evaluation mode, the tokenizer it was trained with, and where they come from.
 
     `info` has: path, weights (the file), name, step, loss (of the best step, nats a token), begin (the id that its
-    texts begin with, or None), parameters, config; of a folder of Hugging Face also family, and generation (what its
-    generation_config.json says).
+    texts begin with, or None), parameters, config, generation (what a generation_config.json says, of a folder of
+    Hugging Face or of a run that began with one); of such a folder also family.
     """
 
     model: LanguageModel
@@ -192,8 +195,25 @@ def _load(
         "begin": _begin(weights.config, tokenizer),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "config": weights.config,
+        "generation": generation_of(path),
     }
     return model, tokenizer, info
+
+
+def generation_of(path: str | Path | None) -> dict[str, Any]:
+    """What generation_config.json says of a folder of Hugging Face, or of a run that began with one; of anything else nothing.
+
+    Raises:
+        ModelError: nothing is at `path`, or the file cannot be read.
+    """
+    if path is None:
+        return {}
+    path = Path(path).expanduser()
+    file = (path if is_folder(path) else _run_of(_weights_file(path))) / GENERATION
+    try:
+        return read_json(file) if file.is_file() else {}
+    except (DataError, OSError) as error:
+        raise ModelError(str(error)) from None
 
 
 def _begin(config: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:

@@ -225,6 +225,28 @@ def test_what_nothing_here_reads_is_passed_on(tmp_path: Path) -> None:
     assert fingerprint(model.tokenizer) == fingerprint(farfield.load(back, layers="farfield").tokenizer)
 
 
+def test_a_run_keeps_what_its_folder_tells(tmp_path: Path) -> None:
+    """How a turn ends, the chat's template and how others draw, though the tokens were kept before they were told."""
+    folder = farfield.save(tiny(), tmp_path / "folder")
+    (tmp_path / "text.txt").write_text("one two three four five " * 50)
+    settings = folder / "tokenizer_config.json"
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "eos_token_id": [256, 5]}))
+    words = ["adapter=lora", "data=text", f"data.path={tmp_path}/text.txt", "data.length=16"]
+    words += [f"data.cache={tmp_path}/cache", f"root={tmp_path}", "training.steps=1"]
+    assert cli.main(["train", *words, f"start={folder}", "name=first"]) == 0
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": TEMPLATE}))
+    assert cli.main(["train", *words, f"start={folder}", "name=second"]) == 0
+    assert cli.main(["train", *words, f"start={tmp_path}/second", "name=third"]) == 0
+    assert len([store for store in (tmp_path / "cache").iterdir() if store.is_dir()]) == 1
+    for name in ("second", "third"):
+        model = farfield.load(tmp_path / name, layers="farfield")
+        assert model.tokenizer.ends == {256, 5}
+        back = farfield.save(model, tmp_path / f"{name}-back")
+        assert json.loads((back / "tokenizer_config.json").read_text())["chat_template"] == TEMPLATE
+        written = json.loads((back / "generation_config.json").read_text())
+        assert written == {"temperature": 0.6, "bos_token_id": None, "eos_token_id": [256, 5]}
+
+
 def test_export_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = farfield.save(tiny(), tmp_path / "first")
     words = ["export", f"model={first}", f"to={tmp_path}/second", "precision=bf16", "--json"]

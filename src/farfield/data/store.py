@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from farfield.config import Config, DataError
 from farfield.data.files import Collection, Piece, pieces, scan
 from farfield.progress import Bar
-from farfield.tokenizers import CorpusTokenizer, TokenizerConfig, fingerprint, load_tokenizer, opening
+from farfield.tokenizers import CorpusTokenizer, FolderConfig, TokenizerConfig, fingerprint, load_tokenizer, opening
 
 __all__ = ["StoreFacts", "TokenStore", "open_store"]
 
@@ -55,8 +55,13 @@ class StoreFacts(Config):
 class TokenStore:
     """A store on disk. tokens (tokens,) uint16 or uint32, offsets (documents + 1,) int64, keys (documents,) uint64."""
 
-    def __init__(self, folder: Path) -> None:
-        """Opens a complete store; see `open_store`."""
+    def __init__(self, folder: Path, tokenizer: CorpusTokenizer | None = None) -> None:
+        """Opens a complete store; see `open_store`.
+
+        Args:
+            folder: where it is.
+            tokenizer: one of the same ids as that of the store, in its place.
+        """
         self.folder = folder
         self.facts = StoreFacts.model_validate_json((folder / FACTS).read_bytes())
         # A plain view: indexing a memmap object costs about twice as much.
@@ -64,7 +69,7 @@ class TokenStore:
         self.tokens: NDArray[np.uint16 | np.uint32] = np.asarray(mapped)
         self.offsets: NDArray[np.int64] = np.load(folder / DOCUMENTS, mmap_mode="r")
         self.keys: NDArray[np.uint64] = np.load(folder / KEYS, mmap_mode="r")
-        self.tokenizer: CorpusTokenizer = load_tokenizer(folder / TOKENIZER)
+        self.tokenizer: CorpusTokenizer = tokenizer or load_tokenizer(folder / TOKENIZER)
 
     def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
         """Another process opens the files again; the tokens do not travel."""
@@ -89,7 +94,9 @@ def open_store(path: Path, tokenizer: TokenizerConfig, cache: Path) -> TokenStor
             _build(folder, collection, tokenizer)
         except OSError as error:
             raise DataError(f"data.cache: '{cache}' cannot be written: {error.strerror}.") from None
-    return TokenStore(folder)
+    # What a folder tells beside its ids, such as the template of a chat, may have changed since the store was built.
+    told = tokenizer.build(tuple) if isinstance(tokenizer, FolderConfig) else None
+    return TokenStore(folder, told)
 
 
 def _complete(folder: Path) -> bool:

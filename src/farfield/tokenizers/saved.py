@@ -14,6 +14,9 @@ from farfield.tokenizers.protocol import BACKEND, SETTINGS, CorpusTokenizer, Tok
 __all__ = ["fingerprint", "load_tokenizer"]
 
 
+MODEL_FILES = ("generation_config.json", "config.json")  # of a Hugging Face model; the first that names ends counts
+
+
 def load_tokenizer(folder: Path) -> CorpusTokenizer:
     """The tokenizer that was saved in `folder`, by Farfield or by Hugging Face.
 
@@ -29,7 +32,7 @@ def load_tokenizer(folder: Path) -> CorpusTokenizer:
         case "ids":
             return IdsTokenizer(_vocabulary(settings, folder / SETTINGS), told_ends(settings))
         case "bpe":
-            return load_bpe(folder, settings)
+            return load_bpe(folder, settings, _model_ends(folder))
         case other:
             raise DataError(f"{folder / SETTINGS}: " + unknown("unknown kind", str(other), ["bytes", "bpe", "ids"]))
 
@@ -42,6 +45,20 @@ def fingerprint(tokenizer: Tokenizer) -> str:
         for file in sorted(Path(folder).iterdir()):
             digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def _model_ends(folder: Path) -> list[int]:
+    """The ids that end what the model beside a tokenizer writes, where there is one that names them."""
+    for file in (folder / name for name in MODEL_FILES):
+        value = read_json(file).get("eos_token_id") if file.is_file() else None
+        if value is not None:
+            found: list[int] = []
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, bool) or not isinstance(one, int) or one < 0:
+                    raise DataError(f"{file}: eos_token_id: {one!r} given, ids are needed.")
+                found.append(one)
+            return found
+    return []
 
 
 def _vocabulary(settings: dict[str, object], file: Path) -> int:

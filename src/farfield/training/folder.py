@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ except ImportError:  # Windows has none; two runs in one folder are not noticed 
     fcntl = None  # type: ignore[assignment]
 
 from farfield.config import ConfigError, ModelError, TrainingError, read
+from farfield.huggingface.reading import GENERATION
 from farfield.pretrained import BEST, CHECKPOINTS, CONFIG, EXPORT, FORMAT, LAST, OURS, TOKENIZER, read_checkpoint
 from farfield.progress import say
 from farfield.settings import TrainSettings
@@ -185,8 +187,14 @@ def clear(folder: Path, anew: bool) -> None:
         file.unlink(missing_ok=True)
 
 
-def record(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+def record(
+    folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer, generation: Mapping[str, Any] | None = None
+) -> None:
     """Makes the folder with config.yaml and the tokenizer.
+
+    Args:
+        folder: of the run. config: its settings. tokenizer: of its data.
+        generation: what a generation_config.json says of the model that it begins with; None: what is there stays.
 
     Raises:
         TrainingError: it cannot be written.
@@ -195,6 +203,10 @@ def record(folder: Path, config: Mapping[str, Any], tokenizer: Tokenizer) -> Non
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / TOKENIZER)
+        if generation:
+            write_text(folder / GENERATION, json.dumps(dict(generation), indent=2) + "\n")
+        elif generation is not None:
+            (folder / GENERATION).unlink(missing_ok=True)  # of an earlier try that began elsewhere
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written: {error.strerror or error}.") from None
     write_text(folder / CONFIG, text + OmegaConf.to_yaml(OmegaConf.create(dict(config))))

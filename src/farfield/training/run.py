@@ -33,6 +33,7 @@ from farfield.pretrained import (
     EXPORT,
     LAST,
     OURS,
+    generation_of,
     load,
     load_encoder,
     model_config,
@@ -254,7 +255,7 @@ def _train(settings: TrainSettings, rank: int) -> None:
     with owned(folder) if rank == 0 else nullcontext():
         if rank == 0:
             _tell(settings, model)
-            record(folder, config, source.tokenizer)
+            record(folder, config, source.tokenizer, None if start else generation_of(settings.start))
             clear(folder, anew=start is None)
 
         from farfield.training.fit import Job, fit  # seconds of lightning, which no mistake above should wait for

@@ -110,13 +110,11 @@ def template_of(tokenizer: HubTokenizer, system: str | None, begin: int | None) 
     turns = [{"role": "system", "content": system}, *turns] if system is not None else turns
     if not tokenizer.backend.chat_template:
         raise ConfigError("hf.chat: true given, but the tokenizer has no chat template. Take hf.chat=false.")
-    # A template is a program in Jinja, which raises what its author wrote.
-    from jinja2 import TemplateError
-
     try:
         text: str = tokenizer.backend.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise ConfigError(f"hf.chat: the tokenizer's template refuses the turns: {error}.") from None
+    except Exception as error:  # noqa: BLE001  a template is a program, which raises what its author wrote and any other
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"hf.chat: the tokenizer's template refuses the turns: {said}.") from None
     before, found, behind = text.rpartition(MARK)
     if not found:
         raise ConfigError("hf.chat: the tokenizer's template drops the user's turn. Take hf.chat=false.")

@@ -201,7 +201,7 @@ def _load(
 
 
 def generation_of(path: str | Path | None) -> dict[str, Any]:
-    """What generation_config.json says of a folder of Hugging Face, or of a run that began with one; of anything else nothing.
+    """What generation_config.json says of a folder of Hugging Face or a run that began with one, else nothing.
 
     Raises:
         ModelError: nothing is at `path`, or the file cannot be read.

@@ -21,7 +21,7 @@ from farfield.benchmarks.subjects.subject_settings import EndpointConfig, Huggin
 from farfield.benchmarks.suites.longdoc import LongdocSuite
 from farfield.benchmarks.tasks.longdoc.longbench import LONGBENCH_V1, LONGBENCH_V2
 from farfield.benchmarks.tasks.sample import Turn
-from farfield.config import read
+from farfield.config import ConfigError, read
 from farfield.tokenizers import BytesTokenizer
 
 # As pred.py of LongBench has it.
@@ -138,3 +138,16 @@ def test_a_chat_takes_the_turn_that_is_asked_for() -> None:
         assert taken.generate(taken.prefill(prompt), 9).ids == plain.generate(expected, 9).ids, turn
     assert asked.turn == "begun"
     assert plain.turns == frozenset()
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 // 0 }}", "{{ 1 + messages }}", "{{ raise_exception('no turn\nof mine') }}"]
+)
+def test_what_a_template_raises_is_one_line(template: str) -> None:
+    pytest.importorskip("transformers")
+    from hf_models import byte_tokenizer
+
+    from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, template_of
+
+    with pytest.raises(ConfigError, match=r"^hf.chat: the tokenizer's template refuses the turns: .+\.$"):
+        template_of(HubTokenizer(byte_tokenizer(template=template)), None, None)

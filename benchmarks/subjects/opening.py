@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from farfield.api import open_model, place, tell_of_layers
+from farfield.api import check_folder, open_model, place, tell_of_layers
 from farfield.benchmarks.subjects.endpoint_subject import open_endpoint
 from farfield.benchmarks.subjects.model_subject import ModelSubject
 from farfield.benchmarks.subjects.subject import Subject
@@ -44,6 +44,7 @@ def open_subject(settings: EvaluateSettings) -> Subject:
             return _open_hub(settings, settings.model, name)
         case _:
             _check_path(Path(settings.model).expanduser())
+            check_folder(settings.model, settings.hf)
             how = settings.remembered, settings.hf, settings.context, settings.adapter_file
             return ModelSubject(open_model(settings.model, settings.device, *how), name)
 

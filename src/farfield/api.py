@@ -22,7 +22,7 @@ from farfield.embedding.spread import Spread
 from farfield.encoding import EncoderModel, TextEncoder
 from farfield.generation import TextModel
 from farfield.huggingface.reading import covered, is_folder, uncovered
-from farfield.huggingface.settings import FolderConfig
+from farfield.huggingface.settings import ChatConfig, FolderConfig
 from farfield.huggingface.writing import SHARD, write_folder
 from farfield.memory import MemoryConfig
 from farfield.model import LanguageModel, ModelConfig
@@ -38,6 +38,7 @@ from farfield.tokenizers.protocol import read_json
 __all__ = [
     "build",
     "build_encoder",
+    "check_folder",
     "export",
     "ingest",
     "load",
@@ -236,6 +237,7 @@ def _opened(
     adapter: str | Path | None = None,
 ) -> TextModel | BorrowedModel:
     """The model at `path` by the layers that the settings say."""
+    check_folder(path, hub)
     folder = Path(path).expanduser()
     if is_folder(folder) and covered(folder, hub.layers) == "transformers":
         if memory != "trained":
@@ -253,6 +255,24 @@ def _opened(
     if memory != "trained":
         model = retrofit(model, memory)
     return TextModel(by_context(model, context, info), tokenizer, info)
+
+
+def check_folder(path: str | Path, hub: FolderConfig) -> None:
+    """Raises a ConfigError where a run is to be opened as only a folder of Hugging Face is."""
+    folder = Path(path).expanduser()
+    if not folder.exists() or is_folder(folder):
+        return
+    chat = isinstance(hub, ChatConfig) and hub.chat
+    asked = {
+        "chat": ("true", "false") if chat else None,
+        "begin": (hub.begin, "auto") if hub.begin != "auto" else None,
+        "layers": (hub.layers, "auto") if hub.layers == "transformers" else None,
+    }
+    for key, given in asked.items():
+        if given is not None:
+            raise ConfigError(
+                f"hf.{key}: {given[0]} given, and {path} is no folder of Hugging Face. Take hf.{key}={given[1]}."
+            )
 
 
 def _adapted(

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, TextIO
 
 from farfield.amortized import AmortizedBank
@@ -28,7 +27,6 @@ from farfield.config import ConfigError
 from farfield.dialogue import Dialogue, typed
 from farfield.generation import GenerationConfig, TextModel, written
 from farfield.huggingface.loading import load_hub_tokenizer
-from farfield.huggingface.reading import is_folder
 from farfield.knn import KnnLM
 from farfield.progress import say
 from farfield.retrieval import Answer, Filter, Hit, Index, PromptConfig, build_prompt
@@ -266,12 +264,10 @@ def _template(model: TextModel | BorrowedModel | None, settings: QuerySettings) 
     """The chat template of the folder that is asked.
 
     Raises:
-        ConfigError: it has none, or a run is asked. ModelError: transformers is not installed.
+        ConfigError: it has none. ModelError: transformers is not installed.
     """
     assert model is not None, "see QuerySettings"
     path = str(settings.model)
-    if not is_folder(Path(path).expanduser()):
-        raise ConfigError(f"hf.chat: true given, and {path} is no folder of Hugging Face. Take hf.chat=false.")
     return template_of(HubTokenizer(load_hub_tokenizer(path), model.begin), settings.hf.system, model.begin)
 
 

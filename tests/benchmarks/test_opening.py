@@ -88,6 +88,34 @@ def test_mistakes_are_one_line(words: list[str], line: str, place: Path, capsys:
     assert capsys.readouterr().err == f"farfield: {line}\n"
 
 
+@pytest.mark.parametrize("verb", [["evaluate", *GRID], ["query", "Who?"]])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("hf.begin=never", "hf.begin: never given, and run is no folder of Hugging Face. Take hf.begin=auto."),
+        ("hf.chat=true", "hf.chat: true given, and run is no folder of Hugging Face. Take hf.chat=false."),
+        (
+            "hf.layers=transformers",
+            "hf.layers: transformers given, and run is no folder of Hugging Face. Take hf.layers=auto.",
+        ),
+    ],
+)
+def test_a_run_is_opened_as_no_folder(
+    verb: list[str], words: str, line: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "run").mkdir()
+    assert cli.main([*verb, "model=run", words]) == 2
+    assert capsys.readouterr().err == f"farfield: {line}\n"
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "query"])
+def test_a_turn_needs_a_template(verb: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = GRID if verb == "evaluate" else ["Who?"]
+    assert cli.main([verb, *words, "model=run", "hf.system=Brief."]) == 2
+    line = "hf.system: given, and no template that it would go into. Add hf.chat=true, or leave it out."
+    assert capsys.readouterr().err == f"farfield: {line}\n"
+
+
 def test_a_suite_that_asks_no_model_needs_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = place / "tiny"
     (folder / "qrels").mkdir(parents=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from farfield.config import Config
 
@@ -41,3 +41,11 @@ class ChatConfig(FolderConfig):
 
     chat: bool = False
     system: str | None = None
+
+    @model_validator(mode="after")
+    def _read(self) -> ChatConfig:
+        if self.system is not None and not self.chat:
+            raise ValueError(
+                ".system: given, and no template that it would go into. Add hf.chat=true, or leave it out."
+            )
+        return self

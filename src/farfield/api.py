@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 
@@ -15,7 +15,7 @@ from farfield.chunking import TokenStarts
 from farfield.cluster import Cluster
 from farfield.compose import option
 from farfield.config import Config, ConfigError, ModelError, read
-from farfield.context import ContextConfig, by_context, trained_length, unstretched
+from farfield.context import ContextConfig, beside, by_context, trained_length, unstretched
 from farfield.data.objective import MaskedConfig
 from farfield.embedding import Models
 from farfield.embedding.spread import Spread
@@ -54,6 +54,13 @@ __all__ = [
 
 class _Memory(Config):
     memory: MemoryConfig | None
+
+
+class _Before(NamedTuple):
+    """The settings of a model without an adapter, and the tokens that it was trained on."""
+
+    config: ModelConfig
+    trained: int | None
 
 
 class _Context(Config):
@@ -186,7 +193,7 @@ def load(
         overrides: settings within them, in Hydra's grammar; without `memory.` or `context.` before them, of the memory
             if one is named.
         adapter: the file of one that was learnt beside this model's weights: the model that its run had in the end,
-            in its context too.
+            in its context too, beside which no other one is named.
         begin: the begin-of-text token before each prompt, of a Hugging Face folder; auto: as its tokenizer has it.
         ignore_unknown: leave out tensors that the model does not have, in the place of refusing them.
 
@@ -250,10 +257,13 @@ def _opened(
         return open_borrowed(folder, dtype, device, hub)
     if adapter is None:
         model, tokenizer, info = pretrained.load(path, device, dtype, hub)
+        before = None
     else:
-        model, tokenizer, info = _adapted(path, device, dtype, hub, adapter)
+        (model, tokenizer, info), before = _adapted(path, device, dtype, hub, adapter)
     if memory != "trained":
         model = retrofit(model, memory)
+    if before is not None:
+        context = beside(context, before.config, model.config, before.trained)
     return TextModel(by_context(model, context, info), tokenizer, info)
 
 
@@ -277,8 +287,9 @@ def check_folder(path: str | Path, hub: FolderConfig) -> None:
 
 def _adapted(
     path: str | Path, device: torch.device | str, dtype: torch.dtype | None, hub: FolderConfig, adapter: str | Path
-) -> pretrained.Pretrained:
-    """The model at `path` as the run left it that has learnt the adapter beside it: its weights, layers and memory.
+) -> tuple[pretrained.Pretrained, _Before]:
+    """The model at `path` as the run left it that has learnt the adapter beside it: its weights, layers and memory;
+    and what was there before it.
 
     Raises:
         ModelError: no adapter, or it was learnt beside another model.
@@ -296,7 +307,7 @@ def _adapted(
     data = info["config"].get("data") if saved.length is None else {"length": saved.length}
     config = {**info["config"], **now.mapping(), "data": data or {}}
     told = {"adapter": str(adapter), "step": saved.step, "loss": None, "config": config}
-    return pretrained.Pretrained(model, tokenizer, {**info, **told})
+    return pretrained.Pretrained(model, tokenizer, {**info, **told}), _Before(before, trained_length(info))
 
 
 def save(model: TextModel, folder: str | Path, dtype: torch.dtype | None = None, shard: int = SHARD) -> Path:

@@ -40,7 +40,16 @@ from farfield.model import LanguageModel, ModelConfig
 from farfield.retrofit import retrofit
 from farfield.windows import ParallelWindows
 
-__all__ = ["ContextConfig", "ParallelContext", "Parts", "by_context", "stretched", "trained_length", "unstretched"]
+__all__ = [
+    "ContextConfig",
+    "ParallelContext",
+    "Parts",
+    "beside",
+    "by_context",
+    "stretched",
+    "trained_length",
+    "unstretched",
+]
 
 WINDOWED = (LongformerConfig, S2Config)  # no distance in them is longer than what they were trained with
 
@@ -415,6 +424,29 @@ def by_context(model: LanguageModel, context: ContextConfig | None, info: Mappin
     if isinstance(context, ParallelContext) and context.shared is None:
         context = context.model_copy(update={"shared": 0 if info.get("begin") is None else 1})
     return stretched(model, context, trained_length(info))
+
+
+def beside(
+    context: ContextConfig | None, base: ModelConfig, own: ModelConfig, trained: int | None
+) -> ContextConfig | None:
+    """What of `context` is still to be done to a model that an adapter, or its context, has made `own` out of `base`.
+
+    Raises:
+        ConfigError: the adapter was learnt in another context.
+    """
+    held = isinstance(own.memory, KeyValueMemoryConfig) and own.memory.keep == "sinks"
+    if context is None or (own.architecture == base.architecture and (not held or own.memory == base.memory)):
+        return context
+    try:
+        parts = context.applied(Parts(base.architecture, base.memory if held else own.memory), trained)
+    except ConfigError:
+        parts = None
+    if parts is None or parts.windows is not None or parts != Parts(own.architecture, own.memory):
+        raise ConfigError(
+            f"context.kind: '{context.kind}' given, and the adapter brings the context that it was learnt in, which is "
+            "another one. Leave it out."
+        )
+    return None
 
 
 def unstretched(architecture: ArchitectureConfig) -> ArchitectureConfig:

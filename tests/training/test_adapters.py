@@ -240,6 +240,22 @@ def test_an_adapter_is_read_in_the_context_that_it_was_learnt_in(tmp_path: Path,
         with_adapter(load(base).model, read_adapter(file))
 
 
+@pytest.mark.parametrize(("kind", "other"), [("yarn", "ntk"), ("self_extend", "parallel"), ("sinks", "yarn")])
+def test_an_adapter_brings_its_context(tmp_path: Path, base: Path, kind: str, other: str) -> None:
+    """The same given again is no second one; another is refused; one without any is stretched as it was asked for."""
+    adapted(tmp_path, base, *LORA, f"context={kind}")
+    file = tmp_path / "run" / "adapter.safetensors"
+    found, again = farfield.load(base, adapter=file), farfield.load(base, adapter=file, context=kind)
+    assert again.config == found.config
+    stretch = {"yarn": "context.factor=8", "self_extend": "context.window=3", "sinks": "context.initial=2"}
+    for name, words in ((kind, [stretch[kind]]), (other, [])):
+        with pytest.raises(ConfigError, match=f"'{name}' given, and the adapter brings the context that it was learnt"):
+            farfield.load(base, adapter=file, context=name, overrides=words)
+    adapted(tmp_path / "plain", base, *LORA)
+    plain = tmp_path / "plain" / "run" / "adapter.safetensors"
+    assert farfield.load(base, adapter=plain, context=kind).config == found.config
+
+
 def test_what_an_adapter_is_not_read_beside(tmp_path: Path, base: Path) -> None:
     adapted(tmp_path, base, *LORA)
     file = tmp_path / "run" / "adapter.safetensors"

@@ -16,12 +16,13 @@ from farfield.architectures.external import ExternalConfig
 from farfield.architectures.feedforward import FeedForwardConfig
 from farfield.architectures.gated_deltanet import GatedDeltaNetConfig
 from farfield.architectures.gss import GSSConfig
+from farfield.architectures.keyed import KeyedMixer, KeyedSettings, PositionedSettings
 from farfield.architectures.lightning import LightningConfig
 from farfield.architectures.linformer import LinformerConfig
 from farfield.architectures.longformer import LongformerConfig
 from farfield.architectures.mamba import MambaConfig
 from farfield.architectures.mamba2 import Mamba2Config
-from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, KeyValue, Mixer, MixerSettings
+from farfield.architectures.mixer import Heads, KeyValue, Mixer, MixerSettings
 from farfield.architectures.performer import PerformerConfig
 from farfield.architectures.reformer import ReformerConfig
 from farfield.architectures.retnet import RetNetConfig
@@ -40,6 +41,7 @@ __all__ = [
     "Mixer",
     "MixerConfig",
     "MixerSettings",
+    "PositionedSettings",
     "Rows",
     "State",
     "build_mixer",

@@ -20,26 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from farfield.architectures.columns import banded, spanned
-from farfield.architectures.dual_chunk import DualChunk
 from farfield.architectures.extension import ExtendedField
 from farfield.architectures.fixed import FixedBuffer, one_query
-from farfield.architectures.mixer import (
-    Attended,
-    Heads,
-    Kept,
-    KeyValue,
-    LendingMixer,
-    LendingSettings,
-    join,
-    reference_bytes,
-)
+from farfield.architectures.keyed import LendingMixer, LendingSettings
+from farfield.architectures.mixer import Attended, Heads, Kept, KeyValue, join, reference_bytes
 from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.backend import Backend
@@ -49,7 +39,6 @@ from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.ops.spans import Spans
 from farfield.architectures.projection import Projection, Rotation, Turned
 from farfield.architectures.rows import Rows
-from farfield.architectures.self_extend import SelfExtend
 from farfield.architectures.state import KeyValueBuffer, State
 
 __all__ = [
@@ -59,7 +48,6 @@ __all__ = [
     "AttentionConfig",
     "AttentionState",
     "DocumentField",
-    "ExtensionConfig",
 ]
 
 XPOS = "position: xpos scales keys from a reference that moves. Positions whose keys can be taken: rope, alibi, none."
@@ -69,9 +57,6 @@ MOVES = "position: xpos looks up whether its reference has to move"
 """Why no step with xPos can be captured."""
 
 
-ExtensionConfig = Annotated[DualChunk | SelfExtend, Field(discriminator="kind")]
-
-
 class AttentionConfig(LendingSettings):
     """Softmax attention over the whole document; state grows with length."""
 
@@ -79,17 +64,12 @@ class AttentionConfig(LendingSettings):
     source = "arxiv.org/abs/1706.03762"
 
     kind: Literal["attention"] = "attention"
-    extension: ExtensionConfig | None = Field(
-        None, description="where tokens beyond the trained length stand: dual_chunk, self_extend; null: where they are"
-    )
 
     def reach(self, layer: int, depth: int) -> int | None:
         return None
 
     def check(self, width: int) -> None:
         self.sizes(width)
-        if self.extension is not None and self.position != "rope":
-            raise ValueError(f"extension: moves rotary positions, and position is {self.position}.")
 
     def build(self, width: int, layer: int, depth: int) -> Attention:
         return Attention(self, width)
@@ -130,11 +110,6 @@ class AttentionConfig(LendingSettings):
         if self.position == "xpos":
             return MOVES
         return None if self.extension is None else f"extension: {self.extension.kind} looks up how far a document goes"
-
-    def remembers(self) -> str | None:
-        if self.extension is None:
-            return None
-        return f"extension: {self.extension.kind} moves keys for its own queries alone. Take extension: null."
 
 
 @dataclass(frozen=True, eq=False)

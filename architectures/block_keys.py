@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from farfield.architectures.ops.alibi import Alibi
+from farfield.architectures.ops.alibi import Alibi, Slopes
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Full, Labelled
 from farfield.architectures.ops.place import Place
@@ -49,14 +49,14 @@ class BlockKeys:
         document: Tensor,
         rows: Rows,
         before: KeyValueBuffer,
-        slopes: Tensor | None = None,
+        slopes: Slopes | None = None,
     ) -> tuple[list[Part], KeyValueBuffer]:
         """The parts of the softmax of queries (B, H, T, W), and the buffer behind the call.
 
         Args:
             k, v: those of the call's blocks (B, G, N, W), with their `number` (B, N) in the document, which `before`
                 holds from 0 on, and their `document` (B, N); -1 where a row has fewer.
-            slopes: (H,), with which scores fall with distance.
+            slopes: (H,), with which scores fall with distance; or a relation.
         """
         past_k, past_v, valid = before.read()
         after = before.append(k, v, Rows.at(number)) if k.shape[2] else before
@@ -76,7 +76,7 @@ class BlockKeys:
         owner = torch.zeros_like(held) if valid is None else torch.where(valid, 0, -1)
         last = rows.positions.div(self.stride, rounding_mode="floor") * self.count - 1
         number, document = torch.cat((held, number), 1), torch.cat((owner, document), 1)
-        alibi = None if slopes is None else Alibi(slopes, rows.positions, self.position(number))
+        alibi = Alibi.of(slopes, rows.positions, self.position(number))
         labelled = Labelled(last, labels(rows), number, document, alibi)
         return [Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), labelled)], after
 
@@ -85,7 +85,7 @@ class BlockKeys:
         within = (self.begins + number % self.count).clamp(max=self.stride - 1)
         return number.div(self.count, rounding_mode="floor") * self.stride + within
 
-    def _run(self, q: Tensor, keys: Tensor, values: Tensor, begin: int, slopes: Tensor | None) -> list[Part]:
+    def _run(self, q: Tensor, keys: Tensor, values: Tensor, begin: int, slopes: Slopes | None) -> list[Part]:
         """All rows are the same run of one document from `begin` on, whose keys are these so far."""
         skip = max(0, self.stride - begin)  # the first block of a document has none before it
         if skip >= q.shape[2]:
@@ -94,8 +94,6 @@ class BlockKeys:
         layout = Steps(self.stride, self.count, begin + skip, self._alibi(slopes, position, keys.shape[2]))
         return [Part(q, keys, values, layout, Place(slice(None), slice(skip, None)))]
 
-    def _alibi(self, slopes: Tensor | None, query: Tensor, keys: int) -> Alibi | None:
+    def _alibi(self, slopes: Slopes | None, query: Tensor, keys: int) -> Alibi | None:
         """Of queries at positions (1, T) and the first `keys` keys of a document."""
-        if slopes is None:
-            return None
-        return Alibi(slopes, query, self.position(torch.arange(keys, device=query.device))[None])
+        return Alibi.of(slopes, query, self.position(torch.arange(keys, device=query.device))[None])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from farfield.architectures.ops.alibi import Alibi
+from farfield.architectures.ops.alibi import Alibi, Slopes
 from farfield.architectures.ops.layouts import Banded
 from farfield.architectures.ops.spans import Spans
 from farfield.architectures.rows import Rows
@@ -65,14 +65,14 @@ def banded(
     dilation: int = 1,
     first: int = 0,
     ahead: int = 0,
-    slopes: Tensor | None = None,
+    slopes: Slopes | None = None,
 ) -> Banded:
     """The layout of queries at `rows` over the key columns [past, call]; slopes (H,) let scores fall with distance."""
     position, document = columns(rows, past, valid)
     query_document = torch.where(rows.real, rows.document, -2)
     regular = rows.plain and valid is None
     some = slice(0, 1) if regular else slice(None)
-    alibi = None if slopes is None else Alibi(slopes, rows.positions[some], position[some])
+    alibi = Alibi.of(slopes, rows.positions[some], position[some])
     found = rows.positions, query_document, position, document, reach, dilation, first, regular, ahead, alibi
     return Banded(*found, opens(rows, past))
 

@@ -25,7 +25,8 @@ from farfield.architectures import FeedForwardConfig, MixerConfig
 from farfield.architectures.between import Between
 from farfield.architectures.condensed import condensed_keys
 from farfield.architectures.feedforward import Auxiliary, NoFeedForward, SwiGLUConfig
-from farfield.architectures.mixer import Kept, LendingMixer, Mixer, MixerSettings
+from farfield.architectures.keyed import LendingMixer
+from farfield.architectures.mixer import Kept, Mixer, MixerSettings
 from farfield.architectures.ops.rms_norm import RMSNorm, rms_norm
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows

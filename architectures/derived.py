@@ -25,16 +25,9 @@ import torch
 from torch import Tensor
 
 from farfield.architectures.columns import banded
-from farfield.architectures.mixer import (
-    Attended,
-    Heads,
-    KeyedMixer,
-    KeyedSettings,
-    KeyValue,
-    join,
-    reference_bytes,
-)
-from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
+from farfield.architectures.keyed import KeyedMixer, KeyedSettings
+from farfield.architectures.mixer import Attended, Heads, KeyValue, join, reference_bytes
+from farfield.architectures.ops.alibi import EVERY, Alibi, Slopes, alike, slopes_of
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Causal, Full
 from farfield.architectures.ops.place import Place
@@ -60,6 +53,10 @@ class Pattern(Protocol):
         """Whether what is seen follows from distances alone, and the buffer holds every token up to its limit."""
 
     @property
+    def far(self) -> bool:
+        """Whether distances grow with the document, so that there is something to extend."""
+
+    @property
     def limit(self) -> int | None:
         """The most tokens that the buffer holds; None: as many as there are."""
 
@@ -73,13 +70,13 @@ class Pattern(Protocol):
         """Bool (B, heads or 1, T, S) of positions (B, T) and (B, S) in one document."""
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Slopes | None = None
     ) -> tuple[list[Part], KeyValueBuffer]:
         """The parts of the softmax, placed among the queries (B, H, T, W) of all heads, and the buffer behind the call.
 
         Args:
             k, v: the heads (B, G, T, W) that serve the pattern's.
-            slopes: of all heads (H,), with which scores fall with distance.
+            slopes: of all heads (H,), with which scores fall with distance; or a relation, where the pattern is `far`.
         """
 
 
@@ -96,6 +93,7 @@ class Group:
     offset: int = 0
     first: int = 0
     relative: ClassVar[bool] = False
+    far: ClassVar[bool] = False
 
     @property
     def limit(self) -> int:
@@ -157,8 +155,9 @@ class Group:
         return rows.once(("left behind", self.segment, self.rate, self.offset, self.first), make)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Slopes | None = None
     ) -> tuple[list[Part], KeyValueBuffer]:
+        assert slopes is None or isinstance(slopes, Tensor)
         if slopes is not None:  # derived positions count every `rate`-th token
             slopes = slopes[cut(self.heads)] * self.rate
         begin = rows.begin
@@ -252,6 +251,8 @@ class DerivedAttention(KeyedMixer):
         self.projection = Projection.of(config, width)
         self.rotation = Rotation.of(config, self.head_width)
         self.span, self.slopes = self.rotation.span, slopes_of(self.heads) if config.position == "alibi" else None
+        extension = config.extension
+        self.field = None if extension is None else extension.field(self.rotation, self.scale, self.backend)
 
     def start(self, batch: int) -> DerivedState:
         weight = self.projection.qkv.weight
@@ -270,13 +271,15 @@ class DerivedAttention(KeyedMixer):
         assert isinstance(state, DerivedState)
         turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
         q, k, slopes = turned.queries, turned.keys, alike(self.slopes, turned.queries)
+        placed = k if self.field is None else self.field.turn(heads.keys, rows)
         parts: list[Part] = []
         after = []
         for pattern, buffer in zip(self.patterns, state.near, strict=True):
-            some = self._serving(pattern)
-            keys, values = taken(k, some), taken(heads.values, some)
-            found, buffer = pattern.attend(q, keys, values, rows, turned.moved(buffer.cast(k.dtype)), slopes)
-            parts += found
+            some, field = self._serving(pattern), self.field if pattern.far else None
+            keys, values = taken(k if field is None else placed, some), taken(heads.values, some)
+            falls, buffer = slopes if field is None else EVERY, turned.moved(buffer.cast(k.dtype))
+            found, buffer = pattern.attend(q, keys, values, rows, buffer, falls)
+            parts += found if field is None else field.split(found, heads.queries, rows)
             after.append(buffer)
         state = replace(state, near=tuple(after), reference=turned.reference)
         return join(parts, reads, self.scale, self.backend), state
@@ -294,7 +297,10 @@ class DerivedAttention(KeyedMixer):
                 "its segments are cut at fixed positions, so that the oldest tokens cannot be dropped and the others "
                 "numbered anew."
             )
-        near = tuple(self.rotation.renumbered(kept.newest(count), dropped) for kept in state.near)
+        near = tuple(
+            (self.rotation if self.field is None or not pattern.far else self.field).renumbered(kept, dropped)
+            for pattern, kept in zip(self.patterns, (kept.newest(count) for kept in state.near), strict=True)
+        )
         return replace(state, near=near, reference=None if state.reference is None else state.reference - dropped)
 
     def rotate(self, x: Tensor, phase: Tensor, power: Tensor | None = None) -> Tensor:

@@ -50,6 +50,9 @@ class DilatedConfig(DerivedSettings):
         """A token that begins a segment of every branch sees itself only."""
         return 0
 
+    def bounded(self) -> str:
+        return f"branches: the longest segment has {max(segment for segment, _ in self.branches)} tokens."
+
     def check(self, width: int) -> None:
         self.sizes(width)
         check_branches(self.branches)

@@ -10,7 +10,7 @@ et al., https://arxiv.org/abs/2402.17463, as their code has it (ChunkLlama), whi
 trained length and clamps at c, where the paper says c - 1. The first s tokens are what they are without it.
 
 In training and prefill the three parts are runs of columns (`Runs`, `Aligned`, `Steps`), without a mask; where
-documents are packed, bands of masks, block by block.
+documents are packed, or keys are chosen, masks block by block.
 
 Shapes: B batch, T time, S key columns, H heads, W width of a head.
 """
@@ -24,11 +24,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from farfield.architectures.columns import columns, opens
-from farfield.architectures.extension import ExtendedField, Extension, Seen, deepest
+from farfield.architectures.extension import ExtendedField, Extension, Kind, Seen, deepest
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.backend import Backend
-from farfield.architectures.ops.layouts import Banded, Full
+from farfield.architectures.ops.layouts import Full
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Aligned, Runs, Steps
 from farfield.architectures.projection import Rotation
@@ -36,7 +35,18 @@ from farfield.architectures.rows import Rows
 
 __all__ = ["DualChunk", "DualChunkField"]
 
-CHUNKS = 2**31  # more than a document has, so that document and chunk are one number
+
+@dataclass(frozen=True)
+class Between:
+    """The key's chunk, of `stride` tokens, is `least` before the query's, or one of those before that if `older`."""
+
+    stride: int
+    least: int
+    older: bool = False
+
+    def holds(self, query: Tensor, key: Tensor) -> Tensor:
+        asking, asked = (x.div(self.stride, rounding_mode="floor") for x in (query, key))
+        return asking - asked >= self.least if self.older else asking - asked == self.least
 
 
 class DualChunk(Extension):
@@ -92,25 +102,15 @@ class DualChunkField(ExtendedField):
             parts.append(self._part(far, seen, 0, older, steps, _from(start)))
         return parts
 
-    def documents(self, queries: Tensor, seen: Seen, rows: Rows, own: bool) -> list[Part]:
-        stride, last = self.stride, deepest(rows)
-        here, later, far = self._turned(queries, rows, last)
-        position, document = columns(rows, seen.past, seen.valid)
-        asking = torch.where(rows.real, rows.document, -2)
-        chunk = position.clamp(min=0).div(stride, rounding_mode="floor")
-        asked = asking * CHUNKS + rows.positions.clamp(min=0).div(stride, rounding_mode="floor")
-        kept, first = document * CHUNKS + chunk, opens(rows, seen.past)
-
-        def part(q: Tensor, query: Tensor, where: Tensor, key: Tensor, reach: int | None, ahead: int = 0) -> Part:
-            layout = Banded(rows.positions, query, where, key, reach, ahead=ahead, opens=first)
-            return Part(q, seen.keys, seen.values, layout)
-
-        parts = [part(here, asked, position, kept, stride - 1, 0 if own else -1)]
-        if last >= stride:
-            parts.append(part(later, asked, position, kept + 1, 2 * stride - 1))
-        if last >= 2 * stride:  # a key is seen from where the second chunk behind its own begins
-            parts.append(part(far, asking, (chunk + 2) * stride, document, None))
-        return parts
+    def kinds(self, rows: Rows) -> list[Kind]:
+        own, later, far = self._places(rows)
+        stride = self.stride
+        found = [
+            Kind(Between(stride, 0), own, stride - 1),
+            Kind(Between(stride, 1), later, 2 * stride - 1),
+            Kind(Between(stride, 2, older=True), far),
+        ]
+        return found[: 1 + min(deepest(rows) // stride, 2)]
 
     def _turned(self, queries: Tensor, rows: Rows, last: int) -> list[Tensor]:
         """Queries (B, H, T, W) for their own chunk, the one before and older ones; as they are where there is none."""

@@ -5,7 +5,8 @@
 
 Wang et al., https://arxiv.org/abs/2006.04768, projects a whole sequence of fixed length, which no decoder can do; this
 form has any length and does not see the future. Keys are rotated before they are projected, so that a row is a mixture
-of keys, each where it stood; with ALiBi a row stands where its segment ends.
+of keys, each where it stood; with ALiBi a row stands where its segment ends. An `extension` moves finished segments as
+wholes, by where they end: inside of one, and in the open one, distances stay as they are.
 
 State: r rows for every c tokens, and the keys and values of the open segment: it grows, c / r times more slowly than
 that of attention. Work a token at position n: 4 H W (r n / c + c), and 4 G W r to project: quadratic divided by c / r.
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 from farfield.architectures.block_keys import BlockKeys
 from farfield.architectures.columns import located
 from farfield.architectures.derived import Group
-from farfield.architectures.mixer import Mixer, MixerSettings, in_steps, reference_bytes, softmax_sizes
-from farfield.architectures.ops.alibi import alike, slopes_of
+from farfield.architectures.keyed import PositionedSettings
+from farfield.architectures.mixer import Mixer, in_steps, reference_bytes, softmax_sizes
+from farfield.architectures.ops.alibi import EVERY, alike, slopes_of
 from farfield.architectures.ops.attention import attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.short_convolution import ConvolutionState
@@ -38,7 +40,7 @@ from farfield.architectures.state import KeyValueBuffer, State
 __all__ = ["Linformer", "LinformerConfig", "LinformerState"]
 
 
-class LinformerConfig(MixerSettings):
+class LinformerConfig(PositionedSettings):
     """Finished segments through a few learned rows, the open one token by token; state grows slowly."""
 
     form = "softmax over projected segments"
@@ -51,11 +53,6 @@ class LinformerConfig(MixerSettings):
     segment: int = Field(16, ge=1, description="tokens in a segment")
     rows: int = Field(4, ge=1, description="rows that stand for a finished segment")
     share: bool = Field(True, description="whether all heads share one projection of keys and one of values")
-    position: Literal["rope", "xpos", "alibi", "none"] = Field(
-        "rope", description="rope: rotations; xpos: those, and far tokens fade; alibi: a slopes a head; none"
-    )
-    base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
-    scale_base: float = Field(512.0, ge=1, description="xpos: tokens in which the fastest pair fades to 0.29")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries, keys and values; 0: none")
     backend: Backend = "auto"
 
@@ -65,6 +62,7 @@ class LinformerConfig(MixerSettings):
         return softmax_sizes(width, self.heads, self.head_width, self.kv_heads, rotated, self.position)
 
     def check(self, width: int) -> None:
+        self.check_positions()
         self.sizes(width)
         if self.rows > self.segment:
             raise ValueError(
@@ -123,13 +121,15 @@ class Linformer(Mixer):
     def __init__(self, config: LinformerConfig, width: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.sizes(width)
-        self.scale, self.backend = self.head_width**-0.5, config.backend
+        self.scale, self.backend = self.head_width**-0.5 * config.sharpness(), config.backend
         self.segment, self.rows = config.segment, config.rows
         self.group = Group(range(self.heads), config.segment)
         self.blocks = BlockKeys(config.segment, config.rows, config.segment - 1)
         self.projection = Projection(width, self.heads, self.kv_heads, self.head_width, config.conv)
         self.rotation = Rotation.of(config, self.head_width)
         self.slopes = slopes_of(self.heads) if config.position == "alibi" else None
+        extension = config.extension
+        self.field = None if extension is None else extension.field(self.rotation, self.scale, self.backend)
         shape = (1 if config.share else self.kv_heads, config.segment, config.rows)
         self.key_rows, self.value_rows = nn.Parameter(torch.empty(shape)), nn.Parameter(torch.empty(shape))
         self.reset_parameters()
@@ -151,11 +151,15 @@ class Linformer(Mixer):
     def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, LinformerState)
         heads, conv = self.projection.split(x, rows, state.conv)
-        turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
+        stand = rows if self.field is None else rows.once("positions", lambda: Rows.at(rows.positions))
+        turned = self.rotation.turned(heads.queries, heads.keys, stand, state.reference)
         q, k, v, slopes = turned.queries, turned.keys, heads.values, alike(self.slopes, turned.queries)
         before, near = (turned.moved(kept.cast(k.dtype)) for kept in (state.rows, state.open))
         parts, after = self.group.attend(q, k, v, rows, near, slopes)
-        more, before = self.blocks.attend(q, *self._project(k, v, rows, near), rows, before, slopes)
+        falls = slopes if self.field is None else EVERY
+        more, before = self.blocks.attend(q, *self._project(k, v, rows, near), rows, before, falls)
+        if self.field is not None:
+            more = self.field.split(more, heads.queries, rows)
         out, _ = attention([*parts, *more], self.scale, self.backend)
         return self.projection.join(out, rows), LinformerState(conv, before, after, turned.reference)
 
@@ -178,6 +182,9 @@ class Linformer(Mixer):
         keys, values = (
             self._mixed(x, weight) for x, weight in zip(found, (self.key_rows, self.value_rows), strict=True)
         )
+        if self.field is not None and keys.shape[2]:
+            ends = self.blocks.position(number)
+            keys = self.rotation.at(keys, self.field.placed(ends) - ends)
         return keys, values, number, document
 
     def _mixed(self, x: Tensor, weight: Tensor) -> Tensor:

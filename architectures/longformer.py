@@ -7,6 +7,8 @@ w is the window of the layer, d the dilation of the head, G the number of global
 A global key is taken out of the window, so that it counts once. Beltagy et al., https://arxiv.org/abs/2004.05150; the
 published code is bidirectional only, this is its causal form: globals are restricted to the prefix.
 
+With an `extension`, the global keys are those that are seen from far: they alone are moved.
+
 State: a ring of the last w d tokens, the G global keys and values in both projections: constant in time.
 Work a token: that of the projections, 4 H W (w + 1 + G) for attention; a dilated head computes the w d + 1 scores of
 its band and masks the others. Linear in length, forward and backward.
@@ -26,17 +28,9 @@ from torch import Tensor, nn
 from farfield.architectures.attention import MOVES, XPOS
 from farfield.architectures.columns import banded, spanned
 from farfield.architectures.fixed import FixedBuffer, Seen, one_query
-from farfield.architectures.mixer import (
-    Attended,
-    Heads,
-    Kept,
-    KeyValue,
-    LendingMixer,
-    LendingSettings,
-    join,
-    reference_bytes,
-)
-from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
+from farfield.architectures.keyed import LendingMixer, LendingSettings
+from farfield.architectures.mixer import Attended, Heads, Kept, KeyValue, join, reference_bytes
+from farfield.architectures.ops.alibi import EVERY, Alibi, Slopes, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.layouts import Full, Labelled
@@ -73,6 +67,9 @@ class LongformerConfig(LendingSettings):
     def head_dilations(self, heads: int) -> list[int]:
         """The dilation of each head: a list is spread over the heads."""
         return [spread(self.dilation, head, heads) for head in range(heads)]
+
+    def bounded(self) -> str | None:
+        return None if self.globals else "globals: 0 given, and a window has a longest distance."
 
     def check(self, width: int) -> None:
         heads, _, _ = self.sizes(width)
@@ -115,7 +112,9 @@ class LongformerConfig(LendingSettings):
         return sum(min(tokens, window * d) // d + min(tokens, self.globals) for d in self.head_dilations(heads))
 
     def uncaptured(self) -> str | None:
-        return MOVES if self.position == "xpos" else None
+        if self.position == "xpos":
+            return MOVES
+        return None if self.extension is None else f"extension: {self.extension.kind} looks up how far a document goes"
 
     def captured_from(self) -> int:
         return max(1, self.globals)
@@ -273,6 +272,8 @@ class Longformer(LendingMixer):
         self.prefix_qkv = nn.Linear(width, sum(self.projection.sizes), config.bias != "none") if self.globals else None
         self.rotation, self.slopes = self.field.rotation, self.field.slopes
         self.span = self.rotation.span
+        extension = config.extension
+        self.far = None if extension is None else extension.field(self.rotation, self.scale, self.backend)
 
     def start(self, batch: int) -> LongformerState:
         weight = self.projection.qkv.weight
@@ -300,8 +301,11 @@ class Longformer(LendingMixer):
         held = self._held(turned, state.prefix)
         where = self._where(rows)
         own = self._own(heads.prefix, turned, where)
-        prefix = self._written(held, k, heads.values, own, where, rows)
-        common = self._common(q, k, heads.values, rows, held, prefix, where)
+        far = k if self.far is None or where is None else self.far.turn(heads.keys, rows)
+        prefix = self._written(held, far, heads.values, own, where, rows)
+        common = self._common(q, far, heads.values, rows, held, prefix, where)
+        if self.far is not None:
+            common = self.far.split(common, heads.queries, rows)
         near = before.append(k, heads.values, rows)
         kept = Kept(k, heads.values, before, near)
         found = self.field.attend(q, kept, rows, reads, common)
@@ -343,20 +347,21 @@ class Longformer(LendingMixer):
         """The global keys in the local projections: from the state, and among the call's own tokens."""
         if not self.globals:
             return []
+        falls = alike(rows.here(self.slopes), q) if self.far is None else EVERY
         query_document = torch.where(rows.real, rows.document, -2)
         slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
         if where is None or rows.single:  # one document a row: all its global tokens so far are in the state
             owner = rows.last_document[:, None].expand_as(slots)
-            layout = self._labelled(q, rows, rows.positions, query_document, slots, owner)
+            layout = self._labelled(falls, rows.positions, query_document, slots, owner)
             return [Part(q, after[0], after[1], layout)]
         keys, values = (torch.cat((old, where.take(new)), 2) for old, new in ((before[0], k), (before[1], v)))
         position, document = self._labels(slots, where, rows)
-        return [Part(q, keys, values, self._labelled(q, rows, rows.positions, query_document, position, document))]
+        return [Part(q, keys, values, self._labelled(falls, rows.positions, query_document, position, document))]
 
-    def _labelled(self, q: Tensor, rows: Rows, query: Tensor, document: Tensor, key: Tensor, owner: Tensor) -> Labelled:
-        """Queries `q` at positions (B, T) over keys at positions (B, S), with the documents of both."""
-        slopes = alike(rows.here(self.slopes), q)
-        return Labelled(query, document, key, owner, None if slopes is None else Alibi(slopes, query, key))
+    @staticmethod
+    def _labelled(falls: Slopes | None, query: Tensor, document: Tensor, key: Tensor, owner: Tensor) -> Labelled:
+        """Queries at positions (B, T) over keys at positions (B, S), with the documents of both."""
+        return Labelled(query, document, key, owner, Alibi.of(falls, query, key))
 
     def _labels(self, slots: Tensor, where: _Prefix, rows: Rows) -> tuple[Tensor, Tensor]:
         """Positions and documents of [the state's slots, the call's global tokens]; a slot written anew is left out."""
@@ -372,7 +377,8 @@ class Longformer(LendingMixer):
         q = heads.queries
         slots = torch.arange(self.globals, device=q.device).expand(rows.batch, -1)
         position, document = self._labels(slots, where, rows)
-        layout = self._labelled(q, rows, where.position, where.document, position, document)
+        slopes = alike(rows.here(self.slopes), q)
+        layout = self._labelled(slopes, where.position, where.document, position, document)
         part = Part(q, torch.cat((before[2], heads.keys), 2), torch.cat((before[3], heads.values), 2), layout)
         out, lse = attention([part], self.scale, self.backend)
         real = (where.document >= 0)[:, None, :]

@@ -9,11 +9,11 @@ query's chunk depends on tokens behind it. Here it depends on the tokens before 
 function. Queries are their own keys, and a token would look at itself more than at all others: it sees itself only
 where it sees nothing else, as published. Keys are hashed as they are and then turned to their positions. Positions are
 of the kinds of `farfield.architectures.attention`; ALiBi and xPos fade by the tokens in between, not by those of the
-bucket.
+bucket, and an `extension` moves keys by them.
 
 State: rings of the last c keys and values of each bucket, 2 H R c W N numbers, full or not: constant in time; with
-ALiBi 4 numbers for each key more, which say where it stands. Work a token: that of the projections, H W R N to hash,
-and 4 H W R c.
+ALiBi or an `extension` 4 numbers for each key more, which say where it stands. Work a token: that of the projections,
+H W R N to hash, and 4 H W R c.
 Shapes: B batch, T time, P + T columns with those of the past, D width, H heads, W width of a head, R rounds, N buckets.
 """
 
@@ -28,8 +28,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from farfield.architectures.mixer import Mixer, MixerSettings, in_steps, reference_bytes
-from farfield.architectures.ops.alibi import Alibi, alike, slopes_of
+from farfield.architectures.keyed import PositionedSettings
+from farfield.architectures.mixer import Mixer, in_steps, reference_bytes
+from farfield.architectures.ops.alibi import EVERY, Alibi, Slopes, alike, slopes_of
 from farfield.architectures.ops.attention import Part, attention
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.hashed import NOBODY, Hashed
@@ -45,7 +46,7 @@ from farfield.architectures.state import State
 __all__ = ["Reformer", "ReformerConfig", "ReformerState"]
 
 
-class ReformerConfig(MixerSettings):
+class ReformerConfig(PositionedSettings):
     """Attention among the newest tokens that hash to the same bucket; constant state, linear in time."""
 
     form = "softmax within buckets, linear"
@@ -57,11 +58,6 @@ class ReformerConfig(MixerSettings):
     buckets: int = Field(16, ge=2, multiple_of=2, description="buckets of a round, an even number")
     rounds: int = Field(2, ge=1, description="rounds of hashing: the more, the fewer near tokens are missed")
     window: int = Field(32, ge=1, description="how many of the last tokens of its bucket a token sees in a round")
-    position: Literal["rope", "xpos", "alibi", "none"] = Field(
-        "rope", description="rope: rotations; xpos: those, and far tokens fade; alibi: a slope a head; none"
-    )
-    base: float = Field(10000.0, gt=0, description="base of the rotary frequencies")
-    scale_base: float = Field(512.0, ge=1, description="xpos: tokens in which the fastest pair fades to 0.29")
     conv: int = Field(0, ge=0, le=16, description="taps of a short convolution on queries and values; 0: none")
     backend: Backend = "auto"
 
@@ -71,9 +67,14 @@ class ReformerConfig(MixerSettings):
 
     def kept(self, width: int) -> int:
         """Numbers that are kept of a token in a head and round."""
-        return 2 * self.sizes(width)[1] + (DIGITS if self.position == "alibi" else 0)
+        return 2 * self.sizes(width)[1] + (DIGITS if self.tells() else 0)
+
+    def tells(self) -> bool:
+        """Whether what is kept of a token says where it stands."""
+        return self.position == "alibi" or self.extension is not None
 
     def check(self, width: int) -> None:
+        self.check_positions()
         self.sizes(width)
 
     def build(self, width: int, layer: int, depth: int) -> Reformer:
@@ -110,11 +111,13 @@ class Reformer(Mixer):
         super().__init__()
         self.heads, self.head_width = config.sizes(width)
         self.config, self.buckets, self.rounds, self.window = config, config.buckets, config.rounds, config.window
-        self.scale, self.backend = self.head_width**-0.5, config.backend
+        self.scale, self.backend = self.head_width**-0.5 * config.sharpness(), config.backend
         sizes = self.heads, self.head_width, config.buckets, config.rounds, config.conv
         self.projection = SharedHeads(width, *sizes)
         self.kept, self.rotation = config.kept(width), Rotation.of(config, self.head_width)
         self.slopes = slopes_of(self.heads) if config.position == "alibi" else None
+        extension = config.extension
+        self.field = None if extension is None else extension.field(self.rotation, self.scale, self.backend)
 
     def start(self, batch: int) -> ReformerState:
         shape, weight = (batch, self.heads, self.rounds, self.buckets), self.projection.qv.weight
@@ -137,7 +140,12 @@ class Reformer(Mixer):
         return self.projection.join(out, rows), replace(state, conv=conv, rings=rings, reference=turned.reference)
 
     def _turned(self, queries: Tensor, rows: Rows, reference: Tensor | None) -> Turned:
-        """Queries and keys where they stand. A rotation keeps lengths, so that without xPos's scales one will do."""
+        """Queries and keys where they stand. A rotation keeps lengths, so that without xPos's scales one will do.
+
+        With an extension queries are not turned yet.
+        """
+        if self.field is not None:
+            return Turned(queries, self.field.turn(self.projection.keys(queries), rows))
         if reference is not None:
             return self.rotation.turned(queries, self.projection.keys(queries), rows, reference)
         queries = self.rotation.rows(queries, rows)
@@ -145,7 +153,7 @@ class Reformer(Mixer):
 
     def _kept(self, k: Tensor, v: Tensor, rows: Rows) -> list[Tensor]:
         """What rings keep of tokens: keys, values (B, H, T, W) and, with ALiBi, where they stand."""
-        if self.slopes is None:
+        if not self.config.tells():
             return [k, v]
         return [k, v, digits(rows.positions, k.dtype)[:, None].expand(-1, self.heads, -1, -1)]
 
@@ -153,9 +161,12 @@ class Reformer(Mixer):
         self, q: Tensor, kept: Sequence[Tensor], rows: Rows, layout: Callable[[Alibi | None], Layout]
     ) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp over what is kept, in a layout that is told how far from it queries stand."""
-        slopes = alike(self.slopes, q)
+        slopes: Slopes | None = alike(self.slopes, q) if self.field is None else EVERY
         alibi = None if slopes is None else Alibi(slopes, rows.positions, number(kept[2]))
-        return attention([Part(q, kept[0], kept[1], layout(alibi))], self.scale, self.backend)
+        parts = [Part(q, kept[0], kept[1], layout(alibi))]
+        if self.field is not None:
+            parts = self.field.split(parts, q, rows)
+        return attention(parts, self.scale, self.backend)
 
     def _parted(self, tokens: Tensor) -> list[Tensor]:
         """As `_kept`, of vectors (..., V) of rings."""

@@ -38,6 +38,9 @@ class S2Config(DerivedSettings):
         """Of the two halves of the heads, one at least sees half a group back."""
         return self.group // 2
 
+    def bounded(self) -> str:
+        return f"group: {self.group} tokens see each other."
+
     def check(self, width: int) -> None:
         heads, _, _ = self.sizes(width)
         if heads % 2:

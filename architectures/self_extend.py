@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from farfield.architectures.columns import banded, columns
-from farfield.architectures.extension import ExtendedField, Extension, Seen, deepest
+from farfield.architectures.extension import ExtendedField, Extension, Kind, Seen, deepest
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.backend import Backend
 from farfield.architectures.ops.layouts import Causal, Full
@@ -43,6 +43,17 @@ class SelfExtend(Extension):
         return SelfExtendField(rotation, scale, backend, None, self.window, self.group)
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Query and key are fewer than `window` tokens apart; or, `far`, as many or more."""
+
+    window: int
+    far: bool
+
+    def holds(self, query: Tensor, key: Tensor) -> Tensor:
+        return query - key >= self.window if self.far else query - key < self.window
+
+
 @dataclass(frozen=True, eq=False)
 class SelfExtendField(ExtendedField):
     """See the file's head: w and g."""
@@ -58,11 +69,11 @@ class SelfExtendField(ExtendedField):
 
     def run(self, queries: Tensor, seen: Seen, rows: Rows) -> list[Part]:
         begin, time = seen.past, rows.time
-        parts = [self._near(queries, seen, rows, True)]
+        parts = [self._near(queries, seen, rows)]
         first = max(0, self.window - begin)  # the first query that has a key behind the window
         if first >= time:
             return parts
-        far, common = self._far(queries, rows), begin + first - self.window
+        far, common = self.rotation.rows(queries, self._grouped(rows)), begin + first - self.window
         place = Place(slice(None), slice(first, None)) if first else None
         keys, values = seen.keys, seen.values
         if time == 1:
@@ -72,35 +83,35 @@ class SelfExtendField(ExtendedField):
         rest = slice(common, common + time - first)
         return [*parts, Part(far, keys[:, :, rest], values[:, :, rest], Causal(), place)]
 
-    def documents(self, queries: Tensor, seen: Seen, rows: Rows, own: bool) -> list[Part]:
-        parts = [self._near(queries, seen, rows, own)]
-        if deepest(rows) >= self.window:
-            layout = banded(rows, seen.past, seen.valid, None, ahead=-self.window)
-            parts.append(Part(self._far(queries, rows), seen.keys, seen.values, layout))
-        return parts
+    def kinds(self, rows: Rows) -> list[Kind]:
+        near = Kind(Apart(self.window, far=False), self._as_they_are(rows), self.window - 1, returned=True)
+        if deepest(rows) < self.window:
+            return [near]
+        return [near, Kind(Apart(self.window, far=True), self._grouped(rows))]
 
-    def _near(self, queries: Tensor, seen: Seen, rows: Rows, own: bool) -> Part:
+    def _near(self, queries: Tensor, seen: Seen, rows: Rows) -> Part:
         """Queries over the window's keys, which are turned to where they stood."""
         low = max(0, seen.past - self.window + 1)
-        past, valid = seen.past - low, None if seen.valid is None else seen.valid[:, low:]
+        past = seen.past - low
 
         def stood() -> Rows:
-            position, _ = columns(rows, past, valid)
+            position, _ = columns(rows, past, None)
             return Rows(position, position - self.placed(position))
 
-        # Columns that are not valid stand elsewhere in each row, and are the same for all layers of a call.
         at = rows.once(("self extend, near", self.group, past), stood)
         keys, values = self.rotation.rows(seen.keys[:, :, low:], at), seen.values[:, :, low:]
-        asking = self.rotation.rows(queries, rows.once("positions", lambda: Rows.at(rows.positions)))
-        if rows.plain and rows.time == 1 and valid is None and own:
+        asking = self.rotation.rows(queries, self._as_they_are(rows))
+        if rows.plain and rows.time == 1:
             return Part(asking, keys, values, Full())
-        layout = banded(rows, past, valid, self.window - 1, ahead=0 if own else -1)
-        return Part(asking, keys, values, layout)
+        return Part(asking, keys, values, banded(rows, past, None, self.window - 1))
 
-    def _far(self, queries: Tensor, rows: Rows) -> Tensor:
-        """Queries (B, H, T, W) as they stand to grouped keys."""
+    def _as_they_are(self, rows: Rows) -> Rows:
+        """The rows, with where tokens stand as their phase."""
+        return rows.once("positions", lambda: Rows.at(rows.positions))
+
+    def _grouped(self, rows: Rows) -> Rows:
+        """The rows, with where queries stand to grouped keys as their phase."""
         shift = self.window - self.window // self.group
-        grouped = rows.once(
+        return rows.once(
             ("self extend", self.window, self.group), lambda: Rows(rows.positions, self.placed(rows.positions) + shift)
         )
-        return self.rotation.rows(queries, grouped)

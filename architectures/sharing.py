@@ -20,7 +20,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from farfield.architectures.mixer import LendingSettings, MixerSettings
+from farfield.architectures.keyed import LendingSettings
+from farfield.architectures.mixer import MixerSettings
 from farfield.architectures.taking import TakingSettings
 from farfield.config import Config
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from farfield.architectures.block_keys import BlockKeys
 from farfield.architectures.columns import banded, columns, located
 from farfield.architectures.derived import DerivedSettings, Group, Pattern
-from farfield.architectures.ops.alibi import Alibi
+from farfield.architectures.ops.alibi import Alibi, Slopes
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Full, Labelled, Layout, Selected
 from farfield.architectures.ops.place import Place
@@ -80,6 +80,9 @@ class SparseConfig(DerivedSettings):
     def reach(self, layer: int, depth: int) -> int | None:
         return {"local": self.stride - 1, "strided": self.stride, "fixed": 0, "bigbird": self.stride}[self.pattern]
 
+    def bounded(self) -> str | None:
+        return f"pattern: local sees {self.stride} tokens." if self.pattern == "local" else None
+
     def check(self, width: int) -> None:
         self.sizes(width)
         if self.pattern == "fixed" and self.summary > self.stride:
@@ -106,7 +109,7 @@ def window(
     before: KeyValueBuffer,
     reach: int,
     first: int = 0,
-    slopes: Tensor | None = None,
+    slopes: Slopes | None = None,
 ) -> Part:
     """The tokens at most `reach` before each query's own and from position `first` on."""
     past_k, past_v, valid = before.read()
@@ -130,6 +133,7 @@ class Local:
     """The last `stride` tokens, the query's own among them."""
 
     relative: ClassVar[bool] = True
+    far: ClassVar[bool] = False
     heads: range
     stride: int
 
@@ -148,12 +152,13 @@ class Local:
         return (apart >= 0) & (apart < self.stride)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Slopes | None = None
     ) -> Found:
         after = before.append(k, v, rows)
         if rows.time == 1 and rows.begin is not None:
             keys, values, _ = after.read()
-            return [Part(q, keys, values, Full(Alibi.run(slopes, 1, keys.shape[2], keys.shape[2] - 1)))], after
+            position, _ = columns(rows, keys.shape[2] - 1, None)
+            return [Part(q, keys, values, Full(Alibi.of(slopes, rows.positions[:1], position[:1])))], after
         return [window(q, k, v, rows, before, self.stride - 1, slopes=slopes)], after
 
 
@@ -162,6 +167,7 @@ class Comb:
     """The last `stride` tokens, and every `stride`-th before them."""
 
     relative: ClassVar[bool] = True
+    far: ClassVar[bool] = True
     heads: range
     stride: int
     limit: None = None
@@ -177,7 +183,7 @@ class Comb:
         return (apart >= 0) & ((apart < self.stride) | (apart % self.stride == 0))
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Slopes | None = None
     ) -> Found:
         after, begin, stride = before.append(k, v, rows), rows.begin, self.stride
         if begin is not None and rows.time == 1:
@@ -185,26 +191,24 @@ class Comb:
         parts = [window(q, k, v, rows, before, stride - 1, slopes=slopes)]
         if begin == 0:
             if rows.time > stride:
-                place, layout = Place(slice(None), slice(stride, None)), Strided(stride, slopes, stride)
-                parts.append(Part(q, k[:, :, :-stride], v[:, :, :-stride], layout, place))
+                stand, place = rows.positions[:1], Place(slice(None), slice(stride, None))
+                teeth = Strided(stride, Alibi.of(slopes, stand[:, stride:], stand[:, :-stride]))
+                parts.append(Part(q, k[:, :, :-stride], v[:, :, :-stride], teeth, place))
             return parts, after
         past_k, past_v, valid = before.read()
         comb = banded(rows, past_k.shape[2], valid, None, stride, ahead=-stride, slopes=slopes)
         parts.append(Part(q, torch.cat((past_k, k), 2), torch.cat((past_v, v), 2), comb))
         return parts, after
 
-    def _one(self, q: Tensor, after: KeyValueBuffer, position: int, slopes: Tensor | None) -> list[Part]:
-        """All rows are one token at `position`, the last of the buffer."""
+    def _one(self, q: Tensor, after: KeyValueBuffer, position: int, slopes: Slopes | None) -> list[Part]:
+        """All rows are one token at `position`, the last of the buffer: the band, then the comb."""
         keys, values, _ = after.read()
-        near = slice(max(0, position + 1 - self.stride), None)
-        band = Full(Alibi.run(slopes, 1, position + 1 - near.start, position - near.start))
-        parts = [Part(q, keys[:, :, near], values[:, :, near], band)]
+        stand = torch.arange(position + 1, device=q.device)[None]
+        some = [slice(max(0, position + 1 - self.stride), None)]
         if position >= self.stride:
-            teeth = slice(position % self.stride, position + 1 - self.stride, self.stride)
-            count, steps = position // self.stride, None if slopes is None else slopes * self.stride
-            comb = Full(Alibi.run(steps, 1, count, count))
-            parts.append(Part(q, keys[:, :, teeth], values[:, :, teeth], comb))
-        return parts
+            some.append(slice(position % self.stride, position + 1 - self.stride, self.stride))
+        falls = [Alibi.of(slopes, stand[:, -1:], stand[:, at]) for at in some]
+        return [Part(q, keys[:, :, at], values[:, :, at], Full(its)) for at, its in zip(some, falls, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,7 @@ class Summaries:
     """The last `count` columns of every block of `stride` tokens that is before the query's."""
 
     relative: ClassVar[bool] = False
+    far: ClassVar[bool] = True
     heads: range
     stride: int
     count: int
@@ -242,7 +247,7 @@ class Summaries:
         return rows.once(("summaries", self.stride, self.count), make)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Slopes | None = None
     ) -> Found:
         column, number, document = self.compress(rows)
         every, blocks = Place(slice(None), column), BlockKeys(self.stride, self.count, self.stride - self.count)
@@ -254,6 +259,7 @@ class RandomBlocks:
     """A band of `stride` tokens before the query's own, a prefix, and `random` blocks further back."""
 
     relative: ClassVar[bool] = False
+    far: ClassVar[bool] = True
     heads: range
     stride: int
     globals: int
@@ -293,11 +299,11 @@ class RandomBlocks:
         return seen
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Slopes | None = None
     ) -> Found:
         after = before.append(k, v, rows)
         parts = [window(q, k, v, rows, before, self.stride, self.globals, slopes)]
-        if rows.begin == 0:
+        if rows.begin == 0 and (slopes is None or isinstance(slopes, Tensor)):
             return parts + self._prefix(q, k, v, rows, slopes) + self._whole(q, k, v, slopes), after
         keys, values, _ = (after if rows.time == 1 else before).read()
         past = keys.shape[2]
@@ -332,7 +338,7 @@ class RandomBlocks:
                 parts.append(Part(q, keys, values, layout, place))
         return parts
 
-    def _selected(self, rows: Rows, past: int, keys: int, slopes: Tensor | None) -> Layout:
+    def _selected(self, rows: Rows, past: int, keys: int, slopes: Slopes | None) -> Layout:
         """Each query names the columns of its prefix and of its blocks, among [past, call].
 
         The past ends before the first of the call's tokens that go on with it; of as many keys, with the only token.
@@ -349,7 +355,7 @@ class RandomBlocks:
         else:
             at = torch.arange(rows.time, device=rows.device).expand(rows.batch, -1)
             column, stands = located(position, at, rows, past), columns(rows, past, None)[0]
-        alibi = None if slopes is None else Alibi(slopes, rows.positions, stands)
+        alibi = Alibi.of(slopes, rows.positions, stands)
         return Selected(column.clamp(0, keys - 1).transpose(1, 2), visible.transpose(1, 2), alibi)
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from farfield.architectures.mixer import Kept, LendingSettings, Mixer, MixerSettings
+from farfield.architectures.keyed import LendingSettings
+from farfield.architectures.mixer import Kept, Mixer, MixerSettings
 from farfield.architectures.ops.short_convolution import ConvolutionState
 from farfield.architectures.projection import Projection
 from farfield.architectures.rows import Rows

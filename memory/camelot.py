@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue
+from farfield.architectures.keyed import KeyedMixer
+from farfield.architectures.mixer import Heads, KeyValue
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Causal, Full, Labelled, Layout
 from farfield.architectures.rows import Rows

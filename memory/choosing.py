@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from farfield.architectures.columns import columns
-from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue
+from farfield.architectures.keyed import KeyedMixer
+from farfield.architectures.mixer import Heads, KeyValue
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Full, Given
 from farfield.architectures.rows import Rows

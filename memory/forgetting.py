@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from farfield.architectures.feedforward import Auxiliary
-from farfield.architectures.mixer import KeyedMixer, Mixer, in_steps
+from farfield.architectures.keyed import KeyedMixer
+from farfield.architectures.mixer import Mixer, in_steps
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.memory.settings import Stack

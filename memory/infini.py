@@ -35,7 +35,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from farfield.architectures.mixer import KeyedMixer, KeyedSettings, Mixer, MixerSettings, in_steps
+from farfield.architectures.keyed import KeyedMixer, KeyedSettings
+from farfield.architectures.mixer import Mixer, MixerSettings, in_steps
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State

@@ -41,7 +41,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from farfield.architectures.mixer import KeyedMixer, KeyedSettings, Mixer, MixerSettings
+from farfield.architectures.keyed import KeyedMixer, KeyedSettings
+from farfield.architectures.mixer import Mixer, MixerSettings
 from farfield.memory import slot_sizes
 from farfield.memory.camelot import Merging
 from farfield.memory.choosing import Choosing

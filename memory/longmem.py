@@ -33,7 +33,8 @@ from torch.utils.checkpoint import checkpoint
 
 from farfield.architectures.decoder import Decoder, DecoderConfig, Layer
 from farfield.architectures.feedforward import Auxiliary
-from farfield.architectures.mixer import Heads, KeyedMixer, KeyedSettings, Mixer, MixerSettings
+from farfield.architectures.keyed import KeyedMixer, KeyedSettings
+from farfield.architectures.mixer import Heads, Mixer, MixerSettings
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State

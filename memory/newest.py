@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from farfield.architectures.block_keys import labels
 from farfield.architectures.columns import columns
-from farfield.architectures.mixer import Attended, Heads, KeyedMixer, KeyValue, Mixer, in_steps
+from farfield.architectures.keyed import KeyedMixer
+from farfield.architectures.mixer import Attended, Heads, KeyValue, Mixer, in_steps
 from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.ops.units import Chosen, Grouped, Units

@@ -21,7 +21,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from farfield.architectures.mixer import KeyedMixer
+from farfield.architectures.keyed import KeyedMixer
 from farfield.architectures.ops.alibi import Alibi, alike
 from farfield.architectures.rows import Rows
 

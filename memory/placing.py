@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from farfield.architectures.mixer import KeyedMixer
+from farfield.architectures.keyed import KeyedMixer
 from farfield.architectures.ops.alibi import Alibi, alike
 from farfield.architectures.rows import Rows
 

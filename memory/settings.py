@@ -17,7 +17,8 @@ from torch import Tensor
 
 from farfield.architectures.decoder import DecoderConfig
 from farfield.architectures.feedforward import Auxiliary
-from farfield.architectures.mixer import KeyedSettings, Mixer, MixerSettings
+from farfield.architectures.keyed import KeyedSettings
+from farfield.architectures.mixer import Mixer, MixerSettings
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 from farfield.config import Config

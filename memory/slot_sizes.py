@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from farfield.architectures.mixer import KeyedSettings
+from farfield.architectures.keyed import KeyedSettings
 
 if TYPE_CHECKING:
     from farfield.memory.key_value import KeyValueMemoryConfig

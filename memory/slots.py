@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from farfield.architectures.mixer import Heads, KeyedMixer, KeyValue, Mixer, in_steps
+from farfield.architectures.keyed import KeyedMixer
+from farfield.architectures.mixer import Heads, KeyValue, Mixer, in_steps
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State

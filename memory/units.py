@@ -26,7 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from farfield.architectures.columns import located
-from farfield.architectures.mixer import KeyedMixer
+from farfield.architectures.keyed import KeyedMixer
 from farfield.architectures.ops.alibi import alike
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State

@@ -66,7 +66,10 @@ def _counted(visible: Tensor, real: Tensor, alibi: Alibi | None) -> Tensor:
     if visible.shape[2] == 1:
         return biased(visible[:, :, 0] | own, alibi, at, columns)
     times = (visible.sum(2) + own).to(torch.float64).log()
-    return times if alibi is None else times + alibi.added(at, columns)
+    if alibi is None:
+        return times
+    added = alibi.added(at, columns)
+    return times.masked_fill(~added, -torch.inf) if added.dtype == torch.bool else times + added
 
 
 @dataclass(frozen=True, eq=False)

@@ -229,6 +229,20 @@ class Banded:
             return kernel.band_backward(gradient, q, k, v, out, lse, self.reach, self.ahead, scale)
         return masked_backward(self._blocks(q.shape[2], k.shape[2]), kernel, gradient, q, k, v, out, lse, scale)
 
+    def within(self, reach: int | None, keys: int) -> tuple[Banded, int]:
+        """The layout of the pairs at most `reach` apart, over the last columns that have them, and where they begin."""
+        if reach is None:
+            return self, 0
+        reach = reach if self.reach is None else min(self.reach, reach)
+        begin = max(0, keys - self.query_position.shape[1] - reach)
+        alibi = self.alibi
+        if alibi is not None:
+            alibi = replace(alibi, key_position=alibi.key_position[..., begin:])
+        opens = None if self.opens is None else [max(0, first - begin) for first in self.opens]
+        position, document = self.key_position[:, begin:], self.key_document[:, begin:]
+        made = replace(self, key_position=position, key_document=document, reach=reach, alibi=alibi, opens=opens)
+        return made, begin
+
     def _one_band(self, q: Tensor, v: Tensor) -> bool:
         """Whether the visible columns of all rows are one band, so that a kernel for bands needs no mask."""
         plain = self.regular and self.dilation == 1 and self.first == 0 and self.alibi is None

@@ -1,6 +1,7 @@
 """Layouts of runs of columns, which become rows of one batch: no mask, and work only where a query sees a key.
 
-With slopes, scores fall with distance, as in `alibi`, and one mask of numbers serves all runs of a length.
+With slopes, scores fall with distance, as in `alibi`, and one mask of numbers serves all runs of a length. A relation
+of pairs fits `Strided` and `Steps`, which are told where both stand.
 
     Runs       query t sees keys up to t of its own run        segments
     Aligned    query t sees all keys of the run beside its own chosen blocks
@@ -190,27 +191,26 @@ class Aligned:
 class Strided:
     """Query t sees keys t, t - stride, t - 2 stride, ... of as many keys as queries.
 
-    With slopes, the query t stands `behind` columns behind the key t. The residues modulo the stride are rows of one
-    batch, so work is T^2 / stride, without a mask of T by T.
+    The residues modulo the stride are rows of one batch, so work is T^2 / stride, without a mask of T by T.
     """
 
     stride: int
-    slopes: Tensor | None = None
-    behind: int = 0
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
         distance = torch.arange(time)[:, None] - torch.arange(keys)
         visible = (distance >= 0) & (distance % self.stride == 0)
-        return biased(visible, Alibi.run(self.slopes, time, keys, self.behind), slice(0, time), slice(0, keys))
+        return biased(visible, self.alibi, slice(0, time), slice(0, keys))
 
     def select(self, heads: Tensor) -> Layout:
-        return self if self.slopes is None else replace(self, slopes=self.slopes.index_select(0, heads))
+        return self if self.alibi is None else replace(self, alibi=self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, residues in self._pieces(q.shape[2]):
             queries, keys, values = (_turned(x[:, :, at], residues) for x in (q, k, v))
-            found, its = self._causal(queries).forward(kernel, queries, keys, values, scale)
+            causal = self._causal(at, residues, q.shape[0])
+            found, its = causal.forward(kernel, queries, keys, values, scale)
             out[:, :, at], lse[:, :, at] = _back(found, residues), _back(its, residues)
         return out, lse
 
@@ -222,17 +222,22 @@ class Strided:
             above, queries, keys, values, result, its = (
                 _turned(x[:, :, at], residues) for x in (gradient, q, k, v, out, lse)
             )
-            gradients = self._causal(queries).backward(kernel, above, queries, keys, values, result, its, scale)
+            causal = self._causal(at, residues, q.shape[0])
+            gradients = causal.backward(kernel, above, queries, keys, values, result, its, scale)
             for into, piece in zip(found, gradients, strict=True):
                 into[:, :, at] = _back(piece, residues).to(into.dtype)
         return found
 
-    def _causal(self, q: Tensor) -> Causal:
-        """Among the tokens of each residue (B residues, H, N, D)."""
-        if self.slopes is None:
+    def _causal(self, at: Tensor, residues: int, batch: int) -> Causal:
+        """Among the tokens of each residue (B residues, H, N, D), whose columns are `at`."""
+        if self.alibi is None:
             return Causal()
-        column = self.stride * torch.arange(q.shape[2], device=q.device)[None]
-        return Causal(Alibi(self.slopes, column + self.behind, column))
+        stand = [x[:, None, at] for x in (self.alibi.query_position, self.alibi.key_position)]
+        if isinstance(self.alibi.slopes, Tensor):  # distances are those of any residue
+            query, key = (_turned(x, residues)[: 1 if x.shape[0] == 1 else None, 0] for x in stand)
+        else:
+            query, key = (_turned(x.expand(batch, -1, -1), residues)[:, 0] for x in stand)
+        return Causal(replace(self.alibi, query_position=query, key_position=key))
 
     def _pieces(self, time: int) -> Iterator[tuple[Tensor, int]]:
         """Columns of the residues that are met once more than the others, and of those; how many residues each are."""

@@ -192,6 +192,10 @@ class Round(Protocol):
     def slots(self) -> Slots:
         """Where columns stand."""
 
+    @property
+    def alibi(self) -> Alibi | None:
+        """With what scores fall."""
+
     def masks(self) -> Iterator[tuple[slice, Tensor]]:
         """Pieces of the chunks, and what is added to their scores, (n, 1, C, (P + 1) C), -inf where one is not seen.
 
@@ -224,15 +228,23 @@ def masks(
 
 
 def fallen(slots: Slots, alibi: Alibi, visible: Callable[[Tensor], Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """As of a `Round`, with scores that fall with distance, of what is `visible` (n, C, (P + 1) C) of chunks (n,)."""
+    """As of a `Round`, with scores that fall with distance or a relation of what is seen, of what is `visible`
+    (n, C, (P + 1) C) of chunks (n,).
+    """
     stands = alibi.keys().expand(slots.batch, slots.heads, -1).flatten(0, 1)
     asks = alibi.query_position.expand(slots.batch, -1).repeat_interleave(slots.heads, 0)
     query = asks[slots.row[:, None], (slots.column - (slots.keys - slots.time)).clamp(min=0)]
-    key, slope = stands[slots.row[:, None], slots.column], alibi.slopes[slots.row % slots.heads]
+    key = stands[slots.row[:, None], slots.column]
+    slopes = alibi.slopes
     for at in slots.pieces():
         chunk = torch.arange(at.start, at.stop, device=key.device)
-        apart = (query[at][:, :, None] - slots.spans(key[slots.seen(at)], at)[:, None]).abs().to(slope.dtype)
-        yield at, (-slope[at, None, None] * torch.where(visible(chunk), apart, torch.inf))[:, None]
+        asking, asked = query[at][:, :, None], slots.spans(key[slots.seen(at)], at)[:, None]
+        if isinstance(slopes, Tensor):
+            apart = (asking - asked).abs().to(slopes.dtype)
+            falls = -slopes[slots.row[at] % slots.heads, None, None]
+            yield at, (falls * torch.where(visible(chunk), apart, torch.inf))[:, None]
+        else:
+            yield at, (visible(chunk) & slopes.holds(asking, asked))[:, None]
 
 
 class _Lines:
@@ -391,7 +403,11 @@ def _alone(rounds: Sequence[Round], q: Tensor, k: Tensor) -> Where:
         nobody = turn.blind.new_ones(1)
         placed |= turn.slots.queries < turn.blind.numel()
         sees |= ~torch.cat((turn.blind.flatten(), nobody)).index_select(0, turn.slots.queries)
-    row, column, head = (placed & ~sees).view(batch, time, heads).nonzero().unbind(1)
+    found = (placed & ~sees).view(batch, time, heads)
+    alibi = rounds[0].alibi
+    if alibi is not None and not isinstance(alibi.slopes, Tensor):
+        found = found & alibi.slopes.holds(alibi.query_position, alibi.query_position)[..., None]
+    row, column, head = found.nonzero().unbind(1)
     return (row, head, column), (row, head, column + k.shape[2] - time)
 
 

@@ -22,14 +22,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from farfield.architectures import KeyedSettings, MixerSettings, mixer_kinds
+from farfield.architectures import KeyedSettings, MixerSettings, PositionedSettings, mixer_kinds
 from farfield.architectures.architecture import ArchitectureConfig
-from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.decoder import DecoderConfig
 from farfield.architectures.dual_chunk import DualChunk
 from farfield.architectures.extension import Extension
-from farfield.architectures.longformer import LongformerConfig
-from farfield.architectures.s2 import S2Config
 from farfield.architectures.self_extend import SelfExtend
 from farfield.architectures.stretching import FARTHEST, NTK, SHARPEST, Interpolation, Scaling, ScalingConfig, YaRN
 from farfield.config import Config, ConfigError, ModelError, read
@@ -51,8 +48,6 @@ __all__ = [
     "unstretched",
 ]
 
-WINDOWED = (LongformerConfig, S2Config)  # no distance in them is longer than what they were trained with
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -73,19 +68,19 @@ class Parts:
             raise ConfigError("context.kind: a bidirectional architecture reads whole documents. Use context=none.")
         return self.architecture
 
-    def with_mixers(self, change: Callable[[str, KeyedSettings], KeyedSettings]) -> Parts:
+    def with_mixers(self, change: Callable[[str, PositionedSettings], PositionedSettings]) -> Parts:
         """With the settings of each softmax mixer changed, by the name of its layer."""
         layers = {}
         for name, layer in self.decoder.layers.items():
             mixer = layer.mixer
-            changed = change(name, mixer) if isinstance(mixer, KeyedSettings) else mixer
+            changed = change(name, mixer) if isinstance(mixer, PositionedSettings) else mixer
             layers[name] = layer.model_copy(update={"mixer": changed})
         return replace(self, architecture=self.decoder.model_copy(update={"layers": layers}))
 
-    def softmax(self) -> dict[str, KeyedSettings]:
+    def softmax(self) -> dict[str, PositionedSettings]:
         """The softmax mixers by the names of their layers."""
         found = {name: self.decoder.layers[name].mixer for name in dict.fromkeys(self.decoder.names())}
-        return {name: mixer for name, mixer in found.items() if isinstance(mixer, KeyedSettings)}
+        return {name: mixer for name, mixer in found.items() if isinstance(mixer, PositionedSettings)}
 
 
 class _Context(Config, abc.ABC):
@@ -101,20 +96,34 @@ class _Context(Config, abc.ABC):
             ConfigError: it does not fit the layers, or the trained length is needed and nobody says it.
         """
 
-    def rotated(self, parts: Parts) -> dict[str, KeyedSettings]:
+    def softmax(self, parts: Parts, keyed: bool = False) -> dict[str, PositionedSettings]:
+        """The softmax mixers by the names of their layers; if `keyed`, those whose keys stand for single tokens.
+
+        Raises:
+            ConfigError: there are none.
+        """
+
+        def fits(settings: type[MixerSettings]) -> bool:
+            return issubclass(settings, KeyedSettings) if keyed else issubclass(settings, PositionedSettings)
+
+        found = {name: mixer for name, mixer in parts.softmax().items() if fits(type(mixer))}
+        if not found:
+            kinds = ", ".join(dict.fromkeys(_kind(mixer) for mixer in parts.decoder.mixers()))
+            fit = ", ".join(kind for kind, settings in mixer_kinds().items() if fits(settings))
+            needed = "softmax attention" + (" whose keys stand for single tokens" if keyed else "")
+            raise ConfigError(
+                f"context.kind: '{self.kind}' is for layers with {needed}, and these are {kinds}. Kinds that have it: "
+                f"{fit}."
+            )
+        return found
+
+    def rotated(self, parts: Parts) -> dict[str, PositionedSettings]:
         """The softmax mixers with rotary positions, by the names of their layers.
 
         Raises:
             ConfigError: there are none.
         """
-        found = parts.softmax()
-        if not found:
-            kinds = ", ".join(dict.fromkeys(_kind(mixer) for mixer in parts.decoder.mixers()))
-            fit = ", ".join(kind for kind, settings in mixer_kinds().items() if issubclass(settings, KeyedSettings))
-            raise ConfigError(
-                f"context.kind: '{self.kind}' is for layers with softmax attention, and these are {kinds}. Kinds that "
-                f"have it: {fit}."
-            )
+        found = self.softmax(parts)
         rotary = {name: mixer for name, mixer in found.items() if mixer.position == "rope"}
         if not rotary:
             name, mixer = next(iter(found.items()))
@@ -248,25 +257,16 @@ class _Moved(_Context):
 
     def applied(self, parts: Parts, trained: int | None) -> Parts:
         found = self.rotated(parts)
-        for name, mixer in found.items():
-            if not isinstance(mixer, AttentionConfig | LongformerConfig | S2Config):
-                raise ConfigError(
-                    f"context.kind: '{self.kind}' moves keys by their distance, and architecture.layers.{name}.mixer "
-                    f"is '{_kind(mixer)}', which chooses them by where they stand. Use interpolation, ntk or yarn."
-                )
-        if all(isinstance(mixer, WINDOWED) for mixer in found.values()):
-            kind = _kind(next(iter(found.values())))
+        far = {name for name, mixer in found.items() if mixer.bounded() is None}
+        if not far:
+            name, mixer = next(iter(found.items()))
             raise ConfigError(
-                f"context.kind: '{self.kind}' brings far tokens near, and '{kind}' sees none beyond its window, of any "
-                "length of text. Use context=none."
+                f"context.kind: '{self.kind}' brings far tokens near, and '{_kind(mixer)}' sees none from far, in a "
+                f"text of any length: architecture.layers.{name}.mixer.{mixer.bounded()} Use context=none."
             )
         extension = self.extension(trained)
         return parts.with_mixers(
-            lambda _, mixer: (
-                mixer.model_copy(update={"extension": extension})
-                if isinstance(mixer, AttentionConfig) and mixer.position == "rope"
-                else mixer
-            )
+            lambda name, mixer: mixer.model_copy(update={"extension": extension}) if name in far else mixer
         )
 
 
@@ -322,8 +322,7 @@ class SinksContext(_Context):
     )
 
     def applied(self, parts: Parts, trained: int | None) -> Parts:
-        if not parts.softmax():
-            self.rotated(parts)
+        self.softmax(parts, keyed=True)
         if parts.memory is not None:
             raise ConfigError(
                 f"context.kind: 'sinks' is a memory, and '{parts.memory.name}' is there already. Use memory=none, "

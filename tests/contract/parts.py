@@ -137,6 +137,15 @@ class Softmax:
         by_heads = [part.reshape(part.shape[0], -1, self.head_width).transpose(0, 1) for part in (q, k, v)]
         return by_heads[0], by_heads[1][serves], by_heads[2][serves]
 
+    def far(self, time: int, m: int) -> bool:
+        """Whether the pair is of what is seen from far, which an extension moves; the rest is never longer apart."""
+        kind = self.settings.kind
+        if kind == "longformer":
+            return m < int(self.settings.globals)
+        if kind == "sparse" and self.settings.pattern == "fixed":
+            return time // self.settings.stride > m // self.settings.stride
+        return True
+
     def extended(self, extension: Any, head: int, time: int, near: list[int]) -> Tensor:
         """The query of a head over the keys at `near`, each pair turned to where the two stand to each other."""
         scaling = self.settings.scaling
@@ -148,7 +157,7 @@ class Softmax:
 
         scores = []
         for m in near:
-            asking, asked = stands(extension, time, m)
+            asking, asked = stands(extension, time, m) if self.far(time, m) else (time, m)
             if (head, m, asked) not in self.placed:
                 self.placed[head, m, asked] = rope(self.k[head, m], asked, self.settings.base, scaling)
             scores.append(query(asking) @ self.placed[head, m, asked] * sharper / math.sqrt(self.head_width))

@@ -59,6 +59,15 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "listed-conv": {"heads": 4, "kv_heads": 1, "window": [3, 70], "conv": 3, "globals": 70, "position": "none"},
         "alibi": {"heads": 6, "kv_heads": 3, "window": 3, "dilation": [1, 3, 2], "globals": 2, "position": "alibi"},
         "xpos": {"heads": 4, "kv_heads": 2, "window": 9, "globals": 40, "position": "xpos", "scale_base": 2},
+        "dual-chunk": {"heads": 2, "window": 4, "globals": 9, "extension": DualChunk(chunk=6, window=2)},
+        "self-extend": {
+            "heads": 6,
+            "kv_heads": 3,
+            "window": 3,
+            "dilation": [1, 3, 2],
+            "globals": 2,
+            "extension": SelfExtend(window=5, group=3),
+        },
         "xpos-dilated": {"heads": 4, "window": 4, "dilation": [1, 2], "position": "xpos", "scale_base": 1.5},
     },
     "retnet": {

@@ -117,6 +117,36 @@ def test_a_factor_of_one_changes_nothing(name: str) -> None:
     assert not found.embedding.weight.requires_grad
 
 
+CHOOSING: dict[str, dict[str, Any]] = {
+    "longformer": {"window": 5, "globals": 6},
+    "sparse-strided": {"pattern": "strided", "stride": 6},
+    "sparse-fixed": {"pattern": "fixed", "stride": 6},
+    "sparse-bigbird": {"pattern": "bigbird", "stride": 6},
+    "reformer": {"buckets": 2, "window": 64},
+    "linformer": {"segment": 4, "rows": 2},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in STRETCHING if name != "sinks"])
+@pytest.mark.parametrize("kind", CHOOSING)
+@torch.no_grad()
+def test_every_mixer_with_a_softmax_is_stretched(kind: str, name: str) -> None:
+    """Whichever keys it chooses: in pieces as in one call, and far tokens are seen otherwise than they were."""
+    model = with_kind(kind=kind.partition("-")[0], heads=4, **CHOOSING[kind]).double().eval()
+    found = stretched(model, context_of(name), TRAINED)
+    x, outputs, state = tokens(2, 100), [], None
+    whole, _ = found(x)
+    for piece in cut(torch.arange(100)[None], [50, 1, 1, 30, 17]):
+        y, state = found(x[:, piece[0]], state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=0, atol=1e-10)
+    plain, _ = model(x)
+    differs = (plain - whole).abs().amax(-1).amin(0) > 1e-9
+    assert differs[3 * TRAINED :].float().mean() > 0.9  # a hashed token may have no far one in its bucket
+    if name in ("dual_chunk", "self_extend"):  # of which the first tokens know nothing
+        assert not differs[: TRAINED // 4].any()
+
+
 def test_nothing_is_drawn_from_the_callers_random_numbers() -> None:
     model = small()
     torch.manual_seed(5)
@@ -186,16 +216,22 @@ def test_what_was_trained_stretched_is_stretched_from_where_it_began(
 
 
 def test_other_layers_stay_as_they_are() -> None:
-    """A mixture: retention stays, and windows see no far token that could be brought near."""
+    """A mixture: retention stays, and windows without global tokens see no far token that could be brought near."""
+
+    def changed(model: LanguageModel, name: str) -> set[str]:
+        layers = stretched(model, context_of(name), TRAINED).config.decoder.layers
+        return {name for name, layer in layers.items() if layer != model.config.decoder.layers[name]}
+
     model = model_of("mixture")
-    layers = stretched(model, context_of("dual_chunk"), TRAINED).config.decoder.layers
-    changed = {name for name, layer in layers.items() if layer != model.config.decoder.layers[name]}
-    assert changed == {"attention"}
-    layers = stretched(model, context_of("ntk"), TRAINED).config.decoder.layers
-    changed = {name for name, layer in layers.items() if layer != model.config.decoder.layers[name]}
-    assert changed == {"attention", "longformer"}
+    assert changed(model, "dual_chunk") == changed(model, "ntk") == {"attention", "longformer"}
+    mapping = model.config.mapping()
+    mapping["architecture"]["layers"]["longformer"]["mixer"]["globals"] = 0
+    model = LanguageModel(read(ModelConfig, mapping))
+    assert changed(model, "dual_chunk") == {"attention"}
+    assert changed(model, "ntk") == {"attention", "longformer"}
 
 
+POSITIONED = "Kinds that have it: attention, dilated, linformer, longformer, reformer, s2, sparse."
 KEYED = "Kinds that have it: attention, dilated, longformer, s2, sparse."
 
 
@@ -233,11 +269,12 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "no softmax": (
         lambda: stretched(with_kind(kind="retnet", heads=4), context_of("yarn"), 32),
-        f"context.kind: 'yarn' is for layers with softmax attention, and these are retnet. {KEYED}",
+        f"context.kind: 'yarn' is for layers with softmax attention, and these are retnet. {POSITIONED}",
     ),
     "no softmax, sinks": (
         lambda: stretched(with_kind(kind="mamba"), context_of("sinks", segment=4), 32),
-        f"context.kind: 'sinks' is for layers with softmax attention, and these are mamba. {KEYED}",
+        "context.kind: 'sinks' is for layers with softmax attention whose keys stand for single tokens, and these are "
+        f"mamba. {KEYED}",
     ),
     "no rotary positions": (
         lambda: stretched(small(position="alibi"), context_of("self_extend"), 32),
@@ -245,13 +282,33 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "windows alone": (
         lambda: stretched(with_kind(kind="longformer", heads=4), context_of("dual_chunk"), 32),
-        "context.kind: 'dual_chunk' brings far tokens near, and 'longformer' sees none beyond its window, of any "
-        "length of text. Use context=none.",
+        "context.kind: 'dual_chunk' brings far tokens near, and 'longformer' sees none from far, in a text of any "
+        "length: architecture.layers.a.mixer.globals: 0 given, and a window has a longest distance. Use context=none.",
     ),
-    "keys by where they stand": (
+    "segments alone": (
+        lambda: stretched(with_kind(kind="dilated", heads=4), context_of("self_extend"), 32),
+        "context.kind: 'self_extend' brings far tokens near, and 'dilated' sees none from far, in a text of any "
+        "length: architecture.layers.a.mixer.branches: the longest segment has 16 tokens. Use context=none.",
+    ),
+    "groups alone": (
+        lambda: stretched(with_kind(kind="s2", heads=4), context_of("dual_chunk"), 32),
+        "context.kind: 'dual_chunk' brings far tokens near, and 's2' sees none from far, in a text of any length: "
+        "architecture.layers.a.mixer.group: 16 tokens see each other. Use context=none.",
+    ),
+    "a band alone": (
         lambda: stretched(with_kind(kind="sparse", heads=4), context_of("dual_chunk"), 32),
-        "context.kind: 'dual_chunk' moves keys by their distance, and architecture.layers.a.mixer is 'sparse', which "
-        "chooses them by where they stand. Use interpolation, ntk or yarn.",
+        "context.kind: 'dual_chunk' brings far tokens near, and 'sparse' sees none from far, in a text of any length: "
+        "architecture.layers.a.mixer.pattern: local sees 16 tokens. Use context=none.",
+    ),
+    "an extension of what is never far": (
+        lambda: with_kind(kind="sparse", heads=4, extension={"kind": "dual_chunk", "chunk": 12, "window": 4}),
+        "architecture.layers.a.mixer.extension: brings far tokens near, and none is seen from far: pattern: local sees "
+        "16 tokens. Take null.",
+    ),
+    "sinks in hashed buckets": (
+        lambda: stretched(with_kind(kind="reformer", heads=4), context_of("sinks", segment=4), 32),
+        "context.kind: 'sinks' is for layers with softmax attention whose keys stand for single tokens, and these are "
+        f"reformer. {KEYED}",
     ),
     "stretched otherwise": (
         lambda: stretched(small(scaling={"kind": "llama3", "factor": 8}), context_of("yarn"), 32),
@@ -336,7 +393,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", ["yarn", "dual_chunk", "self_extend", "sinks"])
 def test_layers_that_do_not_fit_are_told_before_a_length_is_asked_for(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{name}' is for layers with softmax attention, and these are mamba"):
+    with pytest.raises(ConfigError, match=f"'{name}' is for layers with softmax attention.*, and these are mamba"):
         stretched(with_kind(kind="mamba"), context_of(name))
 
 

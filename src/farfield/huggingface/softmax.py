@@ -18,8 +18,8 @@ from typing import Any, Literal, NoReturn
 from farfield.architectures.attention import AttentionConfig
 from farfield.architectures.decoder import DecoderConfig
 from farfield.architectures.feedforward import SwiGLUConfig
+from farfield.architectures.keyed import KeyedSettings
 from farfield.architectures.longformer import LongformerConfig
-from farfield.architectures.mixer import KeyedSettings
 from farfield.config import ConfigError, ModelError, read
 from farfield.huggingface.given import LONGEST, Given
 from farfield.huggingface.rotary import read_rotary, written_rotary

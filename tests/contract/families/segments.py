@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from contract.parts import Keys, Softmax, softmax_read
+from contract.parts import Keys, Softmax, rope, softmax_read, stands
+from farfield.architectures.dual_chunk import DualChunk
+from farfield.architectures.self_extend import SelfExtend
+from farfield.architectures.stretching import NTK, YaRN
 
 if TYPE_CHECKING:
     from contract.subjects import Subject
@@ -91,6 +94,15 @@ def softmax(near: Near) -> Callable[[Subject, dict[str, Tensor], Tensor], Tensor
     return formula
 
 
+def seen_at(settings: Any, keys: Tensor, n: int, end: int) -> Tensor:
+    """Turned keys (T, W) as the query at n, turned to n, sees those of a segment that ends at `end`."""
+    if settings.extension is None:
+        return keys
+    asking, asked = stands(settings.extension, n, end)
+    shift = n - asking + asked - end  # so that n and `end` stand to each other as `asking` and `asked` do
+    return torch.stack([rope(key, shift, settings.base, settings.scaling) for key in keys])
+
+
 def linformer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor:
     """softmax(q K~) V~ with K~ = E^T K and V~ = F^T V of each finished segment, and the open one as it is."""
     heads, settings = Softmax(subject, weights, x), subject.settings
@@ -103,8 +115,9 @@ def linformer(subject: Subject, weights: dict[str, Tensor], x: Tensor) -> Tensor
         for n in range(x.shape[0]):
             keys, values, where = [], [], []
             for begin in range(0, n // segment * segment, segment):
+                moved = seen_at(settings, heads.turned_k[head], n, begin + segment - 1)
                 for row in range(count):
-                    keys.append(sum(on_keys[i, row] * heads.turned_k[head, begin + i] for i in range(segment)))
+                    keys.append(sum(on_keys[i, row] * moved[begin + i] for i in range(segment)))
                     values.append(sum(on_values[i, row] * heads.v[head, begin + i] for i in range(segment)))
                     where.append(begin + segment - 1)
             own = range(n // segment * segment, n + 1)
@@ -130,6 +143,16 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "long": {"heads": 2, "kv_heads": 1, "segment": 40, "rows": 3, "share": False},
         "alibi": {"heads": 6, "kv_heads": 2, "segment": 5, "rows": 3, "position": "alibi"},
         "xpos": {"heads": 4, "kv_heads": 2, "segment": 8, "rows": 2, "conv": 2, "position": "xpos", "scale_base": 2},
+        "dual-chunk": {"heads": 4, "kv_heads": 2, "segment": 3, "rows": 2, "extension": DualChunk(chunk=6, window=2)},
+        "self-extend": {
+            "heads": 2,
+            "segment": 4,
+            "rows": 2,
+            "share": False,
+            "conv": 3,
+            "extension": SelfExtend(window=5, group=3),
+            "scaling": YaRN(factor=4, trained=40),
+        },
     },
     "s2": {
         "grouped-conv": {"heads": 4, "kv_heads": 2, "group": 6, "conv": 4},
@@ -161,6 +184,44 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
         "strided-xpos": {"heads": 2, "pattern": "strided", "stride": 8, "position": "xpos", "scale_base": 3},
         "fixed-xpos": {"heads": 4, "kv_heads": 1, "pattern": "fixed", "stride": 5, "position": "xpos", "scale_base": 2},
         "bigbird-xpos": {"heads": 2, "pattern": "bigbird", "stride": 4, "position": "xpos", "scale_base": 4},
+        "strided-dual-chunk": {
+            "heads": 4,
+            "kv_heads": 2,
+            "pattern": "strided",
+            "stride": 5,
+            "extension": DualChunk(chunk=6, window=2),
+        },
+        "strided-self-extend": {
+            "heads": 2,
+            "pattern": "strided",
+            "stride": 3,
+            "conv": 3,
+            "extension": SelfExtend(window=5, group=3),
+            "scaling": NTK(factor=4),
+        },
+        "fixed-dual-chunk": {"heads": 2, "pattern": "fixed", "stride": 5, "extension": DualChunk(chunk=9, window=3)},
+        "fixed-self-extend": {
+            "heads": 4,
+            "kv_heads": 1,
+            "pattern": "fixed",
+            "stride": 4,
+            "extension": SelfExtend(window=6, group=2),
+        },
+        "bigbird-dual-chunk": {
+            "heads": 2,
+            "pattern": "bigbird",
+            "stride": 4,
+            "extension": DualChunk(chunk=7, window=1),
+        },
+        "bigbird-self-extend": {
+            "heads": 4,
+            "kv_heads": 2,
+            "pattern": "bigbird",
+            "stride": 4,
+            "globals": 6,
+            "random": 3,
+            "extension": SelfExtend(window=3, group=4),
+        },
     },
 }
 

@@ -137,11 +137,12 @@ class ExtendedField(abc.ABC):
         return replace(part, keys=keys, values=values, layout=layout)
 
     def _returned(self, keys: Tensor, position: Tensor) -> Tensor:
-        """Kept keys (B, G, S, W) of tokens at `position`, (B or 1, S) or (B, G, S), turned on to it."""
+        """Kept keys (B, G, S, W) of tokens at `position`, (B or 1, S) or (B or 1, G, S), turned on to it."""
         moved = position - self.placed(position)
         if position.ndim == 2:
             return self.rotation.at(keys, moved.expand(keys.shape[0], -1))
-        return self.rotation.at(keys.flatten(0, 1)[:, None], moved.flatten(0, 1)).view(keys.shape)
+        each = moved.expand(keys.shape[0], -1, -1).flatten(0, 1)
+        return self.rotation.at(keys.flatten(0, 1)[:, None], each).view(keys.shape)
 
     def queries(self, x: Tensor, rows: Rows) -> Tensor:
         return x

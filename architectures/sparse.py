@@ -303,7 +303,7 @@ class RandomBlocks:
     ) -> Found:
         after = before.append(k, v, rows)
         parts = [window(q, k, v, rows, before, self.stride, self.globals, slopes)]
-        if rows.begin == 0 and (slopes is None or isinstance(slopes, Tensor)):
+        if rows.begin == 0:
             return parts + self._prefix(q, k, v, rows, slopes) + self._whole(q, k, v, slopes), after
         keys, values, _ = (after if rows.time == 1 else before).read()
         past = keys.shape[2]
@@ -313,13 +313,13 @@ class RandomBlocks:
             parts.append(Part(q, keys, values, self._selected(rows, past, keys.shape[2], slopes)))
         return parts, after
 
-    def _prefix(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, slopes: Tensor | None) -> list[Part]:
+    def _prefix(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, slopes: Slopes | None) -> list[Part]:
         count = min(self.globals, q.shape[2])
-        slots, alibi = rows.positions[:, :count], Alibi.run(slopes, q.shape[2], count)
+        slots, alibi = rows.positions[:, :count], Alibi.of(slopes, rows.positions[:1], rows.positions[:1, :count])
         layout = Labelled(rows.positions, rows.document, slots, rows.document[:, :count], alibi)
         return [Part(q, k[:, :, :count], v[:, :, :count], layout)] if count else []
 
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None) -> list[Part]:
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor, slopes: Slopes | None) -> list[Part]:
         """Rows are whole documents: each slot's blocks of keys are put beside the blocks of queries."""
         time, stride, parts = q.shape[2], self.stride, []
         blocks = -(-time // stride)
@@ -333,10 +333,20 @@ class RandomBlocks:
                 index = chosen[first:, :, slot].T
                 keys, values = (x[:, serve[:, None], index].flatten(2, 3) for x in by_block)
                 place = Place(slice(None), slice(first * stride, None))
-                apart = (torch.arange(first, blocks, device=q.device) - index) * stride
-                layout = Aligned(stride) if slopes is None else Aligned(stride, slopes=slopes, apart=apart)
+                layout = self._beside(index, torch.arange(first, blocks, device=q.device), time, slopes)
                 parts.append(Part(q, keys, values, layout, place))
         return parts
+
+    def _beside(self, drawn: Tensor, block: Tensor, time: int, slopes: Slopes | None) -> Aligned:
+        """Blocks `drawn` (H, N) beside the last `block` (N,) of a document of `time` tokens."""
+        stride = self.stride
+        if slopes is None:
+            return Aligned(stride)
+        if isinstance(slopes, Tensor):
+            return Aligned(stride, slopes=slopes, apart=(block - drawn) * stride)
+        key = (drawn[..., None] * stride + torch.arange(stride, device=drawn.device)).flatten(1)
+        query = torch.arange(-(-time // stride) * stride - len(block) * stride, time, device=drawn.device)
+        return Aligned(stride, alibi=Alibi(slopes, query[None], key[None]))
 
     def _selected(self, rows: Rows, past: int, keys: int, slopes: Slopes | None) -> Layout:
         """Each query names the columns of its prefix and of its blocks, among [past, call].

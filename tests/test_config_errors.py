@@ -267,9 +267,14 @@ TYPED = {
         "architecture.layers.attention.mixer.extension.window: 8 given, less than chunk = 8 is needed.",
     ),
     "an extension of a window": (
-        [*TRAIN, "architecture=longformer", f"+architecture.layers.longformer.mixer.extension={DUAL_CHUNK}"],
-        "architecture.layers.longformer.mixer: unknown key 'extension'. Known: backend, base, bias, conv, dilation, "
-        "globals, head_size, head_width, heads, kind, kv_heads, position, qk_norm, scale_base, scaling, window.",
+        [
+            *TRAIN,
+            "architecture=longformer",
+            "architecture.layers.longformer.mixer.globals=0",
+            f"+architecture.layers.longformer.mixer.extension={DUAL_CHUNK}",
+        ],
+        "architecture.layers.longformer.mixer.extension: brings far tokens near, and none is seen from far: globals: 0 "
+        "given, and a window has a longest distance. Take null.",
     ),
     "memory around an extension": (
         [*TRAIN, "architecture=attention", "memory=knn", f"+{MIXER}.extension={DUAL_CHUNK}"],

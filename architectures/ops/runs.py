@@ -1,7 +1,7 @@
 """Layouts of runs of columns, which become rows of one batch: no mask, and work only where a query sees a key.
 
 With slopes, scores fall with distance, as in `alibi`, and one mask of numbers serves all runs of a length. A relation
-of pairs fits `Strided` and `Steps`, which are told where both stand.
+of pairs fits `Aligned`, `Strided` and `Steps`, which are told where both stand.
 
     Runs       query t sees keys up to t of its own run        segments
     Aligned    query t sees all keys of the run beside its own chosen blocks
@@ -114,13 +114,15 @@ class Aligned:
 
     With a `count` (B,), only the first so many keys of a row are there. With slopes, each query stands where its
     key does, or each run of queries begins `apart` (H, runs) tokens behind its run of keys, at least `length`. Of that,
-    what all pairs of a run have in common comes off the log-sum-exp. One mask serves all runs.
+    what all pairs of a run have in common comes off the log-sum-exp. One mask serves all runs. An `alibi` tells where
+    both stand for a relation.
     """
 
     length: int
     count: Tensor | None = None
     slopes: Tensor | None = None
     apart: Tensor | None = None
+    alibi: Alibi | None = None
 
     def mask(self, time: int, keys: int) -> Tensor:
         query, key = torch.arange(time)[:, None], torch.arange(keys)
@@ -128,7 +130,7 @@ class Aligned:
         if self.count is not None:
             visible = visible & Counted(self.count).mask(time, keys)
         if self.slopes is None:
-            return visible
+            return biased(visible, self.alibi, slice(0, time), slice(0, keys))
         between = query % self.length - key % self.length
         if self.apart is not None:
             between = between + self.apart[:, query // self.length]
@@ -136,14 +138,14 @@ class Aligned:
 
     def select(self, heads: Tensor) -> Layout:
         slopes, apart = (None if x is None else x.index_select(0, heads) for x in (self.slopes, self.apart))
-        return replace(self, slopes=slopes, apart=apart)
+        return replace(self, slopes=slopes, apart=apart, alibi=None if self.alibi is None else self.alibi.select(heads))
 
     def forward(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
         for at, seen, runs in self._pieces(q.shape[2]):
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
             queries = _rows(q[:, :, at], runs)
-            found, its = self._layout(queries, keys, seen, runs).forward(kernel, queries, keys, values, scale)
+            found, its = self._layout(queries, keys, at, seen, runs).forward(kernel, queries, keys, values, scale)
             out[:, :, at], lse[:, :, at] = _columns(found, runs), _columns(its, runs)
         return out, lse if self.apart is None else lse - self._common(q.shape[2])
 
@@ -156,7 +158,7 @@ class Aligned:
         for at, seen, runs in self._pieces(q.shape[2]):
             above, queries, result, its = (_rows(x[:, :, at], runs) for x in (gradient, q, out, lse))
             keys, values = (_rows(x[:, :, seen], runs) for x in (k, v))
-            layout = self._layout(queries, keys, seen, runs)
+            layout = self._layout(queries, keys, at, seen, runs)
             found = layout.backward(kernel, above, queries, keys, values, result, its, scale)
             on_q[:, :, at] = _columns(found[0], runs)
             on_k[:, :, seen], on_v[:, :, seen] = (_columns(x, runs) for x in found[1:])
@@ -178,8 +180,13 @@ class Aligned:
         if time > whole:
             yield slice(whole, time), slice(whole, whole + self.length), 1
 
-    def _layout(self, q: Tensor, k: Tensor, seen: slice, runs: int) -> Layout:
+    def _layout(self, q: Tensor, k: Tensor, at: slice, seen: slice, runs: int) -> Layout:
         """The layout of runs that are rows of their own (B runs, H, N, D), queries with their keys or right behind."""
+        if self.alibi is not None:
+            batch, query = q.shape[0] // runs, self.alibi.query_position[:, None, at]
+            stand = (_rows(x.expand(batch, -1, -1), runs) for x in (query, self.alibi.keys(seen)))
+            query, key = stand
+            return Full(replace(self.alibi, query_position=query[:, 0], key_position=key))
         alibi = Alibi.run(self.slopes, q.shape[2], k.shape[2], 0 if self.apart is None else self.length)
         if self.count is None:
             return Full(alibi)

@@ -36,9 +36,6 @@ def fallen(part: Part, dtype: torch.dtype) -> Placed:
     slopes, layout = slopes_of(heads).to(torch.promote_types(dtype, torch.float32)), part.layout
     if isinstance(layout, Runs):
         return replace(part, layout=replace(layout, slopes=slopes)), torch.arange(time)[None], torch.arange(keys)[None]
-    if isinstance(layout, Strided):
-        query, key = torch.arange(time)[None] + 4, torch.arange(keys)[None]
-        return replace(part, layout=replace(layout, slopes=slopes, behind=4)), query, key
     if isinstance(layout, Aligned):
         runs, within = keys // layout.length, torch.arange(keys)[None] % layout.length
         apart = torch.randint(9, 30, (1, runs))
@@ -48,7 +45,9 @@ def fallen(part: Part, dtype: torch.dtype) -> Placed:
     query, key = torch.randint(0, 30, (2, time)), torch.randint(0, 30, (2, keys))
     if isinstance(layout, Banded) and layout.regular:  # one mask serves all its blocks
         query, key = 3 * torch.arange(keys - time, keys)[None], 3 * torch.arange(keys)[None]
-    assert isinstance(layout, (Full, Causal, Banded, Labelled, Steps, Selected))
+    if isinstance(layout, Strided):  # and all residues
+        query, key = torch.arange(time)[None] + 4, torch.arange(keys)[None]
+    assert isinstance(layout, (Full, Causal, Banded, Labelled, Steps, Strided, Selected))
     return replace(part, layout=replace(layout, alibi=Alibi(slopes, query, key))), query, key
 
 

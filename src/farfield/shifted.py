@@ -56,12 +56,13 @@ def _grouped(name: str, mixer: MixerSettings, width: int, group: int) -> MixerSe
     """The settings of full attention in groups; those of any other mixer as they are."""
     if not isinstance(mixer, AttentionConfig):
         return mixer
-    given = mixer.mapping()
-    for key in sorted(given.keys() - S2Config.model_fields.keys()):
-        if given[key] is not None:
-            raise ValueError(f"adapter.shifted: groups know no architecture.layers.{name}.mixer.{key}. Leave it null.")
-    known = {key: value for key, value in given.items() if key in S2Config.model_fields}
-    grouped = read(S2Config, {**known, "kind": "s2", "group": group}, f"architecture.layers.{name}.mixer")
+    if mixer.extension is not None:
+        raise ValueError(
+            f"adapter.shifted: groups see no far tokens, which architecture.layers.{name}.mixer.extension moves. Use "
+            "interpolation, ntk or yarn, or adapter.shifted=null."
+        )
+    given = {**mixer.mapping(), "kind": "s2", "group": group}
+    grouped = read(S2Config, given, f"architecture.layers.{name}.mixer")
     try:
         grouped.check(width)
     except ValueError as error:

@@ -352,7 +352,8 @@ MISTAKES = {
     ),
     "positions that groups do not know": (
         ["adapter=longlora", "context=self_extend", "context.window=4", "context.group=2"],
-        "adapter.shifted: groups know no architecture.layers.attention.mixer.extension. Leave it null.",
+        "adapter.shifted: groups see no far tokens, which architecture.layers.attention.mixer.extension moves. Use "
+        "interpolation, ntk or yarn, or adapter.shifted=null.",
     ),
 }
 

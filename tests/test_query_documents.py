@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from torch import Tensor
 
 from farfield import cli
 from farfield.api import build
+from farfield.generation import GenerationConfig
+from farfield.query import ask
+from farfield.sessions import open_sessions
 
+GREEDY = GenerationConfig(tokens=5)
 PROMPT = "Question: Which?\nAnswer:"
 
 
@@ -65,6 +70,28 @@ def test_a_person_is_told_how_many_documents_were_asked(capsys: pytest.CaptureFi
     words = ["model=run", "documents=notes", "generation.tokens=1", "device.threads=1"]
     assert cli.main(["query", "Which?", *words]) == 0
     assert f"{len(PROMPT)} tokens read, 1 written; 3 documents asked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["plain", "sessions"])
+def test_a_prompt_is_read_in_its_own_time(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by one with every token that the model is given."""
+    model, now = build("attention", ["width=32", "depth=1"]), 0
+    hidden = model.model.hidden
+
+    def counted(tokens: Tensor, *given: Any, **named: Any) -> Any:
+        nonlocal now
+        now += tokens.shape[1]
+        return hidden(tokens, *given, **named)
+
+    monkeypatch.setattr(model.model, "hidden", counted)
+    monkeypatch.setattr("time.perf_counter", lambda: float(now))
+    sessions = open_sessions(None, model) if kept else None
+    answer = ask(model, None, "Who?", document="It was night. " * 9, generation=GREEDY, sessions=sessions)
+    assert answer.prompt_tokens > 9 * 14
+    assert answer.seconds["prompt"] == answer.prompt_tokens
+    assert (
+        answer.seconds["generate"] == answer.answer_tokens - 1 + kept
+    )  # of the last token, sessions keep what it leaves
 
 
 def test_mistakes_are_one_line_each(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

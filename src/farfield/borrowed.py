@@ -25,11 +25,22 @@ from torch import Tensor
 
 from farfield.amortized import AmortizedBank
 from farfield.config import ModelError, read
-from farfield.generation import Generated, GenerationConfig, Piece, choose, decode, drawing, opened, written
+from farfield.generation import (
+    Continues,
+    Generated,
+    GenerationConfig,
+    Piece,
+    choose,
+    decode,
+    drawing,
+    opened,
+    written,
+)
 from farfield.huggingface.loading import hub_class, load_hub_model
 from farfield.huggingface.positions import learnt_positions
 from farfield.huggingface.settings import FolderConfig
 from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
+from farfield.inputs import prompt_ids
 from farfield.knn import KnnLM
 from farfield.retrieval.neighbours import Database
 from farfield.tokenizers import Tokenizer
@@ -137,12 +148,16 @@ class BorrowedModel:
         seed: int = 0,
         stop: Sequence[str] = (),
     ) -> Any:
-        """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0."""
+        """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0.
+
+        Raises:
+            ModelError: prompts that are neither texts nor rows of ids, an empty one, an id outside of the vocabulary,
+                or more than what the model has learnt. ConfigError: settings that make no sense.
+        """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        config = read(GenerationConfig, {**given, "stop": list(stop)}, "generate")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        encode = self.tokenizer.encode
-        ids = [self.opened(encode(one)) if isinstance(one, str) else one for one in prompts]
+        config = read(GenerationConfig, {**given, "stop": stop}, "generate")
+        encode, known = self.tokenizer.encode, self.model.config.get_text_config().vocab_size
+        ids = prompt_ids(prompt, lambda text: self.opened(encode(text)), known)
         texts = [answer.text for answer in written(self.stream(ids, config))]
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -154,7 +169,19 @@ class BorrowedModel:
         neighbours: Database | None = None,
         datastore: KnnLM | None = None,
     ) -> Generator[Piece, None, list[Generated]]:
-        """Pieces of the texts behind prompts of ids as they come.
+        """Pieces of the texts behind prompts of ids as they come; see `begun`."""
+        found = self.begun(prompts, config, bank, neighbours, datastore)
+        return (yield from decode(found, self.tokenizer, prompts))
+
+    def begun(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        bank: AmortizedBank | None = None,
+        neighbours: Database | None = None,
+        datastore: KnnLM | None = None,
+    ) -> Continues:
+        """Rows whose prompts of ids have been read, for `farfield.generation.decode` to go on from.
 
         Raises:
             ModelError: what only our own layers have is given.
@@ -164,7 +191,7 @@ class BorrowedModel:
                 raise ModelError(f"{name}: {self.info['name']} {OURS.format('it')}")
         if config.capture is True:
             raise ModelError(f"generation.capture: {self.info['name']} {OURS.format('it')}")
-        return decode(_Continuing(self, *self.prefill(prompts), config), self.tokenizer, prompts)
+        return _Continuing(self, *self.prefill(prompts), config)
 
 
 @dataclass

@@ -12,6 +12,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from farfield.captured import CapturedDecoding, uncaptured
 from farfield.config import ModelError, read
 from farfield.datastores import open_knn
 from farfield.fetching import Fetching, fetching_for
+from farfield.inputs import prompt_ids
 from farfield.knn import KnnLM, Mixing
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
@@ -42,7 +44,9 @@ __all__ = [
     "GenerationConfig",
     "Piece",
     "TextModel",
+    "begun",
     "choose",
+    "clock",
     "continuing",
     "decode",
     "drawing",
@@ -284,15 +288,34 @@ def stream(
     Raises:
         ModelError: no prompts, an empty one, the bank of another model, or neighbours that the model does not read.
     """
+    ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    return (yield from decode(begun(model, ids, config, bank, neighbours, datastore), tokenizer, ids))
+
+
+def begun(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    bank: AmortizedBank | None = None,
+    neighbours: Database | None = None,
+    datastore: KnnLM | None = None,
+) -> Held:
+    """Rows whose prompts have been read, for `decode` to go on from; as `stream` otherwise."""
     if any(not stop for stop in config.stop):
         raise ModelError("generation.stop: an empty text ends every answer before it begins.")
-    ids = [tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-    fetching = fetching_for(model, neighbours, len(ids))
-    state = None if bank is None else asked(model, bank, ids)
-    mixing = None if datastore is None else Mixing(datastore, len(ids))
+    fetching = fetching_for(model, neighbours, len(prompts))
+    state = None if bank is None else asked(model, bank, prompts)
+    mixing = None if datastore is None else Mixing(datastore, len(prompts))
     _uncaptured(model, config, mixing)  # said before the prompt is read, which takes its time
-    read = prefill(model, ids, state, fetching=fetching, mixing=mixing)
-    return (yield from decode(continuing(model, *read, config, fetching, mixing), tokenizer, ids))
+    read = prefill(model, prompts, state, fetching=fetching, mixing=mixing)
+    return continuing(model, *read, config, fetching, mixing)
+
+
+def clock(device: torch.device) -> float:
+    """Seconds of the clock, once a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def decode(
@@ -544,12 +567,15 @@ class TextModel(nn.Module):
         of prompt and answer reads its own, or the prompt stands behind them; see `open_neighbours`. Without, a model
         answers as if none were found. With a `datastore`, what it finds is mixed with each token's distribution; see
         `open_datastore`. `capture`: whether a token's work is one CUDA graph; auto: where GPU and model allow it.
+
+        Raises:
+            ModelError: prompts that are neither texts nor rows of ids, an empty one, an id outside of the vocabulary,
+                or as `stream` says. ConfigError: settings that make no sense.
         """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        config = read(GenerationConfig, {**given, "stop": list(stop), "capture": capture}, "generate")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        config = read(GenerationConfig, {**given, "stop": stop, "capture": capture}, "generate")
         encode = self.tokenizer.encode
-        ids = [self.opened(encode(one)) if isinstance(one, str) else one for one in prompts]
+        ids = prompt_ids(prompt, lambda text: self.opened(encode(text)), self.config.vocabulary)
         texts = [answer.text for answer in written(self.stream(ids, config, bank, neighbours, datastore))]
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -562,6 +588,18 @@ class TextModel(nn.Module):
         datastore: KnnLM | None = None,
     ) -> Generator[Piece, None, list[Generated]]:
         """Pieces of the texts behind prompts of ids as they come; see `generate`."""
+        found = self.begun(prompts, config, bank, neighbours, datastore)
+        return (yield from decode(found, self.tokenizer, prompts))
+
+    def begun(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        bank: AmortizedBank | None = None,
+        neighbours: Database | None = None,
+        datastore: KnnLM | None = None,
+    ) -> Continues:
+        """Rows whose prompts of ids have been read, for `farfield.generation.decode` to go on from; see `generate`."""
         placed = [self.behind(one, neighbours) for one in prompts]
         left = placed[0][1] if placed else neighbours
-        return stream(self.model, self.tokenizer, [one for one, _ in placed], config, bank, left, datastore)
+        return begun(self.model, [one for one, _ in placed], config, bank, left, datastore)

@@ -1,9 +1,13 @@
-"""What models are given, looked at before it is read: tokens, positions, targets.
+"""What models are given, looked at before it is read: prompts, tokens, positions, targets.
 
 Shapes: B batch, T time.
 """
 
 from __future__ import annotations
+
+import operator
+import reprlib
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +16,46 @@ from farfield.architectures import Rows
 from farfield.architectures.ops.cross_entropy import IGNORED
 from farfield.config import ModelError
 
-__all__ = ["check_positions", "check_targets", "check_tokens"]
+__all__ = ["check_positions", "check_targets", "check_tokens", "prompt_ids"]
+
+PROMPTS = "Give a text, or a list whose every entry is a text or a row of ids, as in [[1, 2, 3]]"
+
+
+def prompt_ids(
+    prompt: str | Sequence[str | Sequence[int]], encode: Callable[[str], list[int]], vocabulary: int
+) -> list[list[int]]:
+    """The ids of a text, or of several prompts: a text's by `encode`, and those that are given as they are.
+
+    Raises:
+        ModelError: no such thing, one text in the place of a row of ids, or an id that is not below `vocabulary`.
+    """
+    if isinstance(prompt, str):
+        return [encode(prompt)]
+    try:
+        rows = list(prompt)
+    except TypeError:
+        raise ModelError(f"prompt: {reprlib.repr(prompt)} given. {PROMPTS}.") from None
+    return [encode(row) if isinstance(row, str) else _row_of_ids(row, vocabulary) for row in rows]
+
+
+def _row_of_ids(row: Sequence[int] | Tensor, vocabulary: int) -> list[int]:
+    """Ids, whatever whole numbers they are given as.
+
+    Raises:
+        ModelError: something else, or an id that is not below `vocabulary`.
+    """
+    try:
+        given: list[object] = list(row.tolist() if isinstance(row, Tensor) else row)
+    except TypeError:
+        raise ModelError(f"prompt: {reprlib.repr(row)} given in the place of a row of ids. {PROMPTS}.") from None
+    for one in given:
+        if not hasattr(one, "__index__"):
+            raise ModelError(f"prompt: {reprlib.repr(one)} given in the place of an id. {PROMPTS}.")
+    ids = [operator.index(one) for one in given]  # type: ignore[arg-type]  # looked at above
+    wrong = next((one for one in (min(ids), max(ids)) if not 0 <= one < vocabulary), None) if ids else None
+    if wrong is not None:
+        raise ModelError(f"prompt: id {wrong} given, and the model knows those from 0 to {vocabulary - 1}.")
+    return ids
 
 
 def check_tokens(tokens: Tensor, positions: Tensor | None, vocabulary: int) -> None:

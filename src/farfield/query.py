@@ -25,7 +25,7 @@ from farfield.benchmarks.subjects.hf_tokenizer import HubTokenizer, Template, an
 from farfield.borrowed import BorrowedModel
 from farfield.config import ConfigError
 from farfield.dialogue import Dialogue, typed
-from farfield.generation import GenerationConfig, TextModel, written
+from farfield.generation import GenerationConfig, TextModel, clock, decode, written
 from farfield.huggingface.loading import load_hub_tokenizer
 from farfield.knn import KnnLM
 from farfield.progress import say
@@ -102,7 +102,7 @@ def ask(
     config = generation or GenerationConfig(stop=("\n",))
     found_by = bank, neighbours, datastore
     reply = _reply(model, sessions, session, document, built.text, config, *found_by, template, told)
-    generated = time.perf_counter()
+    generated, read = time.perf_counter(), prompted + reply.seconds["first"]
     used = [hit for hit in found.hits if hit in built.used]
     return replace(
         asked,
@@ -113,7 +113,7 @@ def ask(
         reused_tokens=reply.reused,
         prefilled_tokens=reply.prefilled,
         answer_tokens=len(reply.ids),
-        seconds={**found.seconds, "prompt": prompted - began, "generate": generated - prompted},
+        seconds={**found.seconds, "prompt": read - began, "generate": generated - read},
         found=True,
     )
 
@@ -158,11 +158,15 @@ def _reply(
 ) -> Reply:
     """What the model writes behind `text`, with what it has read before."""
     if sessions is None:
+        began = time.perf_counter()
         ids = [*model.tokenizer.encode(document or ""), *model.tokenizer.encode(text)]
         ids = model.opened(ids) if template is None else template.wrap(ids, answer_start(model.tokenizer, ids))
         ids, neighbours = model.behind(ids, neighbours)
-        (answer,) = written(model.stream([ids], generation, bank, neighbours, datastore), told)
-        return Reply(answer.text, tuple(answer.ids), answer.reason, 0, len(ids), None, {})
+        decoding = model.begun([ids], generation, bank, neighbours, datastore)
+        first = clock(model.device) - began
+        (answer,) = written(decode(decoding, model.tokenizer, [ids]), told)
+        seconds = {"first": first, "all": time.perf_counter() - began}
+        return Reply(answer.text, tuple(answer.ids), answer.reason, 0, len(ids), None, seconds)
     if session is None:
         return sessions.ask(document or "", text, generation, told=told)
     return sessions.say(session, text, generation, document, told=told)

@@ -32,7 +32,7 @@ from farfield.architectures.arriving import ArrivingStates
 from farfield.architectures.saved_state import alike
 from farfield.architectures.state import State
 from farfield.config import ModelError
-from farfield.generation import GenerationConfig, TextModel, continuing, decode, prefill
+from farfield.generation import GenerationConfig, TextModel, clock, continuing, decode, prefill, written
 from farfield.memory.store import DamagedError, Found, Part, Session, StateStore, StoreConfig, token_ids
 from farfield.model import LanguageModel, ModelState, fingerprint
 from farfield.truncation import check_truncation, truncated
@@ -54,8 +54,8 @@ class SessionsConfig(StoreConfig):
 class Reply:
     """An answer: its text, ids and end, as `Generated`; and what it took.
 
-    `reused` of the prompt's tokens came out of the store's `tier`, `prefilled` were read. Seconds: `first` until it is
-    known what comes first, `all` until the last token was chosen.
+    `reused` of the prompt's tokens came out of the store's `tier`, `prefilled` were read. Seconds: `first` until the
+    prompt has been read, `all` until the last token was chosen.
     """
 
     text: str
@@ -123,13 +123,14 @@ class Sessions:
         Raises:
             ModelError: nothing is said, the session was held with another model, or it began without the document.
         """
+        began = time.perf_counter()
         if not name:
             raise ModelError("session: an empty name. Name it, as in say('alice', ...).")
         before = self._session(name)
         head = self._head(before, document)
         ids = [*before.tokens.tolist(), *head, *self.model.tokenizer.encode(text)]
         before, ids = self._within(before, ids, (generation or GenerationConfig()).tokens)
-        reply, read, reading = self._answer(before.seed, ids, len(head), generation, document is not None, told)
+        reply, read, reading = self._answer(began, before.seed, ids, len(head), generation, document is not None, told)
         # The record first: what was said is known, though its state may not have been written yet.
         self.store.record(replace(before, tokens=token_ids(read)))
         self._put(before.seed, read, reading, name)
@@ -150,9 +151,10 @@ class Sessions:
         Raises:
             ModelError: there is neither a document nor a question.
         """
+        began = time.perf_counter()
         head = self.model.opened(self.model.tokenizer.encode(document))
         ids = [*head, *self.model.tokenizer.encode(question)]
-        return self._answer(self.fingerprint, ids, len(head), generation, True, told)[0]
+        return self._answer(began, self.fingerprint, ids, len(head), generation, True, told)[0]
 
     def _session(self, name: str) -> Session:
         """The session as it was left, or a new one."""
@@ -197,6 +199,7 @@ class Sessions:
 
     def _answer(
         self,
+        began: float,
         seed: str,
         ids: list[int],
         head: int,
@@ -206,21 +209,13 @@ class Sessions:
     ) -> tuple[Reply, list[int], _Reading]:
         """The answer behind `ids`, all ids that were read, and the model behind them.
 
-        The state behind the first `head` is kept for everybody where they are a document's.
+        The state behind the first `head` is kept for everybody where they are a document's. It `began` by the clock.
         """
-        began = time.perf_counter()
         reading = self._read(seed, ids, head if document else 0)
         decoding = continuing(self.model.model, reading.logits, reading.state, generation or GenerationConfig())
         pieces = decode(decoding, self.model.tokenizer, [ids])
-        first = time.perf_counter() - began
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                (answer,) = end.value
-                break
-            if told is not None:
-                told(piece.text)
+        first = clock(self.model.device) - began
+        (answer,) = written(pieces, told)
         seconds = {"first": first, "all": time.perf_counter() - began}
         decoding.advance(set())  # the state has read the whole answer, its last token too
         reply = Reply(

@@ -99,6 +99,13 @@ def test_a_text_that_is_longer_than_what_was_learnt_is_one_line(
     assert line.split("{}")[1] in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_prompts_that_are_none_are_one_line(gpt: Path) -> None:
+    model = opened(gpt)
+    for prompt, line in (([1, 2], "prompt: 1 given in the place of a row of ids."), ([[257]], "prompt: id 257 given,")):
+        with pytest.raises(ModelError, match=re.escape(line)):
+            model.generate(prompt, tokens=1)  # type: ignore[arg-type]  # the mistake
+
+
 def test_texts_are_drawn_as_ours_are(gpt: Path) -> None:
     model = opened(gpt)
     one, two = (model.generate(["Once", "A"], tokens=12, temperature=1.0, seed=seed) for seed in (0, 1))

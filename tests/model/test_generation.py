@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,34 @@ def test_an_empty_prompt_is_one_line(prompts: list[str]) -> None:
         generate(model.model, model.tokenizer, prompts, GenerationConfig())
 
 
+NEEDED = "Give a text, or a list whose every entry is a text or a row of ids, as in [[1, 2, 3]]."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "line"),
+    [
+        ([1, 2, 3], f"prompt: 1 given in the place of a row of ids. {NEEDED}"),
+        (5, f"prompt: 5 given. {NEEDED}"),
+        ([["a", "b"]], f"prompt: 'a' given in the place of an id. {NEEDED}"),
+        ([[1, 2.0]], f"prompt: 2.0 given in the place of an id. {NEEDED}"),
+        (torch.tensor([1, 2]), f"prompt: tensor(1) given in the place of a row of ids. {NEEDED}"),
+        (["a", [7, 257]], "prompt: id 257 given, and the model knows those from 0 to 256."),
+        ([[-1, 3]], "prompt: id -1 given, and the model knows those from 0 to 256."),
+        (["a", []], "prompt: empty. A model needs at least one token to go on from."),
+    ],
+    ids=["flat", "an id", "words", "floats", "flat tensor", "beyond", "below", "empty row"],
+)
+def test_prompts_that_are_none_are_one_line(prompt: Any, line: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        small("retnet", None).generate(prompt, tokens=1)
+    assert str(raised.value) == line
+
+
+def test_rows_of_ids_may_be_a_tensor() -> None:
+    model = small("retnet", None)
+    assert model.generate(torch.tensor([[97, 98]]), tokens=9) == model.generate(["ab"], tokens=9)
+
+
 def test_build_takes_a_name_and_overrides_and_the_seed_decides_the_weights() -> None:
     one, two, other = (build("retnet", ["width=32", "depth=2"], seed=seed) for seed in (0, 0, 1))
     assert one.config.architecture.width == 32
@@ -166,3 +195,5 @@ def test_settings_that_make_no_sense_are_one_line() -> None:
     model = small("retnet", None)
     with pytest.raises(ConfigError, match=r"^generate\.tokens: 0 given\."):
         model.generate("a", tokens=0)
+    with pytest.raises(ConfigError, match=r'^generate\.stop: "ab" given\.'):
+        model.generate("a", stop="ab")

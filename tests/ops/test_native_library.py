@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from farfield.architectures.ops.native import library as module
-from farfield.architectures.ops.native.library import library
+from farfield.architectures.ops.native.library import FUNCTIONS, library
 
 COMPILER = next(filter(None, map(shutil.which, module.COMPILERS)), None)
 needs_a_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler here")
@@ -29,6 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (sources / "question.cpp").write_text(SOURCE)
     (sources / "ask.h").write_text("#define ASKED 42\n")
     monkeypatch.setattr(module, "SOURCES", sources)
+    monkeypatch.setattr(module, "FUNCTIONS", {"question": ("answer",)})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("FARFIELD_NATIVE", "CXX"):
         monkeypatch.delenv(name, raising=False)
@@ -126,6 +129,64 @@ def test_a_broken_compiler_leaves_python_to_it(
 
 
 @needs_a_compiler
+def test_a_library_without_our_functions_is_none(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A compiler that makes something else has failed; what was kept of one is built again."""
+    other = tmp_path / "other.cpp"
+    other.write_text('extern "C" int something_else() { return 1; }\n')
+    compiler = tmp_path / "odd"
+    compiler.write_text(f'#!/bin/sh\nfor last; do :; done; exec {COMPILER} -shared -fPIC {other} -o "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with caplog.at_level(logging.INFO):
+        assert answer() is None
+    assert caplog.messages[-1] == (
+        "question could not be built and stays in Python: the library has no function 'answer'."
+    )
+    assert not list(cache.iterdir())
+    with monkeypatch.context() as before:
+        before.setattr(module, "FUNCTIONS", {"question": ()})
+        library("question", "int")
+        library.cache_clear()
+        assert library("question", "int") is not None
+    assert len(list(cache.iterdir())) == 1
+    assert answer() is None
+    assert not list(cache.iterdir())
+
+
+@needs_a_compiler
+def test_what_nobody_uses_goes_when_another_is_built(cache: Path) -> None:
+    """Whatever it was made of: but not what is used, nor what has another kind of name."""
+    assert answer() == 42
+    (kept,) = cache.iterdir()
+    superseded = cache / f"question-int-{'0' * 16}-{'0' * 32}.so"
+    others = [cache / name for name in ("building-a1_b2", "notes.so", f"other-{'0' * 32}.so", "question-int.so")]
+    for path in (superseded, *others):
+        path.write_text("")
+    recent = cache / f"question-int-{'1' * 16}-{'0' * 32}.so"
+    recent.write_text("")
+    long_ago = time.time() - module.UNUSED - 60
+    for path in (kept, superseded, *others):
+        os.utime(path, (long_ago, long_ago))
+    assert answer() == 42  # which uses it
+    assert superseded.exists()
+    (module.SOURCES / "ask.h").write_text("#define ASKED 43\n")
+    assert answer() == 43
+    left = {path.name for path in cache.iterdir()}
+    assert left >= {kept.name, recent.name, *(path.name for path in others[1:])}
+    assert len(left) == 6  # and the new one
+
+
+def test_what_a_library_is_asked_for_is_in_its_source() -> None:
+    sources = Path(module.__file__).parent
+    for name, functions in FUNCTIONS.items():
+        text = (sources / f"{name}.cpp").read_text()
+        exported = text[text.index('extern "C" {') :]
+        assert set(functions) == set(re.findall(r"^(?:void|int) (\w+)\(", exported, re.M))
+
+
+@needs_a_compiler
 def test_a_compiler_that_takes_forever_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "slow"
     compiler.write_text("#!/bin/sh\nexec sleep 60\n")
@@ -187,6 +248,7 @@ def test_processes_may_build_at_once(cache: Path) -> None:
             "module = module_from_spec(spec)",
             "spec.loader.exec_module(module)",
             f"module.SOURCES = Path({str(module.SOURCES)!r})",
+            "module.FUNCTIONS = {'question': ('answer',)}",
             "print(module.library('question', 'int').answer())",
         ]
     )

@@ -7,7 +7,7 @@
 A built library is kept in `$XDG_CACHE_HOME/farfield/native` (or `~/.cache`, or `~/Library/Caches`), which nobody but
 its owner may write. Its name says what it was made of (sources, compiler, flags, processor) and its own digest: one
 that was cut short or changed is built again. Several processes may build at once: each writes a file of its own and
-renames it.
+renames it. What no process has loaded for a month goes when another one is built.
 
 `FARFIELD_NATIVE=0` in the environment: nothing is built nor loaded. `CXX`: the command of the compiler.
 """
@@ -21,6 +21,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 __all__ = ["library"]
 
@@ -39,6 +41,15 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread")
 COMPILERS = ("c++", "g++", "clang++")
 OFF = ("0", "false", "off", "no")
 PATIENCE = 120.0  # seconds; a build takes two to five
+UNUSED = 30 * 86400.0  # seconds after which a library is not kept for another installation that may want it
+
+# What each library is asked for: a compiler may make something else without failing.
+FUNCTIONS = MappingProxyType(
+    {
+        "decoding": ("few_rows", "one_query", "norm", "turn"),
+        "retention": ("retention_kept", "retention_forward", "retention_backward"),
+    }
+)
 
 
 @functools.cache
@@ -74,9 +85,9 @@ def _loaded(name: str, number: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
         OSError: the compiler or what it made cannot be run. subprocess.SubprocessError: it failed.
     """
     key, folder = _key(name, number, compiler), _folder()
-    kept = None if folder is None else _kept(folder, f"{name}-{number}-{key}")
+    kept = None if folder is None else _kept(folder, name, f"{name}-{number}-{key}")
     if kept is not None:
-        return ctypes.CDLL(str(kept))
+        return kept
     log.info("building %s for %s with %s, once ...", name, number, " ".join(compiler))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="farfield-") as scratch:
@@ -86,11 +97,24 @@ def _loaded(name: str, number: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
         if said.returncode:
             words = said.stderr.decode("utf-8", "replace")
             raise subprocess.CalledProcessError(said.returncode, command, stderr=words)
+        loaded = _opened(made, name)  # stays loaded when its file is gone
         log.info("built %s in %.1f s.", name, time.monotonic() - began)
-        loaded = ctypes.CDLL(str(made))  # stays loaded when its file is gone
         if folder is not None:
             _keep(made, folder, f"{name}-{number}-{key}")
     return loaded
+
+
+def _opened(path: Path, name: str) -> ctypes.CDLL:
+    """The library in a file.
+
+    Raises:
+        OSError: it is none, or it lacks a function of `name`.
+    """
+    found = ctypes.CDLL(str(path))
+    lacking = [function for function in FUNCTIONS[name] if not hasattr(found, function)]
+    if lacking:
+        raise OSError(f"the library has no function '{lacking[0]}'.")
+    return found
 
 
 def _key(name: str, number: str, compiler: tuple[str, ...]) -> str:
@@ -143,30 +167,51 @@ def _folder() -> Path | None:
     return folder if private else None
 
 
-def _kept(folder: Path, name: str) -> Path | None:
-    """The kept library of this name whose digest is right; others of the name are removed."""
-    for path in sorted(folder.glob(f"{name}-*.so")):
-        if path.stem == f"{name}-{_digest(path)}":
-            return path
+def _kept(folder: Path, name: str, stem: str) -> ctypes.CDLL | None:
+    """The kept library of this stem whose digest is right; others of the stem are removed."""
+    for path in sorted(folder.glob(f"{stem}-*.so")):
+        try:
+            if path.stem == f"{stem}-{_digest(path)}":
+                found = _opened(path, name)
+                with contextlib.suppress(OSError):
+                    os.utime(path)  # when it was used last
+                return found
+        except OSError as error:
+            log.info("%s cannot be loaded: %s", path, error)
         log.warning("%s is damaged and is built again.", path)
         with contextlib.suppress(OSError):
             path.unlink()
     return None
 
 
-def _keep(made: Path, folder: Path, name: str) -> None:
+def _keep(made: Path, folder: Path, stem: str) -> None:
     """The library under its name, whole or not at all; a folder that cannot be written keeps nothing."""
     try:
         handle, own = tempfile.mkstemp(dir=folder, prefix="building-")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(made.read_bytes())
-            Path(own).replace(folder / f"{name}-{_digest(made)}.so")
+            Path(own).replace(folder / f"{stem}-{_digest(made)}.so")
         except BaseException:
             Path(own).unlink(missing_ok=True)
             raise
     except OSError as error:
         log.info("%s is not kept: %s", made.name, error)
+    else:
+        _remove_unused(folder)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Removes libraries, and what was left of builds, that nobody has used for long.
+
+    Those of older sources may be another installation's, with which this one shares the folder: they stay as long as
+    they are used. A process that has one loaded keeps it when its file is gone.
+    """
+    ours, long_ago = re.compile(r"\w+-\w+-[0-9a-f]{16}-[0-9a-f]{32}\.so|building-\w+"), time.time() - UNUSED
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if ours.fullmatch(path.name) and path.lstat().st_mtime < long_ago:
+                path.unlink()
 
 
 def _digest(path: Path) -> str:

@@ -9,6 +9,7 @@ import pydantic
 from farfield.benchmarks.subjects.subject_settings import (
     EndpointConfig,
     HuggingFaceConfig,
+    endpoint_mistake,
     kind_of,
     url_mistake,
     url_name,
@@ -23,7 +24,7 @@ from farfield.benchmarks.suites.recall import RecallSuite
 from farfield.benchmarks.suites.retrieval import RetrievalSuite
 from farfield.benchmarks.suites.ruler import RulerSuite
 
-__all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "kind_of", "url_mistake", "url_name"]
+__all__ = ["EndpointConfig", "HuggingFaceConfig", "Suite", "endpoint_mistake", "kind_of", "url_mistake", "url_name"]
 
 Suite: TypeAlias = Annotated[
     BabilongSuite

@@ -10,6 +10,7 @@ What names a model tells which kind it is:
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,7 @@ __all__ = [
     "EndpointConfig",
     "HuggingFaceConfig",
     "ModelKind",
+    "endpoint_mistake",
     "kind_of",
     "url_mistake",
     "url_name",
@@ -104,6 +106,17 @@ def kind_of(model: str) -> ModelKind:
     folder = Path(model).expanduser()
     hub = (folder / HUB_CONFIG).is_file() and not (folder / RUN_CONFIG).is_file()
     return "huggingface" if hub else "farfield"
+
+
+def endpoint_mistake(url: str, hf: HuggingFaceConfig) -> str | None:
+    """What is wrong with settings of a folder where an endpoint is asked, behind `hf`; None: nothing is set."""
+    for key, usual in HuggingFaceConfig():
+        given = getattr(hf, key)
+        if given != usual:
+            remedy = "endpoint.chat=true" if key == "chat" else f"hf.{key}={json.dumps(usual).strip(chr(34))}"
+            value = json.dumps(given).strip('"')
+            return f".{key}: {value} given, and {url} is an endpoint, no folder of Hugging Face. Take {remedy}."
+    return None
 
 
 def url_mistake(url: str) -> str | None:

@@ -18,7 +18,15 @@ from farfield.adapters import AdapterConfig
 from farfield.architectures.architecture import ArchitectureConfig
 from farfield.architectures.encoders.stack import EncoderConfig
 from farfield.augmentation import AugmentedTraining, NeighboursTraining, OutputTraining, PromptTraining
-from farfield.benchmarks.settings import EndpointConfig, HuggingFaceConfig, Suite, kind_of, url_mistake, url_name
+from farfield.benchmarks.settings import (
+    EndpointConfig,
+    HuggingFaceConfig,
+    Suite,
+    endpoint_mistake,
+    kind_of,
+    url_mistake,
+    url_name,
+)
 from farfield.config import Config
 from farfield.context import ContextConfig, ParallelContext
 from farfield.data.facts import FactsData
@@ -222,6 +230,9 @@ class EvaluateSettings(Config):
         wrong = url_mistake(self.model) if self.kind == "endpoint" and self.model else None
         if wrong:
             raise ValueError(f".model: {wrong}")
+        unread = endpoint_mistake(self.model, self.hf) if self.kind == "endpoint" and self.model else None
+        if unread:
+            raise ValueError(f".hf{unread}")
         if self.kind == "endpoint" and self.processes > 1:
             raise ValueError(
                 f".processes: {self.processes} given, and an endpoint is asked by one. Use endpoint.concurrency."

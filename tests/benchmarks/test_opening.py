@@ -56,6 +56,21 @@ def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureF
             "localhost:8000: no such run or file. An endpoint's address begins with http:// or https://.",
         ),
         (
+            ["model=http://localhost:1/v1", "hf.begin=always"],
+            "hf.begin: always given, and http://localhost:1/v1 is an endpoint, no folder of Hugging Face. Take "
+            "hf.begin=auto.",
+        ),
+        (
+            ["model=http://localhost:1/v1", "hf.chat=true", "hf.system=Brief."],
+            "hf.chat: true given, and http://localhost:1/v1 is an endpoint, no folder of Hugging Face. Take "
+            "endpoint.chat=true.",
+        ),
+        (
+            ["model=http://localhost:1/v1", "hf.ignore_unknown=true"],
+            "hf.ignore_unknown: true given, and http://localhost:1/v1 is an endpoint, no folder of Hugging Face. Take "
+            "hf.ignore_unknown=false.",
+        ),
+        (
             ["model=models/tiny", "hf.chat=true"],
             "hf.chat: true given, but the tokenizer has no chat template. Take hf.chat=false.",
         ),

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from farfield.api import build
+from farfield.api import build, check_decoder
 from farfield.architectures.feedforward import inner_width
 from farfield.benchmarks.peers import Decoder, Peer
 from farfield.benchmarks.peers.models import MODELS, Model, Shape
@@ -64,8 +64,14 @@ class Block:
 
 
 def blocks(settings: SpeedSettings, device: str, threads: int | None) -> list[Block]:
-    """All architectures in turn, at every length and measure."""
+    """All architectures in turn, at every length and measure.
+
+    Raises:
+        ConfigError: one of them is unknown or does not fit the sizes. ModelError: it reads both ways.
+    """
     overrides = (f"width={settings.width}", f"depth={settings.depth}")
+    for name in settings.architectures:
+        check_decoder(name, overrides)
     inner = inner_width(settings.width, RATIO)
     shape = Shape(settings.depth, settings.width, inner, settings.heads, BYTES, 0)
     rest = settings.batch, Conditions.of(settings, device, threads)

@@ -38,6 +38,7 @@ from farfield.tokenizers.protocol import read_json
 __all__ = [
     "build",
     "build_encoder",
+    "check_decoder",
     "check_folder",
     "export",
     "ingest",
@@ -95,6 +96,11 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TextModel(LanguageModel(config), tokenizer).eval()
+
+
+def check_decoder(architecture: str, overrides: Sequence[str] = ()) -> None:
+    """Raises what `build` raises of an architecture and its settings, without weights."""
+    _ = _config(architecture, overrides, None, BytesTokenizer().vocabulary).decoder
 
 
 def build_encoder(

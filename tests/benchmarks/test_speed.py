@@ -26,7 +26,7 @@ from farfield.benchmarks.speed.projections import products, projections
 from farfield.benchmarks.speed.tables import markdown, text
 from farfield.benchmarks.speed.turns import Measured, allocated, in_turn
 from farfield.benchmarks.speed.worker import DeathError, Worker
-from farfield.config import ConfigError, read
+from farfield.config import ConfigError, FarfieldError, read
 from farfield.settings import SpeedSettings
 
 MEBIBYTE = 2**20
@@ -168,6 +168,22 @@ def test_every_case_is_measured_unless_some_are_named() -> None:
         ConfigError, match=r"^mixers: unknown case 'windw'\. Did you mean 'window'\? Known: attention, "
     ):
         speed(settings(mixers=["windw"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("retnt", r"^architecture: .*'retnt'.* Did you mean 'retnet'\?"),
+        ("longformer_encoder", r"^architecture\.bidirectional: true given"),
+    ],
+)
+def test_an_architecture_that_cannot_be_measured_is_said_before_anything_is(
+    name: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farfield.benchmarks.speed.Worker", lambda memory: pytest.fail("a process was started"))
+    with pytest.raises(FarfieldError, match=line):
+        speed(settings(what=["decoder"], width=32, architectures=["retnet", name], root=str(tmp_path / "here")))
+    assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.parametrize(

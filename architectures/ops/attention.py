@@ -28,6 +28,7 @@ from farfield.architectures.ops.backend import Backend, Kernel, choose
 from farfield.architectures.ops.layouts import Full, Layout, wide
 from farfield.architectures.ops.place import EVERYWHERE, Place
 from farfield.architectures.ops.spans import Spans
+from farfield.architectures.ops.transforms import transformed
 from farfield.architectures.ops.units import Grouped, Units
 from farfield.architectures.ops.written import Written
 
@@ -90,6 +91,9 @@ def attention(parts: Sequence[Part], scale: float, backend: Backend = "auto") ->
     visible key gets output 0 and log-sum-exp -inf.
     """
     assert all(part.keys.shape[2] for part in parts), "a part without keys: the CPU kernel does not survive it"
+    if transformed():
+        out, lse = attention_definition(parts, scale)
+        return out, lse.detach()
     kernel, (first, *more) = choose(parts[0].queries, backend), parts
     if not more and first.place is None and isinstance(first.layout, (Full, Spans)):
         alone = first.layout.decoded(kernel, first.queries, first.keys, first.values, scale)

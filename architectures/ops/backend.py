@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from farfield.architectures.ops.native.library import library
+from farfield.architectures.ops.transforms import transformed
 
 if TYPE_CHECKING:
     import ctypes
@@ -122,8 +122,7 @@ def _watched() -> bool:
         torch.is_autocast_enabled("cpu")
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
+        or transformed()
     )
 
 

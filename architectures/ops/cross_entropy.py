@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farfield.architectures.ops.transforms import transformed
+
 __all__ = ["IGNORED", "linear_cross_entropy", "linear_cross_entropy_definition"]
 
 IGNORED = -100
@@ -40,6 +42,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, piece:
         piece: tokens whose logits exist at once.
     """
     assert targets.shape == hidden.shape[:1], "one target for each hidden state"
+    if transformed():
+        return linear_cross_entropy_definition(hidden, weight, targets)
     kept = targets != IGNORED
     if not bool(kept.all()):
         hidden, targets = hidden[kept], targets[kept]

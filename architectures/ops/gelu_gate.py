@@ -4,8 +4,8 @@ Between the maps PyTorch writes both products, the activation, what is gated and
 each, all of them several times as wide as the layer. Here a piece of tokens at a time goes through buffers that are
 used again and stay in the cache, where products of matrices are a quarter faster as well. For the backward pass the
 gate's product x U^T is kept and no more, in pieces, since memory of more than 32 MB at once is new to the process every
-time; y S^T is a quarter of its cost and is computed once more. A single piece, a compiled graph and other devices have
-the definition.
+time; y S^T is a quarter of its cost and is computed once more. A single piece, a compiled graph, transforms and other
+devices have the definition.
 
 Shapes: N tokens, D width, E channels, I width of the gate, O width of the output.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 from farfield.architectures.ops.pieces import add_product, parts_of
+from farfield.architectures.ops.transforms import transformed
 
 __all__ = ["gelu_gate", "gelu_gate_definition"]
 
@@ -36,7 +37,7 @@ def gelu_gate(x: Tensor, y: Tensor, gate: Tensor, spread: Tensor, out: Tensor, b
     In the dtype of `x`, or in autocast's, as the definition.
     """
     kind = x.device.type
-    if kind != "cpu" or torch.compiler.is_compiling() or x[..., 0].numel() <= PIECE:
+    if kind != "cpu" or torch.compiler.is_compiling() or x[..., 0].numel() <= PIECE or transformed():
         return gelu_gate_definition(x, y, gate, spread, out, bias)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     tokens = (part.to(dtype).flatten(0, -2) for part in (x, y))

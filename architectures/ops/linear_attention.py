@@ -43,6 +43,7 @@ from torch.autograd.function import once_differentiable
 from farfield.architectures.ops.backend import recurrence
 from farfield.architectures.ops.fla_kernels import fla_linear_attention
 from farfield.architectures.ops.pieces import pieces
+from farfield.architectures.ops.transforms import transformed
 from farfield.architectures.rows import Rows
 
 __all__ = ["linear_attention", "linear_attention_definition"]
@@ -83,6 +84,11 @@ def linear_attention(
         return _step(q, k, v, log_decay, state)
     if recurrence(v.device, v.dtype, q.shape[-1], v.shape[-1], rows.plain) == "fla":
         return fla_linear_attention(q, k, v, log_decay, state)
+    if transformed():
+        kind = state.dtype
+        given = q.to(kind), k.to(kind), v.to(kind), log_decay.to(kind)
+        out, state = linear_attention_definition(*given, rows, state)
+        return out.to(v.dtype), state
     document = None
     if not rows.plain:
         real = rows.real[:, None, :]

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import hardshrink, pad
 
+from farfield.architectures.ops.transforms import transformed
 from farfield.architectures.rows import Rows
 
 __all__ = ["long_convolution", "long_convolution_definition"]
@@ -82,8 +83,24 @@ def _convolved(v: Tensor, rates: Tensor, C: Tensor, rows: Rows) -> Tensor:
 
 def _by_fourier(v: Tensor, kernel: Tensor) -> Tensor:
     """sum_l K_l v_{t-l} (B, T, E) of v (B, T, E) and K (E, T)."""
-    found: Tensor = _Fourier.apply(v.transpose(1, 2).contiguous(), kernel)  # type: ignore[no-untyped-call]  # torch's
+    v = v.transpose(1, 2).contiguous()
+    if transformed():
+        return _product(v, kernel)[0].transpose(1, 2)
+    found: Tensor = _Fourier.apply(v, kernel)  # type: ignore[no-untyped-call]  # torch's
     return found.transpose(1, 2)
+
+
+def _product(v: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sum_l K_l v_{t-l} (B, E, T) of v (B, E, T) and K (E, T), and the transforms of both."""
+    size = _size(v)
+    of_v, of_kernel = (torch.fft.rfft(part, n=size) for part in (v, kernel))
+    y: Tensor = torch.fft.irfft(of_v * of_kernel, n=size)
+    return y[..., : v.shape[2]], of_v, of_kernel
+
+
+def _size(v: Tensor) -> int:
+    """The length of transforms in which the end of v (B, E, T) does not come round to its beginning."""
+    return int(2 ** (2 * v.shape[2] - 1).bit_length())
 
 
 class _Fourier(torch.autograd.Function):
@@ -95,12 +112,10 @@ class _Fourier(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, kernel: Tensor) -> Tensor:
-        size = 2 ** (2 * v.shape[2] - 1).bit_length()
-        of_v, of_kernel = (torch.fft.rfft(part, n=size) for part in (v, kernel))
+        y, of_v, of_kernel = _product(v, kernel)
         ctx.save_for_backward(of_v, of_kernel)
-        ctx.sizes = size, v.shape[2]
-        y: Tensor = torch.fft.irfft(of_v * of_kernel, n=size)
-        return y[..., : v.shape[2]]
+        ctx.sizes = _size(v), v.shape[2]
+        return y
 
     @staticmethod
     @once_differentiable
@@ -142,9 +157,9 @@ def _least(kind: torch.dtype) -> float:
 def _lasting(rates: Tensor, tokens: int, kind: torch.dtype) -> Tensor | slice:
     """The states whose power `tokens` is not nothing: of rates as they are drawn, a fiftieth after 512 tokens.
 
-    Where a device or a compiler would have to wait for the numbers, all.
+    Where a device or a compiler would have to wait for the numbers, or a transform has several of each, all.
     """
-    if rates.device.type != "cpu" or torch.compiler.is_compiling():
+    if rates.device.type != "cpu" or torch.compiler.is_compiling() or transformed():
         return slice(None)
     return (rates.detach().real * tokens >= math.log(_least(kind))).nonzero()[:, 0]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from farfield.architectures.ops.decoded import Linear
+from farfield.architectures.ops.transforms import transformed
 
 __all__ = ["HELD", "add_product", "in_pieces", "parts_of", "pieces", "worth_pieces"]
 
@@ -48,7 +49,7 @@ def worth_pieces(x: Tensor, piece: int, *maps: nn.Module) -> bool:
     wide = x.dtype in (torch.float32, torch.float64)
     wide = wide and all(type(one) in (nn.Linear, Linear) and one.weight.dtype == x.dtype for one in maps)
     plain = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
-    return wide and plain and x.shape[1] > piece
+    return wide and plain and not transformed() and x.shape[1] > piece
 
 
 def add_product(to: Tensor | None, left: Tensor, right: Tensor) -> None:
@@ -71,7 +72,7 @@ def in_pieces(function: Callable[..., Tensor], along: Sequence[Tensor], weights:
         along: tensors (B, T, ...). weights: tensors that all tokens share.
     """
     numbers = max(x[:, :1].numel() for x in along)
-    if sum(1 for _ in pieces(along[0].shape[1], numbers, along[0])) < 2:
+    if transformed() or sum(1 for _ in pieces(along[0].shape[1], numbers, along[0])) < 2:
         return function(*along, *weights)
     made: Tensor = _InPieces.apply(function, numbers, len(along), *along, *weights)  # type: ignore[no-untyped-call]
     return made

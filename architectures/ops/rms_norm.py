@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.architectures.ops.decoded import norm
+from farfield.architectures.ops.transforms import transformed
 
 __all__ = ["RMSNorm", "rms_norm"]
 
@@ -44,7 +45,8 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     found = norm(x, gain, epsilon)
     if found is not None:
         return found
-    if x.numel() <= PIECE or x.device.type != "cpu" or x.dtype != gain.dtype or torch.compiler.is_compiling():
+    small = x.numel() <= PIECE or x.device.type != "cpu" or x.dtype != gain.dtype
+    if small or torch.compiler.is_compiling() or transformed():
         return nn.functional.rms_norm(x, x.shape[-1:], gain, epsilon)
     whole: Tensor = _Normed.apply(x, gain, epsilon)  # type: ignore[no-untyped-call]  # torch's own
     return whole

@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from farfield.architectures.ops.decoded import turned
 from farfield.architectures.ops.pieces import pieces
+from farfield.architectures.ops.transforms import transformed
 
 __all__ = ["Layout", "angles", "frequencies", "powers", "rotate", "rotate_definition", "scales"]
 
@@ -68,11 +69,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
 
     Cosine and sine may both have been multiplied by a scale of each pair. No gradient flows to them.
     """
+    if transformed():
+        return _turned_whole(x, cos, sin, layout)
     if not torch.is_grad_enabled():
         found = turned(x, cos, sin) if layout == "halves" else None
         return _turned(x, x.new_empty(x.shape), cos, sin, layout) if found is None else found
     whole: Tensor = _Turn.apply(x, cos, sin, layout)  # type: ignore[no-untyped-call]
     return whole
+
+
+def _turned_whole(x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
+    """`x` (B, H, T, D) turned, by operators that write nothing in place."""
+    pairs = x.to(cos.dtype)
+    a, b = pairs.chunk(2, dim=-1) if layout == "halves" else (pairs[..., ::2], pairs[..., 1::2])
+    both = a * cos - b * sin, b * cos + a * sin
+    found = torch.cat(both, -1) if layout == "halves" else torch.stack(both, -1).flatten(-2)
+    return found.to(x.dtype)
 
 
 class _Turn(torch.autograd.Function):

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from farfield.architectures.ops.transforms import transformed
 from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 
@@ -78,6 +79,9 @@ def selective_scan(
     if rows.plain and time == 1:
         state = (delta[:, 0, :, None] * A).exp() * state + (delta * x)[:, 0, :, None] * B
         return ((state * C).sum(-1)[:, None] + D * x).to(dtype), state
+    if transformed():
+        y, state = selective_scan_definition(x, delta, A, B, C, D, rows, state)
+        return y.to(dtype), state
     begins = None if rows.single else (rows.positions == 0).to(kind)[..., None]
     outputs = []
     pieces = [part.split(PIECE, dim=1) for part in (x, delta, B, C, *([] if begins is None else [begins]))]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from farfield.architectures.ops.pieces import pieces
+from farfield.architectures.ops.transforms import transformed
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import State
 
@@ -62,7 +63,12 @@ def short_convolution(
         joined = torch.cat((before.to(x.dtype), x), 1)
         return (joined * weight.flip(1).T).sum(1, keepdim=True), ConvolutionState(joined[:, 1:].clone())
     if rows.plain:
-        y: Tensor = _Convolution.apply(before.to(x.dtype), x, weight)  # type: ignore[no-untyped-call]
+        y: Tensor
+        if transformed():
+            joined = torch.cat((before.to(x.dtype), x), 1)
+            y = (joined.unfold(1, taps, 1) * weight.flip(1)).sum(-1)
+        else:
+            y = _Convolution.apply(before.to(x.dtype), x, weight)  # type: ignore[no-untyped-call]
         last = x[:, time - taps + 1 :] if time >= taps else torch.cat((before.to(x.dtype), x), 1)[:, time:]
         return y, ConvolutionState(last.clone())  # a view would keep the whole call
     joined = torch.cat((before.to(x.dtype), x), dim=1)

@@ -4,8 +4,8 @@ PyTorch writes silu(g), the product and, in the backward pass, four gradients, e
 width), which costs more than the arithmetic. Here a piece of tokens at a time goes through buffers that are used again:
 the gates and values of each piece are kept, each a tensor of its own, which the allocator has at hand where it would
 ask the system for one large tensor; their product is computed once more in the backward pass. What is not a product of
-matrices goes through a piece by parts that stay in the cache. Few tokens, a compiled graph and other devices have the
-definition.
+matrices goes through a piece by parts that stay in the cache. Few tokens, a compiled graph, transforms and other
+devices have the definition.
 
 Shapes: N tokens, D width, I inner width.
 """
@@ -21,6 +21,7 @@ from torch.nn.functional import silu
 
 from farfield.architectures.ops.decoded import linear
 from farfield.architectures.ops.pieces import HELD, add_product
+from farfield.architectures.ops.transforms import transformed
 
 __all__ = ["swiglu", "swiglu_definition"]
 
@@ -41,7 +42,7 @@ def swiglu(
 ) -> Tensor:
     """(..., D) of `x` (..., D), weights (2 I, D) and (D, I), biases (2 I,) and (D,); within autocast in its dtype."""
     tokens = x.flatten(0, -2)
-    if len(tokens) <= LEAST or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if len(tokens) <= LEAST or x.device.type != "cpu" or torch.compiler.is_compiling() or transformed():
         return swiglu_definition(x, first, second, first_bias, second_bias)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     given = [None if one is None else one.to(dtype) for one in (tokens, first, second, first_bias, second_bias)]

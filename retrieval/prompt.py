@@ -84,7 +84,7 @@ def build_prompt(hits: Sequence[Hit], question: str, count: Callable[[str], int]
         raise ConfigError(PLACELESS)
     best = Prompt(text := _written([], question, settings), count(text), ())
     if best.tokens > settings.tokens:
-        raise ConfigError(f"tokens: {settings.tokens} given, but the question alone needs {best.tokens}.")
+        raise ConfigError(f"prompt.tokens: {settings.tokens} given, but the question alone needs {best.tokens}.")
     chosen: list[Hit] = []
     for hit in hits:
         ordered = _ordered([*chosen, hit], settings)

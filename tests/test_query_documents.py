@@ -94,6 +94,23 @@ def test_a_prompt_is_read_in_its_own_time(kept: bool, monkeypatch: pytest.Monkey
     )  # of the last token, sessions keep what it leaves
 
 
+def test_a_long_prompt_is_told_what_would_shorten_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The budget of the prompt is not the document's."""
+    settings = {"format": 1, **build("attention", ["width=32", "depth=1"]).config.mapping(), "data": {"length": 40}}
+    (run_of(place / "plain", 0, memory=None) / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
+    (place / "story.txt").write_text("It was night. " * 9)
+    words = ["generation.tokens=1", "device.threads=1", "model=plain"]
+    for more, line in (
+        (["document=story.txt", "prompt.tokens=40"], "a shorter document, which prompt.tokens does not count."),
+        ([f"question={'why ' * 20}?"], "a shorter question."),
+    ):
+        asked = more if "question" in more[0] else ["Who?", *more]
+        assert cli.main(["query", *asked, *words]) == 0
+        assert capsys.readouterr().err.endswith(
+            f" tokens, and the model was trained on rows of 40. For fewer: {line}\n"
+        )
+
+
 def test_mistakes_are_one_line_each(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*words: str) -> str:
         assert cli.main(["query", "Which?", "generation.tokens=1", "device.threads=1", *words]) == 2

@@ -55,6 +55,7 @@ __all__ = [
 # What an adapter's file says: the checksum of the weights that it leaves as they are, the settings of the model that it
 # was learnt in, and the tokens of the rows.
 BASE, MODEL, LENGTH = "base", "model", "length"
+FILE = "adapter.safetensors"  # of a run, what its adapter learnt
 WITHIN = ".low_rank."  # in the name of a weight: it is an adapter's
 
 Tokens = Annotated[int, Field(ge=2)]
@@ -244,12 +245,19 @@ def read_adapter(file: str | Path) -> SavedAdapter:
         ModelError: there is none, it is damaged, or of another version.
     """
     path = Path(file).expanduser()
+    if path.is_dir():
+        kept = path / FILE
+        raise ModelError(
+            f"{path}: a folder, and an adapter is a file: {kept if kept.is_file() else FILE + ' of a run'}."
+        )
+    if not path.exists():
+        raise ModelError(f"{path}: no such file. An adapter is the {FILE} of a run that was trained with adapter=lora.")
     try:
         with safe_open(path, framework="pt", device="cpu") as opened:
             own = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
             said = opened.metadata() or {}
     except (SafetensorError, OSError):
-        raise ModelError(f"{path}: no such file, or cut short or damaged.") from None
+        raise ModelError(f"{path}: cut short or damaged.") from None
     if not {BASE, MODEL} <= said.keys() or said.get(CHECKSUM) != checksum(own):
         raise ModelError(f"{path}: not an adapter of `farfield train`, or damaged.")
     try:

@@ -118,7 +118,8 @@ class BorrowedModel:
         if self._longest is not None and max(seen) > self._longest:
             raise ModelError(
                 f"prompt: {max(seen):,} tokens with what is written behind it, and {self.info['name']} has learnt "
-                f"{self._longest:,} positions. Take fewer prompt.tokens or generation.tokens."
+                f"{self._longest:,} positions. Take fewer generation.tokens, "
+                "prompt.tokens where an index is asked, or a shorter document."
             )
         logits, after = [], []
         for row, cache in zip(rows, before.caches, strict=True):

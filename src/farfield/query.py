@@ -36,10 +36,8 @@ from farfield.settings import WRITE_IT, QuerySettings
 
 __all__ = ["Answered", "Source", "ask", "query_command", "query_live"]
 
-TOO_LONG = (
-    "farfield: the prompt has {} tokens, and the model was trained on rows of {}. For fewer: retrieval.k,"
-    " prompt.tokens, or an index of smaller chunks (farfield ingest chunk.size=...)."
-)
+TOO_LONG = "farfield: the prompt has {} tokens, and the model was trained on rows of {}. For fewer: {}."
+FEWER_PASSAGES = "retrieval.k, prompt.tokens, or an index of smaller chunks (farfield ingest chunk.size=...)"
 
 Told = Callable[[str], object]
 
@@ -235,7 +233,9 @@ class _Opened:
             say(f"farfield: {notice}")
         trained = None if self.model is None else self.model.info["config"].get("data", {}).get("length")
         if isinstance(trained, int) and answer.prompt_tokens > trained and self.settings.context is None:
-            say(TOO_LONG.format(answer.prompt_tokens, trained))
+            ways = [] if self.document is None else ["a shorter document, which prompt.tokens does not count"]
+            ways += [] if self.index is None else [FEWER_PASSAGES]
+            say(TOO_LONG.format(answer.prompt_tokens, trained, "; ".join(ways or ["a shorter question"])))
 
 
 @contextmanager

@@ -84,7 +84,8 @@ def test_a_hugging_face_folder_is_evaluated(place: Path, capsys: pytest.CaptureF
         ),
         (
             ["model=models/tiny", "adapter_file=a.safetensors"],
-            "a.safetensors: no such file, or cut short or damaged.",
+            "a.safetensors: no such file. An adapter is the adapter.safetensors of a run that was trained with "
+            "adapter=lora.",
         ),
         (
             ["model=models/tiny", "device.accelerator=gpu"],

@@ -86,7 +86,7 @@ def test_a_text_that_is_longer_than_what_was_learnt_is_one_line(
     """At its prompt, or as far as it is written; 200 tokens are not too long."""
     model, line = (
         opened(gpt),
-        "{} tokens with what is written behind it, and folder has learnt 200 positions. Take fewer",
+        "{} tokens with what is written behind it, and folder has learnt 200 positions. Take fewer generation.tokens, ",
     )
     _, state = model.prefill([[7], [5] * 200])
     with pytest.raises(ModelError, match=line.format(201)):

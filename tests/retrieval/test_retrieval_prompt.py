@@ -42,7 +42,7 @@ def test_the_budget_is_never_exceeded_and_a_passage_too_long_gives_way() -> None
 def test_a_question_beyond_the_budget_is_one_line() -> None:
     with pytest.raises(ConfigError) as error:
         build_prompt(HITS, "What is this about?", words, PromptConfig(tokens=3))
-    assert str(error.value) == "tokens: 3 given, but the question alone needs 6."
+    assert str(error.value) == "prompt.tokens: 3 given, but the question alone needs 6."
 
 
 def test_all_fields() -> None:

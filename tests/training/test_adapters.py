@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -282,8 +283,15 @@ def test_an_adapter_of_other_weights_is_refused(tmp_path: Path, base: Path) -> N
         read_adapter(base / "model.safetensors")
     (tmp_path / "cut").write_bytes(file.read_bytes()[:-9])
     save_file({"x": torch.zeros(1)}, tmp_path / "other")
-    for name, words in (("cut", "no such file, or cut short"), ("none", "no such file"), ("other", "not an adapter")):
-        with pytest.raises(ModelError, match=words):
+    (tmp_path / "folder").mkdir()
+    for name, words in (
+        ("cut", "cut: cut short or damaged."),
+        ("none", "none: no such file. An adapter is the adapter.safetensors of a run that was trained with adapter="),
+        ("other", "not an adapter"),
+        ("run", f"run: a folder, and an adapter is a file: {file}."),
+        ("folder", "folder: a folder, and an adapter is a file: adapter.safetensors of a run."),
+    ):
+        with pytest.raises(ModelError, match=re.escape(words)):
             read_adapter(tmp_path / name)
 
 

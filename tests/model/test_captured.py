@@ -327,7 +327,7 @@ def test_a_graph_that_cannot_be_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_graph_that_cannot_be_is_told_before_the_prompt_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     made = TextModel(model("retnet"), BytesTokenizer())
-    monkeypatch.setattr("farfield.generation.prefill", None)
+    monkeypatch.setattr("farfield.generation.streaming.prefill", None)
     with pytest.raises(ModelError, match=r"^generation\.capture: true given, but the model is on 'cpu'"):
         made.generate("a", capture=True)
     with pytest.raises(ConfigError, match=r"^generate\.capture: unknown choice 'maybe'\. Known: False, True, auto\.$"):

@@ -34,7 +34,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 @needs_compiler
 @each_dtype
-@pytest.mark.parametrize("rows", [1, 4, 7, 8, 11])
+@pytest.mark.parametrize("rows", [1, 4, 7, 8, 11, 17])
 @pytest.mark.parametrize(("inputs", "bias"), [(75, True), (256, False)])
 def test_few_rows_times_a_matrix(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, rows: int, inputs: int, bias: bool

@@ -1,72 +1,24 @@
 // What a decoded token costs most, each for a few rows: a product with a matrix, and attention of one query a head.
 //
-// Both read what is large, weights or keys and values, once from memory and in its order. Rows are summed in the same
-// order however many there are. Numbers of 16 bits (bfloat16) are widened in registers, added up as float32 and rounded
-// to the nearest once.
+// Both read what is large, weights or keys and values, once from memory and in its order. A row is summed in the same
+// order however many rows there are.
 #include <algorithm>
 #include <limits>
 #include <type_traits>
 #include <vector>
 
+#include "numbers.h"
 #include "teams.h"
-#include "vectors.h"
 
 namespace {
 
-using ::load;
-using ::store;
-
 constexpr Int REGISTERS = FARFIELD_BYTES == 64 ? 32 : 16;
-constexpr Int AHEAD = 8192;  // bytes, at least, that are asked for before they are needed
+constexpr Int AHEAD = 2048;  // bytes of a stream that are asked for before they are needed
 constexpr Int MOST = 8;      // rows of one pass over the matrix
+constexpr Int SHORTEST = 48, LONGEST = 192;  // rows of the matrix at a time: long streams, some for each thread
 constexpr Int NUMBERS = 1 << 18;  // read by a thread that is worth its beginning
 
-struct Brain {
-    uint16_t bits;
-};
-
-template <typename T> struct Summed { typedef T type; };
-template <> struct Summed<Brain> { typedef float type; };
-
-INLINE float wide(float x) { return x; }
-INLINE double wide(double x) { return x; }
-INLINE float wide(Brain x) {
-    const uint32_t bits = uint32_t(x.bits) << 16;
-    float found;
-    std::memcpy(&found, &bits, sizeof found);
-    return found;
-}
-
-INLINE Vector<float> load(const Brain* from) {
-    typedef uint16_t Narrow __attribute__((vector_size(FARFIELD_BYTES / 2)));
-    typedef uint32_t Whole __attribute__((vector_size(FARFIELD_BYTES)));
-    Narrow narrow;
-    std::memcpy(&narrow, from, sizeof narrow);
-    const Whole bits = __builtin_convertvector(narrow, Whole) << 16;
-    Vector<float> found;
-    std::memcpy(&found, &bits, sizeof found);
-    return found;
-}
-
-INLINE void put(float* to, float x) { *to = x; }
-INLINE void put(double* to, double x) { *to = x; }
-INLINE void put(Brain* to, float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    to->bits = x != x ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// The next multiple of the lanes of a vector.
-template <typename A> constexpr Int upward(Int n) { return (n + Lanes<A>::count - 1) / Lanes<A>::count * Lanes<A>::count; }
-
-// Sum of the lanes, halves added to halves.
-template <typename A> INLINE A folded(Vector<A> x) {
-    A lanes[Lanes<A>::count];
-    std::memcpy(lanes, &x, sizeof x);
-    for (Int half = Lanes<A>::count / 2; half; half /= 2)
-        for (Int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
-}
+INLINE void ask_ahead(const void* from) { __builtin_prefetch(static_cast<const char*>(from) + AHEAD, 0, 2); }
 
 // `work` for a count from 1 to MOST as a constant.
 template <Int most = MOST, typename Work> INLINE void of_rows(Int count, Work work) {
@@ -81,14 +33,21 @@ template <typename Work> void shared(Int count, Int numbers, Int threads, Work w
     for (Int n = 0; n < count; ++n) work(n);
 }
 
-// `x` (rows, inputs) as `tile` reads it: of MOST rows at a time a vector each, in turn; zeros behind the inputs.
-template <typename A, typename T> std::vector<A> packed(const T* x, Int rows, Int inputs) {
-    constexpr Int lanes = Lanes<A>::count;
-    std::vector<A> found(rows * upward<A>(inputs));
+// `x` (rows, inputs) as `tile` reads it: of MOST rows at a time, in turn, a vector of each part; zeros behind.
+template <typename T, typename A = Sum<T>> Aligned<A> packed(const T* x, Int rows, Int inputs) {
+    constexpr Int lanes = Lanes<A>::count, step = Numbers<T>::count;
+    Aligned<A> found(rows * upward<T>(inputs));
     for (Int r = 0; r < rows; ++r) {
         const Int first = r / MOST * MOST, together = std::min(MOST, rows - first);
-        A* to = found.data() + first * upward<A>(inputs) + (r - first) * lanes;
-        for (Int i = 0; i < inputs; ++i) to[i / lanes * together * lanes + i % lanes] = wide(x[r * inputs + i]);
+        A* to = found.data() + first * upward<T>(inputs) + (r - first) * lanes;
+        for (Int i = 0; i < inputs; i += step) {
+            T rest[step] = {};
+            const T* from = x + r * inputs + i;
+            if (i + step > inputs) from = std::copy(from, from + inputs - i, rest) - (inputs - i);
+            of_parts<T>([&](auto part) {
+                store(to + i * together + part * together * lanes, Numbers<T>::template of<part>(from));
+            });
+        }
     }
     return found;
 }
@@ -96,79 +55,105 @@ template <typename A, typename T> std::vector<A> packed(const T* x, Int rows, In
 // Rows of the matrix at a time for so many rows of x: as many as there are registers for.
 constexpr Int outputs_of(Int rows) { return std::max<Int>(1, std::min<Int>(4, (REGISTERS - 2) / (rows + 1))); }
 
-// out[r][o] = x_r . w_o (+ bias_o), x packed, w (outputs, inputs).
-template <Int rows, Int outputs, typename A, typename T, typename O>
-INLINE void tile(const A* x, const T* w, const T* bias, O* out, Int inputs, Int stride) {
+// sums[r][o] += x_r . w_o of the numbers of a vector.
+template <Int rows, Int outputs, typename A, typename T>
+INLINE void step(Vector<A>* sums, const A* x, const T* w, Int stride) {
     constexpr Int lanes = Lanes<A>::count;
-    Vector<A> sums[rows][outputs] = {};
-    const Int together = outputs * inputs * Int(sizeof(T)), ahead = (AHEAD + together - 1) / together * together;
-    Int i = 0;
-    for (; i + lanes <= inputs; i += lanes) {
+    of_parts<T>([&](auto part) {
         Vector<A> right[outputs];
-        for (Int o = 0; o < outputs; ++o) {
-            right[o] = load(w + o * inputs + i);
-            __builtin_prefetch(reinterpret_cast<const char*>(w + o * inputs + i) + ahead, 0, 2);
-        }
+        for (Int o = 0; o < outputs; ++o) right[o] = Numbers<T>::template of<part>(w + o * stride);
         for (Int r = 0; r < rows; ++r) {
-            const Vector<A> left = load(x + i * rows + r * lanes);
-            for (Int o = 0; o < outputs; ++o) sums[r][o] += left * right[o];
+            const Vector<A> left = load(x + (part * rows + r) * lanes);
+            for (Int o = 0; o < outputs; ++o) sums[r * outputs + o] += left * right[o];
         }
-    }
-    for (Int r = 0; r < rows; ++r) {
-        for (Int o = 0; o < outputs; ++o) {
-            A found = folded<A>(sums[r][o]);
-            for (Int rest = i; rest < inputs; ++rest)
-                found += x[i * rows + r * lanes + rest - i] * wide(w[o * inputs + rest]);
-            put(out + r * stride + o, bias ? found + wide(bias[o]) : found);
-        }
-    }
+    });
 }
 
-template <Int rows, typename A, typename T, typename O>
-void product(const A* x, const T* w, const T* bias, O* out, Int inputs, Int outputs, Int begin, Int end) {
+// out[r][o apart] = x_r . w_(o apart), x packed, rows of w (inputs).
+template <Int rows, Int outputs, typename A, typename T>
+INLINE void tile(const A* x, const T* w, A* out, Int inputs, Int apart, Int stride) {
+    constexpr Int count = Numbers<T>::count;
+    Vector<A> sums[rows * outputs] = {};
+    Int i = 0;
+    for (; i + count <= inputs; i += count) {
+        for (Int o = 0; o < outputs; ++o) ask_ahead(w + o * apart * inputs + i);
+        step<rows, outputs>(sums, x + i * rows, w + i, apart * inputs);
+    }
+    if (i < inputs) {
+        T rest[outputs * count] = {};
+        for (Int o = 0; o < outputs; ++o) std::copy_n(w + o * apart * inputs + i, inputs - i, rest + o * count);
+        step<rows, outputs>(sums, x + i * rows, rest, count);
+    }
+    A found[rows * outputs];
+    folded<rows * outputs, A>(sums, found);
+    for (Int r = 0; r < rows; ++r)
+        for (Int o = 0; o < outputs; ++o) out[r * stride + o * apart] = found[r * outputs + o];
+}
+
+// out[r][o] = x_r . w_o for all rows of w (outputs, inputs).
+//
+// The rows of a tile stand far apart: each is in a stream of its own, and the processor, which knows one stream a page,
+// reads ahead in all of them. Asked for by the program alone, memory comes at two thirds of its speed.
+template <Int rows, typename A, typename T>
+void product(const A* x, const T* w, A* out, Int inputs, Int outputs, Int stride) {
     constexpr Int tiled = outputs_of(rows);
-    Int o = begin;
-    for (; o + tiled <= end; o += tiled)
-        tile<rows, tiled>(x, w + o * inputs, bias ? bias + o : nullptr, out + o, inputs, outputs);
-    for (; o < end; ++o) tile<rows, 1>(x, w + o * inputs, bias ? bias + o : nullptr, out + o, inputs, outputs);
+    const Int apart = outputs / tiled;
+    for (Int o = 0; o < apart; ++o) tile<rows, tiled>(x, w + o * inputs, out + o, inputs, apart, stride);
+    for (Int o = tiled * apart; o < outputs; ++o) tile<rows, 1>(x, w + o * inputs, out + o, inputs, 1, stride);
 }
 
 template <typename T>
 void few_rows(const T* x, const T* w, const T* bias, T* out, Int rows, Int inputs, Int outputs, Int threads) {
-    typedef typename Summed<T>::type A;
-    constexpr Int piece = 48;  // rows of the matrix
-    const std::vector<A> left = packed<A>(x, rows, inputs);
+    typedef Sum<T> A;
+    const Int piece = std::max(SHORTEST, std::min(LONGEST, outputs / threads / SHORTEST * SHORTEST));
+    const Aligned<A> left = packed(x, rows, inputs);
     shared((outputs + piece - 1) / piece, inputs * outputs, threads, [&](Int n) {
-        const Int begin = n * piece, end = std::min(outputs, begin + piece);
-        for (Int r = 0; r < rows; r += MOST)
-            of_rows(rows - r, [&](auto now) {
-                product<now>(left.data() + r * upward<A>(inputs), w, bias, out + r * outputs, inputs, outputs, begin, end);
+        const Int begin = n * piece, count = std::min(piece, outputs - begin);
+        A found[MOST * LONGEST];
+        for (Int first = 0; first < rows; first += MOST) {
+            const Int together = std::min(MOST, rows - first);
+            of_rows(rows - first, [&](auto now) {
+                product<now>(left.data() + first * upward<T>(inputs), w + begin * inputs, found, inputs, count, piece);
             });
+            for (Int r = 0; r < together; ++r) {
+                T* to = out + (first + r) * outputs + begin;
+                const A* of = found + r * piece;
+                for (Int o = 0; o < count; ++o) put(to + o, bias ? of[o] + wide(bias[begin + o]) : of[o]);
+            }
+        }
     });
 }
 
 // out[r] = sum_s weights[r][s] v_s, for so many vectors of the values from `v` on, whose rows stand `stride` apart.
 template <Int rows, Int vectors, typename A, typename T>
 INLINE void mixed(const A* weights, const T* v, A* out, Int n, Int stride) {
-    constexpr Int lanes = Lanes<A>::count;
-    Vector<A> sums[rows][vectors] = {};
-    for (Int s = 0; s < n; ++s) {
-        Vector<A> value[vectors];
-        for (Int c = 0; c < vectors; ++c) value[c] = load(v + s * stride + c * lanes);
-        __builtin_prefetch(reinterpret_cast<const char*>(v + s * stride) + AHEAD);
-        for (Int r = 0; r < rows; ++r)
-            for (Int c = 0; c < vectors; ++c) sums[r][c] += weights[r * n + s] * value[c];
-    }
+    constexpr Int lanes = Lanes<A>::count, parts = Numbers<T>::parts;
+    Vector<A> sums[rows][vectors][parts] = {};
+    auto add = [&](Int s) {
+        for (Int c = 0; c < vectors; ++c) {
+            const T* from = v + s * stride + c * Numbers<T>::count;
+            ask_ahead(from);
+            of_parts<T>([&](auto part) {
+                const Vector<A> value = Numbers<T>::template of<part>(from);
+                for (Int r = 0; r < rows; ++r) sums[r][c][part] += weights[r * n + s] * value;
+            });
+        }
+    };
+    const Int apart = n / 2;  // two streams
+    for (Int s = 0; s < apart; ++s) add(s), add(apart + s);
+    if (n % 2) add(n - 1);
     for (Int r = 0; r < rows; ++r)
-        for (Int c = 0; c < vectors; ++c) store(out + r * stride + c * lanes, sums[r][c]);
+        for (Int c = 0; c < vectors; ++c)
+            for (Int i = 0; i < lanes * parts; ++i)
+                out[r * stride + c * lanes * parts + i] = sums[r][c][i % parts][i / parts];
 }
 
 template <Int rows, typename A, typename T>
 void mixed(const A* weights, const T* v, A* out, Int n, Int width) {
-    constexpr Int lanes = Lanes<A>::count, span = 4;
+    constexpr Int count = Numbers<T>::count, span = 4 / Numbers<T>::parts;
     Int d = 0;
-    for (; d + span * lanes <= width; d += span * lanes) mixed<rows, span>(weights, v + d, out + d, n, width);
-    for (; d + lanes <= width; d += lanes) mixed<rows, 1>(weights, v + d, out + d, n, width);
+    for (; d + span * count <= width; d += span * count) mixed<rows, span>(weights, v + d, out + d, n, width);
+    for (; d + count <= width; d += count) mixed<rows, 1>(weights, v + d, out + d, n, width);
     for (; d < width; ++d)
         for (Int r = 0; r < rows; ++r) {
             A found = 0;
@@ -177,11 +162,23 @@ void mixed(const A* weights, const T* v, A* out, Int n, Int width) {
         }
 }
 
+template <typename A> A largest(const A* x, Int n) {
+    constexpr Int lanes = Lanes<A>::count;
+    A most = x[0];
+    Int i = 0;
+    if (n >= lanes) {
+        Vector<A> found = load(x);
+        for (i = lanes; i + lanes <= n; i += lanes) found = load(x + i) > found ? load(x + i) : found;
+        for (Int lane = 0; lane < lanes; ++lane) most = std::max<A>(most, found[lane]);
+    }
+    for (; i < n; ++i) most = std::max(most, x[i]);
+    return most;
+}
+
 // exp((x - most) scale) of n scores in their place; their sum, and its logarithm as that of all exp(x scale).
 template <typename A> A exponentials(A* scores, Int n, A scale, A* lse) {
     constexpr Int lanes = Lanes<A>::count;
-    A most = scores[0];
-    for (Int s = 1; s < n; ++s) most = scores[s] > most ? scores[s] : most;
+    const A most = largest(scores, n);
     Vector<A> total = {};
     for (Int s = 0; s < n; s += lanes) {
         const Vector<A> weight = exponential<A>((load(scores + s, n - s) - most) * scale);
@@ -194,19 +191,18 @@ template <typename A> A exponentials(A* scores, Int n, A scale, A* lse) {
 }
 
 // What a head of keys (n, width) and values (n, value_width) answers to the `group` queries that share it: of no keys 0.
-template <typename T, typename A = typename Summed<T>::type>
+template <typename T, typename A = Sum<T>>
 void head(const T* q, const T* k, const T* v, T* out, A* lse, Int group, Int n, Int width, Int value_width, A scale) {
-    const std::vector<A> queries = packed<A>(q, group, width);
+    const Aligned<A> queries = packed(q, group, width);
     std::vector<A> scores(group * n), found(group * value_width), sums(group);
     if (!n) {
         std::fill(out, out + group * value_width, T());
         std::fill(lse, lse + group, -std::numeric_limits<A>::infinity());
         return;
     }
-    const T* none = nullptr;
     for (Int r = 0; r < group; r += MOST)
         of_rows(group - r, [&](auto now) {
-            product<now>(queries.data() + r * upward<A>(width), k, none, scores.data() + r * n, width, n, 0, n);
+            product<now>(queries.data() + r * upward<T>(width), k, scores.data() + r * n, width, n, n);
         });
     for (Int r = 0; r < group; ++r) sums[r] = exponentials(scores.data() + r * n, n, scale, lse + r);
     for (Int r = 0; r < group; r += REGISTERS / 8)
@@ -231,7 +227,7 @@ struct Spans {
     Int last(Int b) const { return end ? end[b] : n; }
 };
 
-template <typename T, typename A = typename Summed<T>::type>
+template <typename T, typename A = Sum<T>>
 void one_query(const T* q, Kept<T> k, Kept<T> v, T* out, A* lse, Int batch, Int heads, Int group, Spans spans, A scale,
                Int threads) {
     shared(batch * heads, batch * heads * spans.n * (k.width + v.width), threads, [&](Int i) {
@@ -247,7 +243,7 @@ void one_query(const T* q, Kept<T> k, Kept<T> v, T* out, A* lse, Int batch, Int 
 #ifndef NUMBER
 #define NUMBER float
 #endif
-typedef Summed<NUMBER>::type Wide;
+typedef Sum<NUMBER> Wide;
 
 extern "C" {
 
@@ -287,7 +283,11 @@ void norm(const NUMBER* x, const NUMBER* gain, NUMBER* out, Int rows, Int width,
         const NUMBER* of = x + r * width;
         Vector<Wide> squares = {};
         Int i = 0;
-        for (; i + Lanes<Wide>::count <= width; i += Lanes<Wide>::count) squares += load(of + i) * load(of + i);
+        for (; i + Numbers<NUMBER>::count <= width; i += Numbers<NUMBER>::count)
+            of_parts<NUMBER>([&](auto part) {
+                const Vector<Wide> some = Numbers<NUMBER>::of<part>(of + i);
+                squares += some * some;
+            });
         Wide square = folded<Wide>(squares);
         for (; i < width; ++i) square += wide(of[i]) * wide(of[i]);
         const Wide rate = 1 / std::sqrt(square / width + Wide(epsilon));

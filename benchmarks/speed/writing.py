@@ -45,4 +45,4 @@ class Writing(Generic[S]):
 
 def likeliest(logits: Tensor) -> Tensor:
     """The ids (B, 1) that logits (B, T, V) end with."""
-    return logits[:, -1:].argmax(-1)
+    return logits[:, -1:].max(-1).indices

@@ -1,6 +1,6 @@
 """What a decoded token costs most, in C++ (`native/decoding.cpp`). Without gradients and for few rows alone.
 
-    linear     x W^T + b. MKL reads the weights of 4 to 12 rows at half the speed of memory or less, and so does
+    linear     x W^T + b. MKL reads the weights of 4 to 13 rows at half the speed of memory or less, and so does
                PyTorch with those of bfloat16 where the processor has no instructions for it
     one_query  attention of a single query a head, whose keys several heads may share; rows may be of unequal length
     norm       the RMS norm, which PyTorch makes of seven operators

@@ -228,9 +228,24 @@ class Attention(LendingMixer):
     def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
         assert isinstance(state, AttentionState)
         turned = self.field.turned(heads.queries, heads.keys, rows, state.reference)
+        return self._attend(turned, heads.values, rows, state, reads)
+
+    def attended(self, x: Tensor, rows: Rows, state: State) -> tuple[Attended, State]:
+        assert isinstance(state, AttentionState)
+        qkv, conv = self.projection.inputs(x, rows, state.conv)
+        state = replace(state, conv=conv)
+        plain = isinstance(self.field, DocumentField)
+        made = self.projection.turned(qkv, self.rotation, rows) if plain else None
+        if made is None:
+            return self.attend(self.projection.heads(qkv), rows, state)
+        return self._attend(*made, rows, state)
+
+    def _attend(
+        self, turned: Turned, values: Tensor, rows: Rows, state: AttentionState, reads: Sequence[KeyValue] = ()
+    ) -> tuple[Attended, State]:
         before = turned.moved(state.near.cast(turned.keys.dtype))
-        after = before.append(turned.keys, heads.values, rows)
-        kept = Kept(turned.keys, heads.values, before, after)
+        after = before.append(turned.keys, values, rows)
+        kept = Kept(turned.keys, values, before, after)
         found = self.field.attend(turned.queries, kept, rows, reads)
         return replace(found, kept=kept), replace(state, near=after, reference=turned.reference)
 

@@ -198,9 +198,13 @@ class KeyedMixer(Mixer):
     def forward(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
         return in_steps(self._step, x, rows, state, self.span)
 
-    def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+    def attended(self, x: Tensor, rows: Rows, state: State) -> tuple[Attended, State]:
+        """`project` and `attend` with nothing between them."""
         heads, state = self.project(x, rows, state)
-        found, state = self.attend(heads, rows, state)
+        return self.attend(heads, rows, state)
+
+    def _step(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State]:
+        found, state = self.attended(x, rows, state)
         return self.finish(found.out, x, rows), state
 
 
@@ -220,7 +224,6 @@ class LendingMixer(KeyedMixer):
 
     def lend(self, x: Tensor, rows: Rows, state: State) -> tuple[Tensor, State, Kept]:
         """As `forward`, and what other layers may take."""
-        heads, state = self.project(x, rows, state)
-        found, state = self.attend(heads, rows, state)
+        found, state = self.attended(x, rows, state)
         assert found.kept is not None
         return self.finish(found.out, x, rows), state, found.kept

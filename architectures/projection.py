@@ -16,6 +16,7 @@ from torch.nn.functional import rms_norm
 
 from farfield.architectures.mixer import Heads
 from farfield.architectures.ops.decoded import Linear
+from farfield.architectures.ops.heads import turned_heads
 from farfield.architectures.ops.rotary import angles, frequencies, powers, rotate, scales
 from farfield.architectures.ops.short_convolution import ConvolutionState, short_convolution
 from farfield.architectures.rows import Rows
@@ -93,11 +94,24 @@ class Projection(nn.Module):
     def split(self, x: Tensor, rows: Rows, state: ConvolutionState | None) -> tuple[Heads, ConvolutionState | None]:
         """Queries (B, H, T, W), keys and values (B, G, T, W)."""
         qkv, state = self.inputs(x, rows, state)
+        return self.heads(qkv), state
+
+    def heads(self, qkv: Tensor) -> Heads:
+        """Of what `inputs` makes."""
         batch, time, width = *qkv.shape[:2], self.head_width  # views, as cheap as they can be: a token waits for them
         q, k, v = (p.view(batch, time, -1, width).transpose(1, 2) for p in qkv.split(self.sizes, dim=-1))
         if v.device.type == "cpu":  # kernels read a head at a time, and a view would keep all of qkv
             v = v.contiguous()
-        return Heads(self._normed(q, self.query_gain), self._normed(k, self.key_gain), v), state
+        return Heads(self._normed(q, self.query_gain), self._normed(k, self.key_gain), v)
+
+    def turned(self, qkv: Tensor, rotation: Rotation, rows: Rows) -> tuple[Turned, Tensor] | None:
+        """Turned queries and keys, and values, of what `inputs` makes, in one pass; None where that cannot be."""
+        if self.epsilon is not None or rotation.scale is not None or rows.time == 1:
+            return None
+        found = rotation.angles(rows, qkv.dtype)
+        heads, groups = (size // self.head_width for size in self.sizes[:2])
+        made = None if found is None else turned_heads(qkv, *found, (heads, groups, self.head_width))
+        return None if made is None else (Turned(*made[:2]), made[2])
 
     def _normed(self, heads: Tensor, gain: Tensor | None) -> Tensor:
         """Queries or keys (B, H, T, W) with their norm, where they have one."""

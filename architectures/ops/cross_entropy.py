@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farfield.architectures.ops.passes import Passes, passes
 from farfield.architectures.ops.transforms import transformed
 
 __all__ = ["IGNORED", "linear_cross_entropy", "linear_cross_entropy_definition"]
@@ -63,15 +64,15 @@ class _InPieces(torch.autograd.Function):
         # One piece after the other in the same memory: fresh memory costs more than what is computed in it.
         logits = given.new_empty(min(piece, len(given)), len(weight))
         scores = logits if dtype == wide else torch.empty_like(logits, dtype=wide)
+        fused = passes(scores)
         for begin in range(0, len(given), piece):
             ours, target = given[begin : begin + piece], targets[begin : begin + piece, None]
             narrow, share = logits[: len(ours)], scores[: len(ours)]
             torch.mm(ours, weight.T, out=narrow)
             if dtype != wide:
                 share.copy_(narrow)
-            total += _to_shares(share, target)
+            total += _to_surplus(fused, share, target, needed)
             if on_hidden is not None and on_weight is not None:
-                share.scatter_add_(1, target, -torch.ones_like(target, dtype=wide))
                 _add_gradients(narrow.copy_(share), ours, weight, on_hidden[begin : begin + piece], on_weight)
         ctx.save_for_backward(on_hidden, on_weight)
         return total
@@ -87,6 +88,24 @@ def _multiplied(hidden: Tensor) -> torch.dtype:
     """What the products are computed in: within autocast its dtype, as those of the layers are."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def _to_surplus(fused: Passes | None, scores: Tensor, target: Tensor, surplus: bool) -> Tensor:
+    """As `_to_shares`; with `surplus` less one at the targets, which is the gradient of the loss."""
+    if fused is not None and _known(target, scores.shape[1]):
+        return fused.shares(scores, target.contiguous(), surplus).sum()
+    loss = _to_shares(scores, target)
+    if surplus:
+        scores.scatter_add_(1, target, -torch.ones_like(target, dtype=scores.dtype))
+    return loss
+
+
+def _known(target: Tensor, vocabulary: int) -> bool:
+    """Whether all are ids; PyTorch's operators say of others that they are none."""
+    if target.dtype != torch.int64 or not target.is_cpu or not target.numel():
+        return False
+    low, high = target.aminmax()
+    return int(low) >= 0 and int(high) < vocabulary
 
 
 def _to_shares(scores: Tensor, target: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from farfield.architectures.ops.decoded import norm
+from farfield.architectures.ops.passes import passes
 from farfield.architectures.ops.transforms import transformed
 
 __all__ = ["RMSNorm", "rms_norm"]
@@ -55,6 +56,11 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
 class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        fused = ctx.passes = passes(x, gain)
+        if fused is not None:
+            whole, rate = fused.normed(x.contiguous().view(-1, x.shape[-1]), gain.contiguous(), epsilon)
+            ctx.save_for_backward(x, gain, rate)
+            return whole.view(x.shape)
         wide, flat = torch.promote_types(x.dtype, torch.float32), x.reshape(-1, x.shape[-1])
         out, rate = torch.empty_like(flat), flat.new_empty(flat.shape[0], 1, dtype=wide)
         gain_wide, piece = gain.to(wide), max(1, PIECE // x.shape[-1])
@@ -74,6 +80,10 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         x, gain, rate = ctx.saved_tensors
         width = x.shape[-1]
+        if ctx.passes is not None:
+            flat, above = (one.contiguous().view(-1, width) for one in (x, gradient))
+            on_x, on_gain = ctx.passes.normed_backward(flat, gain.contiguous(), rate, above)
+            return on_x.view(x.shape), on_gain, None
         flat, above = x.reshape(-1, width), gradient.reshape(-1, width)
         on_x, piece = torch.empty_like(flat), max(1, PIECE // width)
         gain_wide = gain.to(rate.dtype)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from farfield.architectures.ops.decoded import linear
+from farfield.architectures.ops.passes import Passes, passes
 from farfield.architectures.ops.pieces import HELD, add_product
 from farfield.architectures.ops.transforms import transformed
 
@@ -57,11 +58,10 @@ class _SwiGLU(torch.autograd.Function):
     ) -> Tensor:
         piece = _piece(len(x), len(first))
         out, product, kept = x.new_empty(len(x), len(second)), x.new_empty(piece, second.shape[1]), []
+        ctx.passes = passes(x, first, second)
         for ours, to in zip(x.split(piece), out.split(piece), strict=True):
             both = _linear(ours, first, first_bias, ours.new_empty(len(ours), len(first)))
-            for part, inner in _parts(both, product):
-                gate, value = part.chunk(2, dim=-1)
-                torch.ops.aten.silu.out(gate, out=inner).mul_(value)
+            _multiply(ctx.passes, both, product[: len(ours)])
             _linear(product[: len(ours)], second, second_bias, to)
             kept.append(both)
         ctx.save_for_backward(x, first, second, *kept)
@@ -82,7 +82,7 @@ class _SwiGLU(torch.autograd.Function):
         on_both = x.new_empty(piece, len(first))
         for at, (ours, dy, both) in enumerate(zip(x.split(piece), gradient.split(piece), kept, strict=True)):
             inner, on_ours = product[: len(ours)], on_both[: len(ours)]
-            _differentiate(both, torch.mm(dy, second, out=on_product[: len(ours)]), inner, on_ours)
+            _differentiate(ctx.passes, both, torch.mm(dy, second, out=on_product[: len(ours)]), inner, on_ours)
             add_product(on_second, dy.T, inner)
             add_product(on_first, ours.T, on_ours)
             if on_bias is not None:
@@ -112,10 +112,23 @@ def _parts(both: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(one[: len(both)].split(rows) for one in (both, *others)), strict=True)
 
 
-def _differentiate(both: Tensor, on_product: Tensor, product: Tensor, on_both: Tensor) -> None:
+def _multiply(fused: Passes | None, both: Tensor, product: Tensor) -> None:
+    """silu(g) v of gates and values (n, 2 I) in `product` (n, I)."""
+    if fused is not None:
+        fused.gated(both, product)
+        return
+    for part, inner in _parts(both, product):
+        gate, value = part.chunk(2, dim=-1)
+        torch.ops.aten.silu.out(gate, out=inner).mul_(value)
+
+
+def _differentiate(fused: Passes | None, both: Tensor, on_product: Tensor, product: Tensor, on_both: Tensor) -> None:
     """Of gates and values (n, 2 I) and the gradient (n, I) of their product, which is used up: the product in `product`
     (n, I), their gradients in `on_both` (n, 2 I).
     """
+    if fused is not None:
+        fused.gated_backward(both, on_product, product, on_both)
+        return
     for part, above, inner, to in _parts(both, on_product, product, on_both):
         (gate, value), (on_gate, on_value) = part.chunk(2, dim=-1), to.chunk(2, dim=-1)
         torch.mul(torch.ops.aten.silu.out(gate, out=inner), above, out=on_value)

@@ -16,6 +16,13 @@ from farfield.architectures.ops.cross_entropy import IGNORED, linear_cross_entro
 N, D, V = 130, 6, 37
 
 
+@pytest.fixture(autouse=True, params=["one pass", "operators"])
+def _form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In C++, where a compiler is, and by PyTorch's operators."""
+    if request.param == "operators":
+        monkeypatch.setattr(cross_entropy, "passes", lambda *_: None)
+
+
 @pytest.fixture(autouse=True)
 def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rows of logits at a time, the last time fewer."""
@@ -154,3 +161,20 @@ def test_within_autocast_products_are_narrow_and_sums_are_not() -> None:
     for ours, theirs, right in zip(found, expected, true, strict=True):
         assert ours.dtype == torch.float32
         assert error(ours, right) <= 2 * error(theirs, right)
+
+
+@pytest.mark.parametrize("wrong", [-1, V], ids=["below", "beyond"])
+def test_an_id_that_is_none_reads_no_memory(wrong: int) -> None:
+    hidden, weight, targets = inputs()
+    targets[5] = wrong
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        linear_cross_entropy(hidden, weight, targets)
+
+
+def test_scores_that_are_none_and_far_ones() -> None:
+    """As PyTorch's softmax has them: far scores lose nothing, NaN stays NaN."""
+    hidden, weight, targets = (x.detach() for x in inputs(torch.float32))
+    far = linear_cross_entropy(hidden * 100, weight, targets)
+    assert_close(far, linear_cross_entropy_definition(hidden * 100, weight, targets), 1e-5)
+    hidden[1] = torch.nan
+    assert linear_cross_entropy(hidden, weight, targets).isnan()

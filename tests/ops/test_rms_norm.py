@@ -10,6 +10,13 @@ from farfield.architectures.ops import rms_norm as ops
 from farfield.architectures.ops.rms_norm import rms_norm
 
 
+@pytest.fixture(autouse=True, params=["one pass", "operators"])
+def _form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In C++, where a compiler is, and by PyTorch's operators."""
+    if request.param == "operators":
+        monkeypatch.setattr(ops, "passes", lambda *_: None)
+
+
 @pytest.fixture(autouse=True)
 def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three tokens of width 6, so that all but the shortest texts go through several, the last a short one."""

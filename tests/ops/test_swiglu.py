@@ -20,6 +20,13 @@ def inputs(*shape: int, dtype: torch.dtype = torch.float64, biased: bool = False
     return [torch.randn(size, dtype=torch.float64).to(dtype).requires_grad_() for size in sizes]
 
 
+@pytest.fixture(autouse=True, params=["one pass", "operators"])
+def _form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In C++, where a compiler is, and by PyTorch's operators."""
+    if request.param == "operators":
+        monkeypatch.setattr(ops, "passes", lambda *_: None)
+
+
 @pytest.fixture(autouse=True)
 def _pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a few tokens, each in parts, so that all but the shortest texts go through several, the last a short one."""

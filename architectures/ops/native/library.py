@@ -47,6 +47,7 @@ UNUSED = 30 * 86400.0  # seconds after which a library is not kept for another i
 FUNCTIONS = MappingProxyType(
     {
         "decoding": ("few_rows", "one_query", "norm", "turn"),
+        "passes": ("gate", "gate_backward", "norm", "norm_backward", "norm_blocks", "shares", "heads"),
         "retention": ("retention_kept", "retention_forward", "retention_backward"),
     }
 )

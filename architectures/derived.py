@@ -33,6 +33,7 @@ from farfield.architectures.ops.layouts import Causal, Full
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Runs
 from farfield.architectures.ops.short_convolution import ConvolutionState
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.projection import Projection, Rotation
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer, State
@@ -269,6 +270,18 @@ class DerivedAttention(KeyedMixer):
 
     def attend(self, heads: Heads, rows: Rows, state: State, reads: Sequence[KeyValue] = ()) -> tuple[Attended, State]:
         assert isinstance(state, DerivedState)
+        found = self._attend if self.field is None else self._attend_extended
+        return found(heads, rows, state, reads)
+
+    @uncompiled  # where chunks begin is no matter of shapes
+    def _attend_extended(
+        self, heads: Heads, rows: Rows, state: DerivedState, reads: Sequence[KeyValue]
+    ) -> tuple[Attended, State]:
+        return self._attend(heads, rows, state, reads)
+
+    def _attend(
+        self, heads: Heads, rows: Rows, state: DerivedState, reads: Sequence[KeyValue]
+    ) -> tuple[Attended, State]:
         turned = self.rotation.turned(heads.queries, heads.keys, rows, state.reference)
         q, k, slopes = turned.queries, turned.keys, alike(self.slopes, turned.queries)
         placed = k if self.field is None else self.field.turn(heads.keys, rows)

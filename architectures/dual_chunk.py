@@ -53,8 +53,12 @@ class DualChunk(Extension):
     """Positions begin anew in each chunk."""
 
     kind: Literal["dual_chunk"] = "dual_chunk"
-    chunk: int = Field(ge=2, description="the longest distance in tokens; published: 3/4 of the trained length")
-    window: int = Field(ge=1, description="tokens in which distances are exact; published: 1/8 of the trained length")
+    chunk: int = Field(
+        ge=2, le=1 << 40, description="the longest distance in tokens; published: 3/4 of the trained length"
+    )
+    window: int = Field(
+        ge=1, le=1 << 40, description="tokens in which distances are exact; published: 1/8 of the trained length"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> DualChunk:
@@ -110,11 +114,11 @@ class DualChunkField(ExtendedField):
             Kind(Between(stride, 1), later, 2 * stride - 1),
             Kind(Between(stride, 2, older=True), far),
         ]
-        return found[: 1 + min(deepest(rows) // stride, 2)]
+        return found[: 1 + min(max(deepest(rows), 0) // stride, 2)]
 
     def _turned(self, queries: Tensor, rows: Rows, last: int) -> list[Tensor]:
         """Queries (B, H, T, W) for their own chunk, the one before and older ones; as they are where there is none."""
-        there = 1 + min(last // self.stride, 2)
+        there = 1 + min(max(last, 0) // self.stride, 2)
         return [self.rotation.rows(queries, at) if n < there else queries for n, at in enumerate(self._places(rows))]
 
     def _places(self, rows: Rows) -> list[Rows]:

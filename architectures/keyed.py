@@ -125,6 +125,9 @@ class KeyedSettings(PositionedSettings):
     def reach(self, layer: int, depth: int) -> int | None:
         """As `KeyedMixer.reach` of the layer."""
 
+    def joins(self) -> str | None:
+        return f"'{getattr(self, 'kind', type(self).__name__)}' chooses keys by where they stand in one text"
+
     def remembers(self) -> str | None:
         """Why no memory can stand around it, in words that begin with the name of a setting; None: one can."""
         if self.extension is None:

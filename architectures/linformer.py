@@ -192,7 +192,7 @@ class Linformer(Mixer):
         sizes = {"b": x.shape[0], "s": x.shape[1] // weight.shape[0], "n": x.shape[2] // self.segment}
         tokens = rearrange(x, "b (g s) (n c) w -> g (b s n w) c", c=self.segment, g=weight.shape[0], **sizes)
         mixed = tokens @ weight.to(x.dtype)  # one product a map, whose sums are of full precision, backward too
-        return rearrange(mixed, "g (b s n w) r -> b (g s) (n r) w", w=self.head_width, **sizes)
+        return rearrange(mixed, "g (b s n w) r -> b (g s) (n r) w", w=self.head_width, **sizes).contiguous()
 
     def _finished(self, rows: Rows, past: int) -> _Finished:
         def make() -> _Finished:

@@ -38,6 +38,7 @@ from farfield.architectures.ops.attention import Part
 from farfield.architectures.ops.layouts import Full, Labelled, Layout, Selected
 from farfield.architectures.ops.place import Place
 from farfield.architectures.ops.runs import Aligned, Strided
+from farfield.architectures.ops.uncompiled import uncompiled
 from farfield.architectures.rows import Rows
 from farfield.architectures.state import KeyValueBuffer
 
@@ -298,6 +299,7 @@ class RandomBlocks:
             seen = seen | (chosen[..., None] == block) & (chosen[..., None] >= 0)
         return seen
 
+    @uncompiled  # blocks are drawn by numbers
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, before: KeyValueBuffer, slopes: Slopes | None = None
     ) -> Found:

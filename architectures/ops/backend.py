@@ -173,6 +173,11 @@ def _blind(mask: Tensor) -> Tensor:
     return ~mask.any(-1) if mask.dtype == torch.bool else mask.amax(-1).isneginf()
 
 
+def _side_by_side(x: Tensor) -> Tensor:
+    """With the numbers of a vector next to each other: the CPU's kernels take it for granted, and do not say so."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 class _Cpu:
     name, whole = "cpu", True
 
@@ -181,6 +186,7 @@ class _Cpu:
     ) -> tuple[Tensor, Tensor]:
         added = None if mask is None else _additive(mask, q, q.shape[2], k.shape[2])
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        q, k, v = (_side_by_side(x) for x in (q, k, v))
         out, lse = kernel(q, k, v, 0.0, causal, attn_mask=added, scale=scale)
         if mask is not None:  # the kernel reports 0, not -inf, where a query sees no key
             lse = lse.masked_fill(_blind(mask), -math.inf)
@@ -200,6 +206,7 @@ class _Cpu:
     ) -> Gradients:
         added = None if mask is None else _additive(mask, q, q.shape[2], k.shape[2])
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        gradient, q, k, v, out = (_side_by_side(x) for x in (gradient, q, k, v, out))
         found: Gradients = kernel(gradient, q, k, v, out, lse, 0.0, causal, attn_mask=added, scale=scale)
         return found
 

@@ -167,7 +167,10 @@ def adapt(model: LanguageModel, config: AdapterConfig) -> None:
             parameter.requires_grad_(True)
 
 
-MAPS = {"attention": "softmax attention", "feedforward": "a feed-forward of kind swiglu or gelu"}
+MAPS = {
+    "attention": "softmax attention with a key for each token",
+    "feedforward": "a feed-forward of kind swiglu or gelu",
+}
 
 
 def _maps(model: LanguageModel, kind: str) -> Iterator[tuple[nn.Module, str, list[int]]]:

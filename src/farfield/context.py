@@ -274,8 +274,12 @@ class DualChunkContext(_Moved):
     """Positions begin anew in each chunk."""
 
     kind: Literal["dual_chunk"] = "dual_chunk"
-    chunk: int | None = Field(None, ge=2, description="the longest distance; null: 3/4 of the trained length")
-    window: int | None = Field(None, ge=1, description="tokens with exact distances; null: 1/8 of the trained length")
+    chunk: int | None = Field(
+        None, ge=2, le=LONGEST, description="the longest distance; null: 3/4 of the trained length"
+    )
+    window: int | None = Field(
+        None, ge=1, le=LONGEST, description="tokens with exact distances; null: 1/8 of the trained length"
+    )
 
     def extension(self, trained: int | None) -> Extension:
         chunk, window = self.chunk, self.window
@@ -291,8 +295,12 @@ class SelfExtendContext(_Moved):
 
     kind: Literal["self_extend"] = "self_extend"
     factor: float = Field(4.0, ge=1, le=FARTHEST, description="how many times the trained length, where group is null")
-    window: int | None = Field(None, ge=1, description="newest tokens that keep their positions; null: 1/4 of trained")
-    group: int | None = Field(None, ge=1, description="far tokens at one position; null: as few as the factor needs")
+    window: int | None = Field(
+        None, ge=1, le=LONGEST, description="newest tokens that keep their positions; null: 1/4 of trained"
+    )
+    group: int | None = Field(
+        None, ge=1, le=LONGEST, description="far tokens at one position; null: as few as the factor needs"
+    )
 
     def extension(self, trained: int | None) -> Extension:
         window, group = self.window, self.group
@@ -328,9 +336,7 @@ class SinksContext(_Context):
                 f"context.kind: 'sinks' is a memory, and '{parts.memory.name}' is there already. Use memory=none, "
                 "or context=none."
             )
-        capacity, segment = self.capacity, self.segment
-        if segment is None:
-            segment = min(64, max(1, _known(self.trained, trained) // 8))
+        capacity, segment = self.capacity, self._segment(parts, trained)
         if capacity is None:
             capacity = _known(self.trained, trained) - segment
             if capacity <= self.initial:
@@ -341,6 +347,23 @@ class SinksContext(_Context):
         given = {"name": "sinks", "paper": "arxiv.org/abs/2309.17453", "keep": "sinks", "position": "index"}
         sizes = {"capacity": capacity, "initial": self.initial, "segment": segment}
         return replace(parts, memory=read(KeyValueMemoryConfig, {**given, **sizes}, "context"))
+
+    def _segment(self, parts: Parts, trained: int | None) -> int:
+        """Tokens after which the oldest are dropped: no more than every layer sees before each token."""
+        mixers = parts.decoder.mixers()
+        reaches = [
+            mixer.reach(layer, len(mixers)) for layer, mixer in enumerate(mixers) if isinstance(mixer, KeyedSettings)
+        ]
+        most = min((reach + 1 for reach in reaches if reach is not None), default=None)
+        if self.segment is None:
+            segment = min(64, max(1, _known(self.trained, trained) // 8))
+            return segment if most is None else min(segment, most)
+        if most is not None and self.segment > most:
+            raise ConfigError(
+                f"context.segment: {self.segment} given, and a layer sees {most - 1} tokens before each for certain: "
+                f"some would be lost between it and what stays. At most {most}."
+            )
+        return self.segment
 
 
 class ParallelContext(_Context):

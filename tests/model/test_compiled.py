@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from models import VOCABULARY, config_of, model_of
@@ -49,15 +51,36 @@ def test_a_compiled_memory_learns_the_same(name: str) -> None:
     compared(LanguageModel(read(ModelConfig, {**mapping, "memory": memory})))
 
 
-def compared(model: LanguageModel) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("settings", "lengths"),
+    [
+        ({"pattern": "bigbird", "stride": 5}, [22]),
+        ({"pattern": "strided", "stride": 5, "extension": {"kind": "dual_chunk", "chunk": 9, "window": 3}}, [22, 41]),
+    ],
+    ids=["bigbird", "strided-extended"],
+)
+def test_a_compiled_pattern_learns_the_same(settings: dict[str, Any], lengths: list[int]) -> None:
+    """Also where blocks are drawn and chunks begin, outside of the graph: of one length, and then of another."""
+    layers = {"layer": {"mixer": {"kind": "sparse", **settings}, "feedforward": {"kind": "none"}}}
+    architecture = {"width": 32, "depth": 1, "pattern": ["layer"], "layers": layers}
+    torch.manual_seed(3)
+    compared(LanguageModel(read(ModelConfig, {"architecture": architecture, "vocabulary": VOCABULARY})), *lengths)
+
+
+def compared(model: LanguageModel, *lengths: int) -> None:
     """Loss and gradients of the model as it is and compiled; what the compiler has counted stays to be looked at."""
-    tokens = torch.randint(VOCABULARY, (2, 22), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randint(VOCABULARY, (2, length), generator=generator) for length in lengths or (22,)]
 
     def learnt() -> list[torch.Tensor]:
-        model.zero_grad()
-        loss = model.loss(tokens, tokens)
-        loss.total.backward()
-        return [loss.total.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        found = []
+        for tokens in texts:
+            model.zero_grad()
+            loss = model.loss(tokens, tokens)
+            loss.total.backward()
+            found += [loss.total.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        return found
 
     expected = learnt()
     torch._dynamo.reset()

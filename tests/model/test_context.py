@@ -147,6 +147,35 @@ def test_every_mixer_with_a_softmax_is_stretched(kind: str, name: str) -> None:
         assert not differs[: TRAINED // 4].any()
 
 
+@pytest.mark.parametrize("kind", ["longformer", "sparse-strided", "sparse-fixed", "sparse-bigbird"])
+@torch.no_grad()
+def test_sinks_drop_no_more_than_a_layer_sees(kind: str) -> None:
+    """What is left open fits each layer, and any length is read."""
+    model = with_kind(kind=kind.partition("-")[0], heads=4, **CHOOSING[kind]).double().eval()
+    found = stretched(model, context_of("sinks"), 64)
+    assert isinstance(found.config.memory, KeyValueMemoryConfig)
+    assert (
+        found.config.memory.segment
+        == {"longformer": 6, "sparse-strided": 7, "sparse-fixed": 1, "sparse-bigbird": 7}[kind]
+    )
+    assert found(tokens(1, 150))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["dual_chunk", "self_extend"])
+@pytest.mark.parametrize("kind", ["attention", *CHOOSING])
+@torch.no_grad()
+def test_a_call_of_nothing_but_padding(kind: str, name: str) -> None:
+    """Of an empty state and behind a document: it is as if it had not been."""
+    settings = {"kind": kind.partition("-")[0], "heads": 4, **CHOOSING.get(kind, {})}
+    model = stretched(with_kind(**settings).double().eval(), context_of(name), 8)
+    x, padding = tokens(2, 40), torch.full((2, 3), -1)
+    _, state = model(x[:, :3], positions=padding)
+    before, state = model(x[:, :20], state, positions=torch.arange(20).expand(2, -1))
+    _, state = model(x[:, :3], state, positions=padding)
+    after, _ = model(x[:, 20:], state)
+    torch.testing.assert_close(torch.cat((before, after), 1), model(x)[0], rtol=0, atol=1e-10)
+
+
 def test_nothing_is_drawn_from_the_callers_random_numbers() -> None:
     model = small()
     torch.manual_seed(5)
@@ -354,6 +383,23 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         lambda: stretched(small(), context_of("dual_chunk")),
         "context.trained: null given, and the model does not say how many tokens it was trained on. Add "
         "context.trained=<tokens>.",
+    ),
+    "a segment beyond what a layer sees": (
+        lambda: stretched(
+            with_kind(kind="sparse", pattern="fixed", heads=4), context_of("sinks", segment=9, capacity=20), 64
+        ),
+        "context.segment: 9 given, and a layer sees 0 tokens before each for certain: some would be lost between it "
+        "and what stays. At most 1.",
+    ),
+    "windows of patterns": (
+        lambda: stretched(with_kind(kind="sparse", pattern="bigbird", heads=4), context_of("parallel"), 32),
+        "context.kind: 'parallel' joins the keys of windows, which those of layer 0 cannot be: 'sparse' chooses keys "
+        "by where they stand in one text. Layers that do: 'attention' with position rope or none, without a "
+        "convolution.",
+    ),
+    "a chunk beyond all texts": (
+        lambda: context_of("dual_chunk", chunk=10**30),
+        f"context.chunk: {10**30} given. Input should be less than or equal to {2**40}.",
     ),
     "no room beside the sinks": (
         lambda: stretched(small(), context_of("sinks", segment=64), 64),

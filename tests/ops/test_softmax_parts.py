@@ -205,6 +205,17 @@ def test_blocks_of_queries_meet(name: str, time: int, kind: backend.Backend) -> 
 
 
 @pytest.mark.parametrize("kind", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("time", [1, 40])
+def test_vectors_whose_numbers_do_not_stand_side_by_side(time: int, dtype: torch.dtype, kind: backend.Backend) -> None:
+    """As views of products turned around are: the kernels of the CPU would read other numbers, and not say so."""
+    q, k, v = (draw(2, 2, 16, size, dtype=dtype).transpose(2, 3) for size in (time, 40, 40))
+    assert q.stride(3) != 1 or time == 1
+    layout = Full() if time == 1 else Causal()
+    check([Part(q, k, v, layout), Part(q, draw(2, 2, 5, 16, dtype=dtype), v[:, :, :5], Full())], kind, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
 @pytest.mark.parametrize("shared", [1, 2, 3])
 @pytest.mark.parametrize(
     "name", ["placed", "full", "causal", "band-documents", "labelled", "selected", "selected-of-many", "three"]

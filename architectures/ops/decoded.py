@@ -7,7 +7,7 @@
     turned     rotary positions, which are a dozen
 
 All but `linear` are None where PyTorch's operators are as fast, or where they have to do: see `backend.native`. A row's
-answer does not depend on the rows beside it in any of them.
+answer does not depend on the rows beside it in any of them; of `linear`, as long as they are as many as it takes.
 
 Shapes: B batch, T time, D width, I inputs, O outputs, H heads, G heads of keys and values, S keys, W width of a head.
 """

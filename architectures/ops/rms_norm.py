@@ -47,7 +47,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     if found is not None:
         return found
     small = x.numel() <= PIECE or x.device.type != "cpu" or x.dtype != gain.dtype
-    if small or torch.compiler.is_compiling() or transformed():
+    if small or gain.shape != x.shape[-1:] or torch.compiler.is_compiling() or transformed():
         return nn.functional.rms_norm(x, x.shape[-1:], gain, epsilon)
     whole: Tensor = _Normed.apply(x, gain, epsilon)  # type: ignore[no-untyped-call]  # torch's own
     return whole

@@ -49,13 +49,14 @@ def selective_scan_definition(
 ) -> tuple[Tensor, Tensor]:
     """The definition, token by token: y (B, T, E) and the state (B, E, N). Arguments as in the chunked form."""
     outputs = []
-    for t in range(x.shape[1]):
-        state = torch.where((rows.positions[:, t] == 0)[:, None, None], 0.0, state)
-        more = (delta[:, t] * x[:, t])[..., None] * B[:, t, None, :]
-        real = rows.real[:, t, None, None]
-        state = torch.where(real, (delta[:, t, :, None] * A).exp() * state + more, state)
-        y = torch.einsum("ben,bn->be", state, C[:, t]) + D * x[:, t]
-        outputs.append(torch.where(real[..., 0], y, 0.0))
+    # Unbound at once: the gradient of a token taken alone would be as large as that of all.
+    tokens = zip(*(part.unbind(1) for part in (x, delta, B, C, rows.positions == 0, rows.real)), strict=True)
+    for x_t, delta_t, B_t, C_t, first, real in tokens:
+        state = torch.where(first[:, None, None], 0.0, state)
+        more = (delta_t * x_t)[..., None] * B_t[:, None, :]
+        state = torch.where(real[:, None, None], (delta_t[..., None] * A).exp() * state + more, state)
+        y = torch.einsum("ben,bn->be", state, C_t) + D * x_t
+        outputs.append(torch.where(real[:, None], y, 0.0))
     return torch.stack(outputs, dim=1), state
 
 

@@ -42,8 +42,9 @@ def swiglu(
     x: Tensor, first: Tensor, second: Tensor, first_bias: Tensor | None = None, second_bias: Tensor | None = None
 ) -> Tensor:
     """(..., D) of `x` (..., D), weights (2 I, D) and (D, I), biases (2 I,) and (D,); within autocast in its dtype."""
-    tokens = x.flatten(0, -2)
-    if len(tokens) <= LEAST or x.device.type != "cpu" or torch.compiler.is_compiling() or transformed():
+    tokens, inner = x.flatten(0, -2), second.shape[1]
+    fits = first.shape == (2 * inner, x.shape[-1])  # what does not, the definition refuses
+    if len(tokens) <= LEAST or x.device.type != "cpu" or not fits or torch.compiler.is_compiling() or transformed():
         return swiglu_definition(x, first, second, first_bias, second_bias)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     given = [None if one is None else one.to(dtype) for one in (tokens, first, second, first_bias, second_bias)]

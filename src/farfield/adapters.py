@@ -247,14 +247,7 @@ def read_adapter(file: str | Path) -> SavedAdapter:
     Raises:
         ModelError: there is none, it is damaged, or of another version.
     """
-    path = Path(file).expanduser()
-    if path.is_dir():
-        kept = path / FILE
-        raise ModelError(
-            f"{path}: a folder, and an adapter is a file: {kept if kept.is_file() else FILE + ' of a run'}."
-        )
-    if not path.exists():
-        raise ModelError(f"{path}: no such file. An adapter is the {FILE} of a run that was trained with adapter=lora.")
+    path = _adapter_path(file)
     try:
         with safe_open(path, framework="pt", device="cpu") as opened:
             own = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
@@ -269,6 +262,28 @@ def read_adapter(file: str | Path) -> SavedAdapter:
     except (ConfigError, ValueError, TypeError) as error:
         raise ModelError(f"{path}: made by another version of Farfield, or changed since: {error}") from None
     return SavedAdapter(path, own, said[BASE], model, length, step)
+
+
+def _adapter_path(file: str | Path) -> Path:
+    """Where a file is.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = Path(file)
+    try:
+        path = path.expanduser()
+        folder, there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder that is closed, a user that is not
+        raise ModelError(f"{path}: cannot be read: {error}.") from None
+    if folder:
+        kept = path / FILE
+        raise ModelError(
+            f"{path}: a folder, and an adapter is a file: {kept if kept.is_file() else FILE + ' of a run'}."
+        )
+    if not there:
+        raise ModelError(f"{path}: no such file. An adapter is the {FILE} of a run that was trained with adapter=lora.")
+    return path
 
 
 def with_adapter(model: LanguageModel, adapter: SavedAdapter) -> LanguageModel:

@@ -15,7 +15,7 @@ Shapes: B batch, T time, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from farfield.huggingface.loading import hub_class, load_hub_model
 from farfield.huggingface.positions import learnt_positions
 from farfield.huggingface.settings import FolderConfig
 from farfield.huggingface.vocabularies import begin_of, folder_tokenizer
-from farfield.inputs import prompt_ids
+from farfield.inputs import prompt_ids, stop_texts
 from farfield.knn import KnnLM
 from farfield.retrieval.neighbours import Database
 from farfield.tokenizers import Tokenizer
@@ -147,7 +147,7 @@ class BorrowedModel:
         top_k: int | None = None,
         top_p: float = 1.0,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Iterable[str] = (),
     ) -> Any:
         """The text behind `prompt`: one text for a text, a list for a list. Greedy unless `temperature` is above 0.
 
@@ -156,7 +156,7 @@ class BorrowedModel:
                 or more than what the model has learnt. ConfigError: settings that make no sense.
         """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        config = read(GenerationConfig, {**given, "stop": stop}, "generate")
+        config = read(GenerationConfig, {**given, "stop": stop_texts(stop)}, "generate")
         encode, known = self.tokenizer.encode, self.model.config.get_text_config().vocab_size
         ids = prompt_ids(prompt, lambda text: self.opened(encode(text)), known)
         texts = [answer.text for answer in written(self.stream(ids, config))]

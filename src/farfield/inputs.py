@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from farfield.architectures import Rows
 from farfield.architectures.ops.cross_entropy import IGNORED
 from farfield.config import ModelError
 
-__all__ = ["check_positions", "check_targets", "check_tokens", "prompt_ids"]
+__all__ = ["check_positions", "check_targets", "check_tokens", "prompt_ids", "stop_texts"]
 
 PROMPTS = "Give a text, or a list whose every entry is a text or a row of ids, as in [[1, 2, 3]]"
 
@@ -48,14 +48,33 @@ def _row_of_ids(row: Sequence[int] | Tensor, vocabulary: int) -> list[int]:
         given: list[object] = list(row.tolist() if isinstance(row, Tensor) else row)
     except TypeError:
         raise ModelError(f"prompt: {reprlib.repr(row)} given in the place of a row of ids. {PROMPTS}.") from None
-    for one in given:
-        if not hasattr(one, "__index__"):
-            raise ModelError(f"prompt: {reprlib.repr(one)} given in the place of an id. {PROMPTS}.")
-    ids = [operator.index(one) for one in given]  # type: ignore[arg-type]  # looked at above
+    ids = [_id(one) for one in given]
     wrong = next((one for one in (min(ids), max(ids)) if not 0 <= one < vocabulary), None) if ids else None
     if wrong is not None:
         raise ModelError(f"prompt: id {wrong} given, and the model knows those from 0 to {vocabulary - 1}.")
     return ids
+
+
+def _id(one: object) -> int:
+    """A whole number; a mask is none."""
+    try:
+        if not isinstance(one, bool):
+            return operator.index(one)  # type: ignore[arg-type]  # that is asked here
+    except TypeError:
+        pass
+    raise ModelError(f"prompt: {reprlib.repr(one)} given in the place of an id. {PROMPTS}.") from None
+
+
+def stop_texts(stop: Iterable[str]) -> list[str]:
+    """Texts behind which an answer ends.
+
+    Raises:
+        ModelError: one text, which would be as many as it has characters, or something else.
+    """
+    found = None if isinstance(stop, str) or not isinstance(stop, Iterable) else list(stop)
+    if found is None or not all(isinstance(one, str) for one in found):
+        raise ModelError(f"stop: {reprlib.repr(stop)} given. Give a list of texts, as in ['\\n'].")
+    return found
 
 
 def check_tokens(tokens: Tensor, positions: Tensor | None, vocabulary: int) -> None:

@@ -154,14 +154,24 @@ NEEDED = "Give a text, or a list whose every entry is a text or a row of ids, as
         (torch.tensor([1, 2]), f"prompt: tensor(1) given in the place of a row of ids. {NEEDED}"),
         (["a", [7, 257]], "prompt: id 257 given, and the model knows those from 0 to 256."),
         ([[-1, 3]], "prompt: id -1 given, and the model knows those from 0 to 256."),
+        ([[True, False]], f"prompt: True given in the place of an id. {NEEDED}"),
+        ([[torch.tensor(1.5)]], f"prompt: tensor(1.5000) given in the place of an id. {NEEDED}"),
         (["a", []], "prompt: empty. A model needs at least one token to go on from."),
     ],
-    ids=["flat", "an id", "words", "floats", "flat tensor", "beyond", "below", "empty row"],
+    ids=["flat", "an id", "words", "floats", "flat tensor", "beyond", "below", "mask", "number", "empty row"],
 )
 def test_prompts_that_are_none_are_one_line(prompt: Any, line: str) -> None:
     with pytest.raises(ModelError) as raised:
         small("retnet", None).generate(prompt, tokens=1)
     assert str(raised.value) == line
+
+
+@pytest.mark.parametrize("stop", ["\n", 5, ["a", 5]], ids=["a text", "a number", "numbers"])
+def test_stops_that_are_no_texts_are_one_line(stop: Any) -> None:
+    with pytest.raises(ModelError) as raised:
+        small("retnet", None).generate("a", tokens=1, stop=stop)
+    assert str(raised.value) == f"stop: {stop!r} given. Give a list of texts, as in ['\\n']."
+    assert small("retnet", None).generate("a", tokens=1, stop={"a", "b"}) is not None
 
 
 def test_rows_of_ids_may_be_a_tensor() -> None:
@@ -195,5 +205,5 @@ def test_settings_that_make_no_sense_are_one_line() -> None:
     model = small("retnet", None)
     with pytest.raises(ConfigError, match=r"^generate\.tokens: 0 given\."):
         model.generate("a", tokens=0)
-    with pytest.raises(ConfigError, match=r'^generate\.stop: "ab" given\.'):
-        model.generate("a", stop="ab")
+    with pytest.raises(ConfigError, match=r"^generate\.top_p: 2\.0 given\."):
+        model.generate("a", top_p=2.0)

@@ -257,3 +257,12 @@ def test_processes_may_build_at_once(cache: Path) -> None:
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(3)]
     assert [run.communicate(timeout=120)[0] for run in runs] == ["42\n"] * 3
     assert len(list(cache.iterdir())) == 1
+
+
+def test_quotes_that_do_not_close_leave_python_to_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", 'g++ "')
+    with caplog.at_level(logging.INFO):
+        assert answer() is None
+    assert caplog.messages[-1] == "question could not be built and stays in Python: No closing quotation"

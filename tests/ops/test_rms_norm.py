@@ -68,3 +68,9 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
     for one, right in zip(ours, true, strict=True):
         assert one.dtype == dtype
         assert error(one, right) <= 2 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("width", [1, 4, 7])
+def test_a_gain_of_another_width_is_refused(width: int) -> None:
+    with pytest.raises(RuntimeError):
+        rms_norm(torch.randn(130, 6), torch.ones(width), 1e-5)

@@ -109,3 +109,9 @@ def test_what_is_frozen_gets_no_gradient(learns: int) -> None:
     above = torch.randn_like(found)
     ours, theirs = (torch.autograd.grad(y, leaves[learns], above)[0] for y in (found, expected))
     assert_close(ours, theirs, 1e-12)
+
+
+@pytest.mark.parametrize("sizes", [((10, D), (D, D)), ((2 * I + 1, D), (D, I)), ((2 * I, D), (D, 60 * I))], ids=str)
+def test_weights_that_do_not_fit_are_refused(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    with pytest.raises(RuntimeError):
+        swiglu(torch.randn(130, D), *(torch.randn(size) for size in sizes))

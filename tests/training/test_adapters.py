@@ -288,6 +288,7 @@ def test_an_adapter_of_other_weights_is_refused(tmp_path: Path, base: Path) -> N
         ("cut", "cut: cut short or damaged."),
         ("none", "none: no such file. An adapter is the adapter.safetensors of a run that was trained with adapter="),
         ("other", "not an adapter"),
+        ("a" * 300, ": cannot be read: "),
         ("run", f"run: a folder, and an adapter is a file: {file}."),
         ("folder", "folder: a folder, and an adapter is a file: adapter.safetensors of a run."),
     ):
@@ -380,7 +381,11 @@ def test_layers_without_what_an_adapter_names(tmp_path: Path) -> None:
     mamba = ["architecture=mamba", *NEEDLE, *TINY, "training.steps=1"]
     run(tmp_path / "base", mamba)
     for words, message in (
-        (LORA, "adapter.maps: 'attention' given, and no layer of the model has softmax attention."),
+        (
+            LORA,
+            "adapter.maps: 'attention' given, and no layer of the model has softmax attention with a key for each "
+            "token.",
+        ),
         (LONGLORA, "adapter.shifted: no layer has full attention (kind: attention). Use adapter.shifted=null."),
     ):
         with pytest.raises((ConfigError, ModelError)) as caught:

@@ -58,13 +58,13 @@ def library(name: str, number: str) -> ctypes.CDLL | None:
     """`name`.cpp for numbers of the C type `number`; None where it cannot be had, and the log says why, once."""
     if os.environ.get("FARFIELD_NATIVE", "1").lower() in OFF or sys.platform not in ("linux", "darwin"):
         return None
-    compiler = _compiler()
-    if compiler is None:
-        log.info("no C++ compiler was found: %s stays in Python.", name)
-        return None
     try:
+        compiler = _compiler()
+        if compiler is None:
+            log.info("no C++ compiler was found: %s stays in Python.", name)
+            return None
         return _loaded(name, number, compiler)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: quotes of CXX that do not close
         log.info("%s could not be built and stays in Python: %s", name, _said(error))
         return None
 

@@ -20,7 +20,7 @@ from farfield.datastores import open_knn
 from farfield.generation.decoding import Continues
 from farfield.generation.streaming import begun, opened
 from farfield.generation.writing import Generated, Piece, decode, written
-from farfield.inputs import prompt_ids
+from farfield.inputs import prompt_ids, stop_texts
 from farfield.knn import KnnLM
 from farfield.memory import Passages
 from farfield.model import LanguageModel, Loss, ModelConfig, ModelState, fingerprint
@@ -210,7 +210,7 @@ class TextModel(nn.Module):
         top_k: int | None = None,
         top_p: float = 1.0,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: Iterable[str] = (),
         capture: bool | Literal["auto"] = "auto",
         bank: AmortizedBank | None = None,
         neighbours: Database | None = None,
@@ -228,7 +228,7 @@ class TextModel(nn.Module):
                 or as `stream` says. ConfigError: settings that make no sense.
         """
         given = {"tokens": tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        config = read(GenerationConfig, {**given, "stop": stop, "capture": capture}, "generate")
+        config = read(GenerationConfig, {**given, "stop": stop_texts(stop), "capture": capture}, "generate")
         encode = self.tokenizer.encode
         ids = prompt_ids(prompt, lambda text: self.opened(encode(text)), self.config.vocabulary)
         texts = [answer.text for answer in written(self.stream(ids, config, bank, neighbours, datastore))]

@@ -51,7 +51,7 @@ class DilatedConfig(DerivedSettings):
         return 0
 
     def bounded(self) -> str:
-        return f"branches: the longest segment has {max(segment for segment, _ in self.branches)} tokens."
+        return f"branches: the longest segment has {max((segment for segment, _ in self.branches), default=0)} tokens."
 
     def check(self, width: int) -> None:
         self.sizes(width)

@@ -77,8 +77,8 @@ class PositionedSettings(MixerSettings):
                 raise ValueError(f"{name}: {verb} rotary positions, and position is {self.position}.")
         if isinstance(self.scaling, YaRN) and self.base == 1:
             raise ValueError("base: 1 given, with which all pairs turn alike, and scaling yarn tells them apart.")
-        reason = self.bounded()
-        if self.extension is not None and reason is not None:
+        reason = None if self.extension is None else self.bounded()
+        if reason is not None:
             raise ValueError(f"extension: brings far tokens near, and none is seen from far: {reason} Take null.")
 
     def sharpness(self) -> float:

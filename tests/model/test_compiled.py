@@ -24,16 +24,25 @@ from farfield.model import LanguageModel, ModelConfig
         ("attention", True),
         ("alibi", True),
         ("retnet", True),
-        ("memory-above", False),
         ("cla", True),
         ("lckv", False),
-        ("summaries", False),
     ],
 )
 def test_a_compiled_decoder_learns_the_same(name: str, whole: bool) -> None:
     compared(model_of(name))
     if whole:
         assert not counters["graph_break"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("name", "pattern"), [("memory-above", ["retnet", "attention"]), ("summaries", ["attention"])])
+def test_compiled_layers_in_segments_learn_the_same(name: str, pattern: list[str]) -> None:
+    """As few layers as there can be: each is compiled anew for most of the segments."""
+    mapping = config_of(name).mapping()
+    architecture = {**mapping["architecture"], "pattern": pattern, "depth": len(pattern)}
+    architecture["layers"] = {layer: architecture["layers"][layer] for layer in pattern}
+    torch.manual_seed(3)
+    compared(LanguageModel(read(ModelConfig, {**mapping, "architecture": architecture})))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

@@ -70,18 +70,24 @@ def mixer_of(model: LanguageModel) -> AttentionConfig:
 STRETCHING = [name for name in group_options("context") if name not in ("none", "parallel")]
 
 
+def as_in_pieces(model: LanguageModel, x: Tensor) -> Tensor:
+    """The logits of x (B, T) in one call, which those of pieces are compared with."""
+    whole, outputs, state = model(x)[0], [], None
+    for piece in cut(torch.arange(x.shape[1])[None], [50, 1, 1, 30, 17]):
+        y, state = model(x[:, piece[0]], state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=0, atol=1e-10)
+    return whole
+
+
 @pytest.mark.parametrize("name", STRETCHING)
 @torch.no_grad()
 def test_a_stretched_model_reads_in_pieces_and_decodes(name: str) -> None:
     """As in one call; and its answers are others than those of the model as it was, beyond the trained length."""
     model = small()
     found = stretched(model, context_of(name), TRAINED)
-    x, outputs, state = tokens(2, 150), [], None
-    whole, _ = found(x)
-    for piece in cut(torch.arange(150)[None], [50, 1, 1, 30, 17]):
-        y, state = found(x[:, piece[0]], state)
-        outputs.append(y)
-    torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=0, atol=1e-10)
+    x = tokens(2, 150)
+    whole = as_in_pieces(found, x)
     plain, _ = model(x)
     differs = (plain - whole).abs().amax(-1).amin(0) > 1e-6
     assert differs[2 * TRAINED :].all()
@@ -134,12 +140,8 @@ def test_every_mixer_with_a_softmax_is_stretched(kind: str, name: str) -> None:
     """Whichever keys it chooses: in pieces as in one call, and far tokens are seen otherwise than they were."""
     model = with_kind(kind=kind.partition("-")[0], heads=4, **CHOOSING[kind]).double().eval()
     found = stretched(model, context_of(name), TRAINED)
-    x, outputs, state = tokens(2, 100), [], None
-    whole, _ = found(x)
-    for piece in cut(torch.arange(100)[None], [50, 1, 1, 30, 17]):
-        y, state = found(x[:, piece[0]], state)
-        outputs.append(y)
-    torch.testing.assert_close(torch.cat(outputs, 1), whole, rtol=0, atol=1e-10)
+    x = tokens(2, 100)
+    whole = as_in_pieces(found, x)
     plain, _ = model(x)
     differs = (plain - whole).abs().amax(-1).amin(0) > 1e-9
     assert differs[3 * TRAINED :].float().mean() > 0.9  # a hashed token may have no far one in its bucket
